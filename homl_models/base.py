@@ -1,0 +1,58 @@
+"""What every model of the package has: a configuration equal to its constructor arguments, and endpoints."""
+
+import inspect
+
+import keras
+
+
+class Model(keras.Model):
+    """A `keras.Model` that saves what it was constructed with.
+
+    Store every constructor argument under its own name; `get_config` reads them
+    back from there. (A plain `keras.Model` subclass whose arguments all have
+    defaults saves the defaults, silently.) Arguments may be numbers, strings,
+    tuples, layers, models, or anything else that Keras can serialize.
+    """
+
+    @classmethod
+    def argument_names(cls):
+        """Names of the constructor's arguments, those of parent models included."""
+        names = {}
+        for parent in cls.__mro__[: cls.__mro__.index(Model)]:
+            for name, parameter in list(inspect.signature(parent.__init__).parameters.items())[1:]:
+                if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                    names.setdefault(name)
+        return list(names)
+
+    def get_config(self):
+        config = {name: getattr(self, name) for name in self.argument_names()}
+        config = {name: keras.saving.serialize_keras_object(value) for name, value in config.items()}
+        dtype = keras.saving.serialize_keras_object(self.dtype_policy)
+        return {"name": self.name, "trainable": self.trainable, "dtype": dtype, **config}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{name: keras.saving.deserialize_keras_object(value) for name, value in config.items()})
+
+    @property
+    def optimizers(self):
+        """The optimizers of training; a model with several, such as a GAN, overrides this."""
+        return [self.optimizer]
+
+    def endpoints(self):
+        """What the SavedModel offers: {name: (function, input signature)}.
+
+        The function takes and returns what a person uses (strings, images). Its
+        docstring, argument names and defaults become those of the endpoint; the
+        signature is a list of `tf.TensorSpec`, one for each argument.
+        """
+        return {}
+
+
+def compiled(function):
+    """`function` compiled by XLA on TensorFlow; on JAX as it is, since its loops are compiled anyway."""
+    if keras.backend.backend() != "tensorflow":
+        return function
+    import tensorflow as tf
+
+    return tf.function(function, jit_compile=True, autograph=False)

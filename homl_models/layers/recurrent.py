@@ -1,0 +1,208 @@
+"""GRU and LSTM layers whose time loop does nothing but the recurrent matrix product.
+
+Same weights, configuration, masks and results as `keras.layers.GRU` (reset_after)
+and `keras.layers.LSTM`; only the loop over time is ours. Everything that does not
+depend on the previous state is taken out of it: the input projection before it,
+and in the backward pass the gate derivatives before it and the weight gradients
+after it, each as one large product over all time steps (the way of cuDNN, Appleyard
+et al., 2016, https://arxiv.org/abs/1604.01946). `benchmarks/recurrent.py` has the gain.
+
+Settings that cuDNN does not support either (other activations, no bias, recurrent
+dropout, `reset_after=False`) run Keras' own loop.
+Deviation from Keras: while every step so far was masked, the output is the initial
+state, not zero.
+Shapes: t time, b batch, u units.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+
+def _scan(step, start, inputs, reverse=False):
+    """`ops.scan`; where the length is unknown over one tensor, as Keras 3.15 fails on several then (TensorFlow)."""
+    if inputs[0].shape[0] is not None:
+        return ops.scan(step, start, inputs, reverse=reverse)
+    ends = np.cumsum([x.shape[-1] for x in inputs])[:-1].tolist()
+
+    def joint(carry, joined):
+        return step(carry, ops.split(joined, ends, axis=-1))
+
+    return ops.scan(joint, start, ops.concatenate(inputs, axis=-1), reverse=reverse)
+
+
+def _flat(x):
+    """(t, b, n) -> (t * b, n)"""
+    return ops.reshape(x, (-1, x.shape[-1]))
+
+
+def _recurrent_gradients(previous, inner):
+    """States (t, b, u) and gradients of `h @ kernel + bias` (t, b, n) -> kernel (u, n), bias (n,)."""
+    return ops.matmul(ops.transpose(_flat(previous)), _flat(inner)), ops.sum(_flat(inner), axis=0)
+
+
+def _upstream(args, upstream):
+    """What a custom gradient receives: positional on TensorFlow and JAX, `upstream` on PyTorch."""
+    return args if upstream is None else upstream if isinstance(upstream, (tuple, list)) else (upstream,)
+
+
+@ops.custom_gradient
+def gru_scan(x, h, kernel, bias, keep):
+    """Run a GRU over time (Cho et al., 2014, in the `reset_after` form of cuDNN).
+
+    x: (t, b, 3u) projected inputs, gates in the order update, reset, candidate.
+    h: (b, u) first state. kernel: (u, 3u), bias: (3u,) of the recurrent product.
+    keep: (t, b, 1), 1 where a step counts, 0 where it is masked.
+    Returns the states after each step (t, b, u).
+    """
+    u = h.shape[-1]
+
+    def forward(carry, inputs):
+        h, _ = carry
+        x, keep = inputs
+        inner = ops.matmul(h, kernel) + bias
+        gates = ops.sigmoid(x[:, : 2 * u] + inner[:, : 2 * u])
+        candidate = ops.tanh(x[:, 2 * u :] + gates[:, u:] * inner[:, 2 * u :])
+        h = h + keep * (1 - gates[:, :u]) * (candidate - h)
+        return (h, inner), (h, inner)
+
+    _, (states, inner) = _scan(forward, (h, ops.zeros_like(x[0])), (x, keep))
+
+    def gradient(*args, upstream=None):
+        (d_states,) = _upstream(args, upstream)
+        previous = ops.concatenate([h[None], states[:-1]])
+        gates = ops.sigmoid(x[..., : 2 * u] + inner[..., : 2 * u])
+        update, reset, n = gates[..., :u], gates[..., u:], inner[..., 2 * u :]
+        candidate = ops.tanh(x[..., 2 * u :] + reset * n)
+        through = 1 - keep * (1 - update)  # d h[t] / d h[t-1], without the gates
+        d_update = keep * (previous - candidate) * update * (1 - update)
+        d_candidate = keep * (1 - update) * (1 - candidate * candidate)
+        d_reset = d_candidate * n * reset * (1 - reset)
+        d_inner = ops.concatenate([d_update, d_reset, d_candidate * reset], axis=-1)
+        transposed = ops.transpose(kernel)
+
+        def backward(carry, inputs):
+            d, _ = carry
+            d_state, through, d_inner = inputs
+            d = d + d_state
+            d_gates = ops.concatenate([d, d, d], axis=-1) * d_inner
+            return (d * through + ops.matmul(d_gates, transposed), d), (d, d)
+
+        zeros = ops.zeros_like(h)
+        (d_h, _), (d, _) = _scan(backward, (zeros, zeros), (d_states, through, d_inner), reverse=True)
+        d_inner = ops.concatenate([d, d, d], axis=-1) * d_inner
+        d_x = ops.concatenate([d_inner[..., : 2 * u], d * d_candidate], axis=-1)
+        return d_x, d_h, *_recurrent_gradients(previous, d_inner), ops.zeros_like(keep)
+
+    return states, gradient
+
+
+@ops.custom_gradient
+def lstm_scan(x, h, c, kernel, keep):
+    """Run an LSTM over time (Hochreiter & Schmidhuber, 1997, with Gers' forget gate).
+
+    x: (t, b, 4u) projected inputs, bias included, gates in the order input, forget, candidate, output.
+    h, c: (b, u) first output and first cell. kernel: (u, 4u). keep as in `gru_scan`.
+    Returns the outputs (t, b, u) and the cells (t, b, u) after each step.
+    """
+    u = h.shape[-1]
+
+    def split(gates):
+        i, f, g, o = (gates[..., k * u : (k + 1) * u] for k in range(4))
+        return ops.sigmoid(i), ops.sigmoid(f), ops.tanh(g), ops.sigmoid(o)
+
+    def forward(carry, inputs):
+        h, c, _ = carry
+        x, keep = inputs
+        gates = x + ops.matmul(h, kernel)
+        i, f, g, o = split(gates)
+        c = c + keep * (f * c + i * g - c)
+        h = h + keep * (o * ops.tanh(c) - h)
+        return (h, c, gates), (h, c, gates)
+
+    _, (outputs, cells, gates) = _scan(forward, (h, c, ops.zeros_like(x[0])), (x, keep))
+
+    def gradient(*args, upstream=None):
+        d_outputs, d_cells = _upstream(args, upstream)
+        h_before = ops.concatenate([h[None], outputs[:-1]])
+        c_before = ops.concatenate([c[None], cells[:-1]])
+        i, f, g, o = split(gates)
+        tanh_c = ops.tanh(cells)
+        from_c = keep * ops.concatenate(  # d c[t] / d gates[t], for input, forget and candidate
+            [g * i * (1 - i), c_before * f * (1 - f), i * (1 - g * g)], axis=-1
+        )
+        from_h = keep * tanh_c * o * (1 - o)  # d h[t] / d output gate
+        h_to_c = keep * o * (1 - tanh_c * tanh_c)
+        through = 1 - keep * (1 - f)
+        transposed = ops.transpose(kernel)
+
+        def d_gates(d_h, d_c, from_c, from_h):
+            return ops.concatenate([ops.concatenate([d_c, d_c, d_c], axis=-1) * from_c, d_h * from_h], axis=-1)
+
+        def backward(carry, inputs):
+            d_h, d_c, _, _ = carry
+            d_output, d_cell, keep, h_to_c, through, from_c, from_h = inputs
+            d_h = d_h + d_output
+            d_c = d_c + d_cell + d_h * h_to_c
+            d_previous = ops.matmul(d_gates(d_h, d_c, from_c, from_h), transposed)
+            carry = d_h * (1 - keep) + d_previous, d_c * through, d_h, d_c
+            return carry, carry
+
+        zeros = ops.zeros_like(h)
+        (d_h, d_c, _, _), (_, _, d_hs, d_cs) = _scan(
+            backward,
+            (zeros, zeros, zeros, zeros),
+            (d_outputs, d_cells, keep, h_to_c, through, from_c, from_h),
+            reverse=True,
+        )
+        d_x = d_gates(d_hs, d_cs, from_c, from_h)
+        return d_x, d_h, d_c, _recurrent_gradients(h_before, d_x)[0], ops.zeros_like(keep)
+
+    return (outputs, cells), gradient
+
+
+class _FastLoop:
+    """What `GRU` and `LSTM` share: when the fast loop applies, and its inputs and outputs."""
+
+    def inner_loop(self, sequences, initial_state, mask, training=False):
+        if not self._is_standard():
+            return super().inner_loop(sequences, initial_state, mask, training=training)
+        if training and self.dropout:
+            sequences = sequences * ops.expand_dims(self.cell.get_dropout_mask(sequences[:, 0]), 1)
+        if isinstance(mask, (tuple, list)):
+            mask = mask[0]
+        keep = ops.ones_like(sequences[:, :, 0]) if mask is None else ops.cast(mask, sequences.dtype)
+        x = ops.matmul(ops.transpose(sequences, (1, 0, 2)), ops.cast(self.cell.kernel, sequences.dtype))
+        keep = ops.transpose(keep)[:, :, None]
+        if self.go_backwards:
+            x, keep = ops.flip(x, 0), ops.flip(keep, 0)
+        states = self._scan(x, list(initial_state), keep)
+        return states[0][-1], ops.transpose(states[0], (1, 0, 2)), [s[-1] for s in states]
+
+    def _is_standard(self):
+        cell = self.cell
+        return (
+            cell.activation is keras.activations.tanh
+            and cell.recurrent_activation is keras.activations.sigmoid
+            and cell.use_bias
+            and not cell.recurrent_dropout
+            and getattr(cell, "reset_after", True)
+        )
+
+
+@keras.saving.register_keras_serializable("homl_models")
+class GRU(_FastLoop, keras.layers.GRU):
+    """`keras.layers.GRU` with a faster time loop: inputs (b, t, n) -> (b, u), or (b, t, u) with `return_sequences`."""
+
+    def _scan(self, x, states, keep):
+        bias, recurrent_bias = (ops.cast(b, x.dtype) for b in (self.cell.bias[0], self.cell.bias[1]))
+        return [gru_scan(x + bias, states[0], ops.cast(self.cell.recurrent_kernel, x.dtype), recurrent_bias, keep)]
+
+
+@keras.saving.register_keras_serializable("homl_models")
+class LSTM(_FastLoop, keras.layers.LSTM):
+    """`keras.layers.LSTM` with a faster time loop: inputs (b, t, n) -> (b, u), or (b, t, u) with `return_sequences`."""
+
+    def _scan(self, x, states, keep):
+        kernel, bias = (ops.cast(w, x.dtype) for w in (self.cell.recurrent_kernel, self.cell.bias))
+        return list(lstm_scan(x + bias, *states, kernel, keep))

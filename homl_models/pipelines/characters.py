@@ -1,0 +1,137 @@
+"""Texts as training batches for character models: shuffled windows, or streams that go on.
+
+Both give pairs (inputs, targets) of shape (b, t), the targets one character ahead,
+as functions of a seed and the step. Windows are gathered from the encoded text by
+index in a seeded order (`index_shuffle`, with a key per example), so that nothing is
+shuffled in memory: `benchmarks/windows.py` compares it with the book's
+`window().flat_map()`.
+"""
+
+from pathlib import Path
+
+from homl_models.errors import UserError
+from homl_models.pipelines.stream import Stream
+
+SHAKESPEARE_URL = "https://homl.info/shakespeare"
+
+
+def shakespeare():
+    """The book's text (Karpathy's tiny Shakespeare, 1,115,394 characters), from Keras' cache or the network."""
+    import keras
+
+    try:
+        path = keras.utils.get_file("shakespeare.txt", SHAKESPEARE_URL)
+    except Exception as error:
+        raise UserError(
+            f"cannot fetch {SHAKESPEARE_URL} and it is not cached as shakespeare.txt in the `datasets` folder of "
+            f"{keras.config.keras_home() if hasattr(keras.config, 'keras_home') else 'KERAS_HOME'}: go online once, "
+            "pass --text-file PATH, or train char_rnn_reber, which needs no data"
+        ) from error
+    return read_text(path)
+
+
+def sonnets():
+    """Four of Shakespeare's sonnets (18, 29, 73 and 116), which come with the package."""
+    return read_text(Path(__file__).with_name("sonnets.txt"))
+
+
+def read_text(path):
+    """The text of a UTF-8 file, or of all `.txt` files below a folder, in the order of their paths."""
+    path = Path(path)
+    files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
+    if not files:
+        raise UserError(f"{path} holds no .txt file; name a text file or a folder with some")
+    texts = []
+    for file in files:
+        try:
+            data = file.read_bytes()
+            texts.append(data.decode("utf-8-sig").replace("\r\n", "\n"))
+        except OSError as error:
+            raise UserError(f"cannot read {file}: {error.strerror}; check the path") from error
+        except UnicodeDecodeError as error:
+            raise UserError(f"{file} is not UTF-8 text (byte {error.start}); convert it, e.g. with iconv") from error
+        if "\0" in texts[-1]:
+            raise UserError(f"{file} looks binary (it holds a NUL character); give a text file")
+    text = "\n".join(texts)
+    if not text:
+        raise UserError(f"{path} is empty; give a text file with some text")
+    return text
+
+
+def split(ids, parts=(1_000_000, 60_000), length=100):
+    """Ids (n,) -> training, validation and test part, consecutive.
+
+    parts: sizes of the first two, as in the book; fractions of n (1,000,000 : 60,000 : 55,394)
+    for a text that is not longer than these. Each part must hold a window of `length` + 1.
+    """
+    n = len(ids)
+    if n <= sum(parts) + length:
+        parts = int(n * 0.8966), int(n * 0.0538)
+    train, valid = parts
+    pieces = ids[:train], ids[train : train + valid], ids[train + valid :]
+    if min(map(len, pieces)) <= length:
+        raise UserError(
+            f"the text is too short: {n:,} characters leave a part of {min(map(len, pieces)):,}, "
+            f"less than a window of {length} + 1; give a longer text or a smaller --length"
+        )
+    return pieces
+
+
+def windows(ids, length, batch_size, seed=None, steps=None, stride=1):
+    """Windows of `length` + 1 characters that start at every `stride`-th character, as a `Stream`.
+
+    seed: draws the windows without replacement in an order of its own for each pass over the
+        text; None takes them as they come, and the last batch is smaller.
+    steps: batches per epoch; None is one pass over the windows (rounded up when seed is None).
+    """
+    import tensorflow as tf
+
+    count = (len(ids) - length - 1) // stride + 1
+    ids = tf.constant(ids, tf.int32)
+    offsets = tf.range(length + 1)
+
+    def pair(index):
+        window = tf.gather(ids, tf.cast(index * stride, tf.int32)[:, None] + offsets)
+        return window[:, :-1], window[:, 1:]
+
+    def ordered(step):
+        first = step % steps * batch_size
+        return pair(tf.range(first, tf.minimum(first + batch_size, count)))
+
+    def shuffled(step):
+        example = step * batch_size + tf.range(batch_size, dtype=tf.int64)
+        turn = example // count
+        key = tf.stack([tf.fill([batch_size], tf.cast(seed, tf.int64)), turn, tf.zeros_like(turn)], axis=1)
+        return pair(tf.raw_ops.RandomIndexShuffle(index=example % count, seed=key, max_index=count - 1, rounds=4))
+
+    if seed is None:
+        steps = -(-count // batch_size)
+        return Stream(ordered, steps)
+    return Stream(shuffled, steps or max(1, count // batch_size))
+
+
+def streams(ids, length, batch_size):
+    """`batch_size` contiguous streams: row i of batch t + 1 continues row i of batch t, as a `Stream`.
+
+    The text is cut into `batch_size` parts of the same length; an epoch reads each from its start.
+    What is left of a part after the last whole window of `length` is not read.
+    """
+    import tensorflow as tf
+
+    steps = (len(ids) // batch_size - 1) // length
+    if steps < 1:
+        raise UserError(
+            f"{len(ids):,} characters are too few for {batch_size} streams with windows of {length}; "
+            "use a smaller --batch-size or --length, or a longer text"
+        )
+    part = len(ids) // batch_size
+    rows = tf.constant(ids[: part * batch_size].reshape(batch_size, part), tf.int32)
+
+    def batch(step):
+        first = tf.cast(step % steps, tf.int32) * length
+        return rows[:, first : first + length], rows[:, first + 1 : first + length + 1]
+
+    def static(step):
+        return tuple(tf.ensure_shape(x, (batch_size, length)) for x in batch(step))
+
+    return Stream(static, steps)

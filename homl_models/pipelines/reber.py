@@ -1,0 +1,47 @@
+"""The embedded Reber grammar (Hochreiter & Schmidhuber, 1997, Long Short-Term Memory, section 5.1).
+
+A string of the Reber grammar is a walk through a small graph from B to E. The embedded
+grammar puts one between `BT` and `TE`, or between `BP` and `PE`: to get the last but
+one letter right, a network must remember the second over all that lies between.
+"""
+
+import random
+
+# state -> (letter, next state); the end is state 6
+REBER = {
+    0: [("B", 1)],
+    1: [("T", 2), ("P", 3)],
+    2: [("S", 2), ("X", 4)],
+    3: [("T", 3), ("V", 5)],
+    4: [("X", 3), ("S", 6)],
+    5: [("P", 4), ("V", 6)],
+    6: [("E", 7)],
+}
+END = 7
+
+
+def generate(count, seed=0):
+    """`count` strings of the embedded grammar; at every fork both ways are equally likely."""
+    draw = random.Random(seed)
+    return [_one(draw) for _ in range(count)]
+
+
+def _one(draw):
+    letters, state = [], 0
+    while state != END:
+        letter, state = draw.choice(REBER[state])
+        letters.append(letter)
+    outer = draw.choice("TP")
+    return f"B{outer}{''.join(letters)}{outer}E"
+
+
+def accepts(string):
+    """Whether the embedded grammar can produce `string`."""
+    if len(string) < 4 or string[0] != "B" or string[-1] != "E" or string[1] not in "TP" or string[1] != string[-2]:
+        return False
+    state = 0
+    for letter in string[2:-2]:
+        state = dict(REBER.get(state, ())).get(letter)
+        if state is None:
+            return False
+    return state == END

@@ -1,0 +1,17 @@
+"""All recipes by name. Importing this loads neither TensorFlow nor Keras."""
+
+import difflib
+
+from homl_models.errors import UserError
+from homl_models.recipes import char_rnn
+
+RECIPES = {**char_rnn.RECIPES}
+
+
+def get(name):
+    """The recipe of that name; `UserError` with a suggestion if there is none."""
+    if name in RECIPES:
+        return RECIPES[name]
+    close = difflib.get_close_matches(name, RECIPES, n=1)
+    hint = f"did you mean {close[0]}?" if close else "python -m homl_models.train lists them"
+    raise UserError(f"there is no recipe {name!r}; {hint}")

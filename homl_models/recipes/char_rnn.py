@@ -1,0 +1,236 @@
+"""Recipes of the character RNN (`models/char_rnn.py`)."""
+
+import dataclasses
+import functools
+from typing import Literal
+
+from homl_models.errors import UserError
+from homl_models.recipes.recipe import Recipe, positive, rate
+
+
+@dataclasses.dataclass(frozen=True)
+class CharRNN(Recipe):
+    """The book's character RNN (Embedding 16, GRU 128) on shuffled windows of a text."""
+
+    batch_size: int = 64
+    learning_rate: float = 1e-2
+    monitor: str = "val_accuracy"
+    monitor_mode: Literal["min", "max"] = "max"
+    data: Literal["shakespeare", "sonnets"] = "shakespeare"
+    """Tiny Shakespeare, from Keras' cache or the network, or four sonnets that come with the package."""
+    text_file: str = ""
+    """Your own text instead: a UTF-8 file, or a folder of .txt files."""
+    lowercase: bool = True
+    """Lower-case the text, as the book does."""
+    length: int = 100
+    """Characters per window."""
+    steps_per_epoch: int = 2400
+    """Training steps per epoch. 0: one pass over the text (of streams, or of every window)."""
+    embed_dim: int = 16
+    """Size of a character's embedding."""
+    units: int = 128
+    """Units of each recurrent layer."""
+    num_layers: int = 1
+    """Recurrent layers."""
+    cell: Literal["gru", "lstm"] = "gru"
+    """Kind of the recurrent layers."""
+    dropout: float = 0.0
+    """Dropout rate on the output of each recurrent layer."""
+    tie_weights: bool = False
+    """Use the embedding matrix in the output layer."""
+    stateful: bool = False
+    """Read the text as contiguous streams, the state going on from batch to batch, instead of shuffled windows."""
+    eval_stride: int = 1
+    """Distance between the windows that are evaluated at the end; 1 takes every window, as the book does."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        positive(length=self.length, embed_dim=self.embed_dim, units=self.units)
+        positive(num_layers=self.num_layers, eval_stride=self.eval_stride)
+        rate(dropout=self.dropout)
+        if self.steps_per_epoch < 0:
+            raise UserError("--steps-per-epoch must be 0 (one pass over the text) or more")
+        if self.stateful and self.strategy == "mirrored":
+            raise UserError("--stateful carries its state on one device; leave --strategy at none")
+
+    @functools.cached_property
+    def text(self):
+        from homl_models.pipelines import characters
+
+        if self.text_file:
+            text = characters.read_text(self.text_file)
+        else:
+            text = characters.shakespeare() if self.data == "shakespeare" else characters.sonnets()
+        return text.lower() if self.lowercase else text
+
+    @functools.cached_property
+    def vocabulary(self):
+        return "".join(sorted(set(self.text)))
+
+    @functools.cached_property
+    def parts(self):
+        """Ids of the training, validation and test part."""
+        from homl_models import text
+        from homl_models.pipelines import characters
+
+        return characters.split(text.encode(self.text, self.vocabulary), length=self.length)
+
+    def datasets(self):
+        from homl_models.pipelines import characters
+
+        train, valid, _ = self.parts
+        if self.stateful:
+            streams = characters.streams(train, self.length, self.batch_size)
+            return dataclasses.replace(streams, steps=self.steps_per_epoch or streams.steps), self.judged(valid)
+        steps = self.steps_per_epoch or None
+        windows = characters.windows(train, self.length, self.batch_size, self.seed, steps)
+        return windows, self.judged(valid, stride=self.length)
+
+    def judged(self, ids, stride=None):
+        """Ids as an evaluation `Stream`: windows, or for a stateful model the whole part as one row."""
+        from homl_models.pipelines import characters
+
+        if self.stateful:
+            return characters.streams(ids, len(ids) - 1, 1)
+        return characters.windows(ids, self.length, 500, stride=stride or self.eval_stride)
+
+    def model(self):
+        import keras
+
+        from homl_models.models.char_rnn import CharRNN
+
+        model = CharRNN(
+            self.vocabulary,
+            embed_dim=self.embed_dim,
+            units=self.units,
+            num_layers=self.num_layers,
+            cell=self.cell,
+            dropout=self.dropout,
+            stateful=self.stateful,
+            batch_size=self.batch_size if self.stateful else None,
+            tie_weights=self.tie_weights,
+            lowercase=self.lowercase,
+            dtype=self.precision,
+        )
+        model.build()
+        model.compile(
+            optimizer=self.optimizer(self.epochs * self.datasets()[0].steps),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+            jit_compile=True,
+        )
+        return model
+
+    def evaluate(self, model, text_file=""):
+        """Loss (nats), accuracy and bits per character; `text_file` instead of the recipe's test data."""
+        from homl_models import text
+        from homl_models.pipelines import characters
+
+        if text_file:
+            named = characters.read_text(text_file)
+            parts = {"": text.encode(named.lower() if self.lowercase else named, model.vocabulary)}
+        else:
+            parts = {"val_": self.parts[1], "test_": self.parts[2]}
+        metrics = {}
+        for prefix, ids in parts.items():
+            for name, value in model.evaluate(self.judged(ids).dataset(), return_dict=True, verbose=0).items():
+                metrics[prefix + name] = float(value)
+            metrics[prefix + "bits_per_character"] = model.score(text.decode(ids, model.vocabulary))
+        return metrics
+
+    def show(self, model, folder):
+        """Three temperatures, as in the book, after the book's prompt where the text has its characters."""
+        prompt = "To be or not to be"
+        if not set(prompt.lower() if self.lowercase else prompt) <= set(model.vocabulary):
+            prompt = self.text[:20]
+        blocks = []
+        for temperature in (0.01, 0.5, 1.0):
+            text = model.generate(prompt, length=300, temperature=temperature, seed=self.seed)
+            blocks.append(f"--- temperature {temperature}\n{text}\n")
+        return "\n".join(blocks)
+
+
+@dataclasses.dataclass(frozen=True)
+class CharRNNStateful(CharRNN):
+    """The book's stateful character RNN: contiguous streams, the state going on from batch to batch."""
+
+    epochs: int = 50
+    batch_size: int = 32
+    learning_rate: float = 5e-3
+    stateful: bool = True
+    steps_per_epoch: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class CharRNNLarge(CharRNN):
+    """A larger character RNN, the best found for an hour on two cores."""
+
+    epochs: int = 30
+    learning_rate: float = 4e-3
+    stateful: bool = True
+    steps_per_epoch: int = 0
+    embed_dim: int = 64
+    units: int = 512
+    num_layers: int = 2
+    dropout: float = 0.4
+
+
+@dataclasses.dataclass(frozen=True)
+class CharRNNReber(CharRNN):
+    """Learns the embedded Reber grammar from generated strings; judged by the strings that it writes."""
+
+    learning_rate: float = 5e-3
+    monitor: str = ""
+    lowercase: bool = False
+    length: int = 30
+    steps_per_epoch: int = 500
+    embed_dim: int = 8
+    units: int = 64
+    num_strings: int = 20_000
+    """Strings to learn from."""
+    num_judged: int = 1_000
+    """Strings to generate and check against the grammar."""
+
+    @functools.cached_property
+    def text(self):
+        from homl_models.pipelines import reber
+
+        return "\n" + "\n".join(reber.generate(self.num_strings, self.seed)) + "\n"
+
+    def written(self, model, count, seed):
+        """`count` strings that the model writes."""
+        texts = model.generate(["\n"] * count, length=100, seed=seed, stop="\n")
+        return [text.strip("\n") for text in texts]
+
+    def evaluate(self, model):
+        """Share of generated strings that the grammar accepts, and of those the share not in the training text."""
+        from homl_models.pipelines import reber
+
+        written = self.written(model, self.num_judged, self.seed)
+        valid = [string for string in written if reber.accepts(string)]
+        known = set(self.text.split("\n"))
+        new = sum(string not in known for string in valid) / max(1, len(valid))
+        return {"valid": len(valid) / len(written), "new_of_valid": new}
+
+    def show(self, model, folder):
+        from homl_models.pipelines import reber
+
+        rows = [f"{'ok ' if reber.accepts(s) else 'BAD'} {s}" for s in self.written(model, 10, self.seed + 1)]
+        metrics = self.evaluate(model)
+        count = round(metrics["valid"] * self.num_judged)
+        rows.append(f"{count} of {self.num_judged} generated strings obey the embedded Reber grammar")
+        return "\n".join(rows)
+
+
+TINY = {"epochs": 2, "batch_size": 4, "length": 16, "units": 12, "embed_dim": 6}
+
+RECIPES = {
+    "char_rnn": CharRNN(),
+    "char_rnn_stateful": CharRNNStateful(),
+    "char_rnn_large": CharRNNLarge(),
+    "char_rnn_reber": CharRNNReber(),
+    "char_rnn_tiny": CharRNN(**TINY, data="sonnets", steps_per_epoch=30),
+    "char_rnn_stateful_tiny": CharRNNStateful(**TINY, data="sonnets"),
+    "char_rnn_large_tiny": CharRNNLarge(**TINY, data="sonnets"),
+    "char_rnn_reber_tiny": CharRNNReber(**TINY, steps_per_epoch=30, num_strings=200, num_judged=20),
+}

@@ -1,0 +1,88 @@
+"""What every recipe is: settings that become flags, and five things that it can do."""
+
+import dataclasses
+from typing import Literal
+
+from homl_models.errors import UserError
+
+
+def positive(**values):
+    """Refuse values that are not above zero, in terms of their flags."""
+    for name, value in values.items():
+        if not value > 0:
+            raise UserError(f"--{name.replace('_', '-')} must be above 0, not {value}")
+
+
+def rate(**values):
+    """Refuse values outside [0, 1)."""
+    for name, value in values.items():
+        if not 0 <= value < 1:
+            raise UserError(f"--{name.replace('_', '-')} must lie in [0, 1), not {value}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A way of training one model: fields are the flags, methods build, judge and show.
+
+    Methods import what they need, so that this costs nothing until it is used.
+    """
+
+    run_dir: str = ""
+    """Folder of the run. Default: runs/RECIPE."""
+    epochs: int = 10
+    """Epochs to train, at most."""
+    batch_size: int = 32
+    """Examples per training step, over all devices."""
+    learning_rate: float = 1e-3
+    """Peak learning rate."""
+    seed: int = 42
+    """Seed of the weights, of dropout and of the order of the data."""
+    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
+    """Precision of the computation; weights are always kept in float32."""
+    strategy: Literal["none", "mirrored"] = "none"
+    """`mirrored` trains on all GPUs of this machine, each with its part of the batch."""
+    monitor: str = ""
+    """Metric whose best epoch gives the final weights, e.g. val_loss. Empty: the last epoch."""
+    monitor_mode: Literal["min", "max"] = "min"
+    """Whether the monitored metric is better when smaller or larger."""
+    patience: int = 0
+    """Stop after that many epochs without a better monitored metric. 0: never."""
+    checkpoint_seconds: float = 60.0
+    """Seconds between checkpoints within an epoch; one is always written at its end."""
+    verbose: Literal[0, 1, 2] = 1
+    """0: silent, 1: progress bar, 2: one line per epoch."""
+
+    def __post_init__(self):
+        positive(epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate)
+        if self.seed < 0 or self.seed >= 2**31:
+            raise UserError(f"--seed must lie in [0, 2^31), not {self.seed}")
+        if self.patience < 0 or self.checkpoint_seconds < 0:
+            raise UserError("--patience and --checkpoint-seconds must be 0 or more")
+        if self.patience and not self.monitor:
+            raise UserError("--patience needs --monitor, the metric to watch")
+
+    def datasets(self):
+        """(training, validation) as `pipelines.stream.Stream`; validation may be None."""
+        raise TypeError(f"{type(self).__name__} must say what its data is")
+
+    def model(self):
+        """A new model, built and compiled."""
+        raise TypeError(f"{type(self).__name__} must say what its model is")
+
+    def evaluate(self, model):
+        """Metrics of a trained model: {name: number}. Keyword arguments with defaults become flags of `evaluate`."""
+        raise TypeError(f"{type(self).__name__} must say how it is judged")
+
+    def show(self, model, folder):
+        """Samples of what the model makes, as text; pictures are written into `folder`."""
+        raise TypeError(f"{type(self).__name__} must show what it makes")
+
+    def optimizer(self, steps):
+        """Adam with a warm-up (2 % of `steps`) to the learning rate and a cosine down to zero."""
+        import keras
+
+        warmup = max(1, steps // 50)
+        schedule = keras.optimizers.schedules.CosineDecay(
+            0.0, max(1, steps - warmup), warmup_target=self.learning_rate, warmup_steps=warmup
+        )
+        return keras.optimizers.Adam(schedule, clipnorm=1.0)

@@ -1,0 +1,55 @@
+"""What people read of a run's history: history.csv, TensorBoard, learning curves."""
+
+import csv
+
+from homl_models import runs
+
+
+class HistoryLog:
+    """Keeps history.csv and TensorBoard in step with a run's history.
+
+    What is on disk from before is written anew, so that it never holds an epoch twice
+    or one that a stopped run did not save.
+    """
+
+    def __init__(self, folder, history):
+        import tensorflow as tf
+
+        self.folder = folder
+        runs.remove(folder / "tensorboard")
+        self.writer = tf.summary.create_file_writer(str(folder / "tensorboard"))
+        for end in range(1, len(history) + 1):
+            self.write(history[:end])
+
+    def write(self, history):
+        """Add the last epoch of `history`, a list of {"epoch": n, metric: value}."""
+        import tensorflow as tf
+
+        with runs.write_aside(self.folder / "history.csv") as aside, open(aside, "w", newline="") as file:
+            writer = csv.DictWriter(file, history[-1])
+            writer.writeheader()
+            writer.writerows(history)
+        with self.writer.as_default(step=history[-1]["epoch"]):
+            for name, value in history[-1].items():
+                if name != "epoch":
+                    part, metric = ("validation", name[4:]) if name.startswith("val_") else ("training", name)
+                    tf.summary.scalar(f"{metric}/{part}", value)
+        self.writer.flush()
+
+
+def learning_curves(history, path):
+    """A panel for each metric, training and validation over the epochs, as a PNG."""
+    from matplotlib.figure import Figure
+
+    epochs = [row["epoch"] for row in history]
+    metrics = [name for name in history[-1] if name != "epoch" and not name.startswith("val_")]
+    figure = Figure(figsize=(4.5 * len(metrics), 3.2), layout="constrained")
+    for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics):
+        axes.plot(epochs, [row[metric] for row in history], "o-", markersize=3, label="training")
+        if f"val_{metric}" in history[-1]:
+            axes.plot(epochs, [row[f"val_{metric}"] for row in history], "o-", markersize=3, label="validation")
+        axes.set(xlabel="epoch", title=metric)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    with runs.write_aside(path) as aside:
+        figure.savefig(aside, dpi=120, format="png")

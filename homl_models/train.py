@@ -1,0 +1,226 @@
+"""python -m homl_models.train RECIPE [flags]: data -> fit -> evaluate -> show -> save -> export.
+
+Without a recipe it lists them. The same command again goes on with a run that was
+stopped, exactly where it was. Importing this module loads neither TensorFlow nor Keras.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import importlib.metadata
+import os
+import sys
+from pathlib import Path
+
+from homl_models import recipes, runs
+from homl_models.errors import UserError
+from homl_models.recipes import RECIPES
+
+NOT_IN_RUN = ("run_dir", "verbose", "checkpoint_seconds")  # settings that do not change what is trained
+
+
+def main(argv=None):
+    """The command: returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv:
+        print("Recipes (python -m homl_models.train RECIPE --help shows the flags of one):\n")
+        print(listing())
+        return 0
+    import tyro
+
+    if argv[0] in ("-h", "--help"):
+        print(f"{__doc__}\nRecipes:\n\n{listing()}")
+        return 0
+    return guarded(lambda: _train_command(tyro, argv[0], argv[1:]))
+
+
+def _train_command(tyro, name, flags):
+    default = recipes.get(name)
+    recipe = tyro.cli(
+        type(default),
+        default=default,
+        args=flags,
+        prog=f"python -m homl_models.train {name}",
+        description=type(default).__doc__,
+    )
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    run(name, recipe)
+
+
+def listing():
+    """One line per recipe."""
+    width = max(map(len, RECIPES))
+    lines = ((name, type(recipe).__doc__.splitlines()[0]) for name, recipe in RECIPES.items())
+    return "\n".join(f"  {name:{width}}  {'(seconds) ' * name.endswith('_tiny')}{line}" for name, line in lines)
+
+
+def guarded(command):
+    """Run a command; a user's mistake becomes one line on stderr and exit status 2."""
+    try:
+        command()
+        return 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            return 0
+        where = f" {error.filename}" if error.filename else ""
+        print(f"error: cannot write or read{where}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+
+
+def train(name, **settings):
+    """Train a recipe with some settings changed, e.g. `train("char_rnn", units=256)`; returns the run folder."""
+    try:
+        return run(name, dataclasses.replace(recipes.get(name), **settings))
+    except TypeError as error:
+        raise UserError(f"recipe {name}: {error}") from error
+
+
+def run(name, recipe):
+    """Train `recipe` into its run folder, or go on with the run that is there; returns the folder."""
+    folder = Path(recipe.run_dir or f"runs/{name}")
+    with claimed(folder, name, recipe):
+        if (folder / "metrics.json").is_file():
+            print(f"{folder} is finished; choose another --run-dir to train again")
+            report(folder)
+            return folder
+        import keras
+
+        keras.utils.set_random_seed(recipe.seed)
+        model, progress = fit(recipe, folder)
+        finish(recipe, model, progress, folder)
+        report(folder)
+    return folder
+
+
+@contextlib.contextmanager
+def claimed(folder, name, recipe):
+    """Make the run folder, or check that this run belongs in it; no other process may train there meanwhile."""
+    settings = {k: v for k, v in dataclasses.asdict(recipe).items() if k not in NOT_IN_RUN}
+    if (folder / "recipe.json").is_file():
+        refuse_other(folder, name, settings)
+    elif folder.is_dir() and any(path.name[0] != "." and path.name != "checkpoints" for path in folder.iterdir()):
+        raise UserError(f"{folder} holds something else than a run; choose another --run-dir")
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder / "checkpoints", os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is training in {folder}; choose another --run-dir") from None
+        runs.remove_leftovers(folder)
+        if not (folder / "recipe.json").is_file():
+            versions = {p: importlib.metadata.version(p) for p in ("keras", "tensorflow", "numpy")}
+            runs.write_json(folder / "recipe.json", {"recipe": name, "settings": settings, "versions": versions})
+        yield
+    finally:
+        os.close(lock)
+
+
+def refuse_other(folder, name, settings):
+    """Raise `UserError` unless the run in `folder` is this very one."""
+    saved = runs.read_json(folder / "recipe.json")
+    if saved["recipe"] != name:
+        raise UserError(f"{folder} holds a run of {saved['recipe']}, not {name}; choose another --run-dir")
+    for key, value in settings.items():
+        if saved["settings"].get(key, value) != value:
+            raise UserError(
+                f"{folder} holds a run with --{key.replace('_', '-')} {saved['settings'][key]}, not {value}; "
+                "use that, or another --run-dir"
+            )
+
+
+def scope(strategy):
+    """Where variables are made: on this device, or mirrored on all of them."""
+    import keras
+
+    if strategy == "none":
+        return contextlib.nullcontext()
+    if keras.backend.backend() == "jax":
+        keras.distribution.set_distribution(keras.distribution.DataParallel())
+        return contextlib.nullcontext()
+    import tensorflow as tf
+
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    reduction = tf.distribute.ReductionToOneDevice()
+    return tf.distribute.MirroredStrategy([device.name for device in devices], reduction).scope()
+
+
+def fit(recipe, folder):
+    """Train, from the newest checkpoint if there is one -> the model and its `resume.Progress`.
+
+    One `fit` per epoch, on exactly the batches that are left of it.
+    """
+    import keras
+
+    from homl_models.reports import HistoryLog
+    from homl_models.resume import Interrupted, Progress
+
+    with scope(recipe.strategy):
+        train, valid = recipe.datasets()
+        model = recipe.model()
+        model._symbolic_build(data_batch=next(iter(train.dataset(0, 1))))  # metrics and optimizer, before restoring
+        progress = Progress(recipe, train.steps, folder)
+        progress.set_model(model)
+        progress.restore()
+        log = HistoryLog(folder, progress.history)
+        valid = valid and valid.dataset()
+        try:
+            with progress:
+                while not progress.finished:
+                    done = progress.epoch * train.steps
+                    left = train.dataset(done + progress.step, done + train.steps)
+                    bar = {"add_progbar": recipe.verbose > 0, "verbose": recipe.verbose, "epochs": recipe.epochs}
+                    model.fit(
+                        left,
+                        validation_data=valid,
+                        initial_epoch=progress.epoch,
+                        epochs=progress.epoch + 1,
+                        shuffle=False,
+                        verbose=recipe.verbose,
+                        callbacks=keras.callbacks.CallbackList(
+                            [progress], add_history=True, model=model, steps=train.steps - progress.step, **bar
+                        ),
+                    )
+                    log.write(progress.history)
+        except Interrupted as stop:
+            print(f"\nstopped and saved in {stop.where}; the same command goes on from there", file=sys.stderr)
+            raise SystemExit(128 + stop.number) from None
+    return model, progress
+
+
+def finish(recipe, model, progress, folder):
+    """Take the best weights, judge them, show what they make, save and export; metrics.json comes last."""
+    from homl_models.export import export
+    from homl_models.reports import learning_curves
+
+    if progress.best_weights:
+        model.set_weights(progress.best_weights)
+    learning_curves(progress.history, folder / "learning_curves.png")
+    metrics = recipe.evaluate(model)
+    metrics |= {"epochs": progress.epoch, "best_epoch": progress.best_epoch or progress.epoch}
+    metrics |= {"minutes": round(progress.seconds / 60, 2), "parameters": model.count_params()}
+    text = recipe.show(model, folder)
+    with runs.write_aside(folder / "samples.txt") as aside:
+        aside.write_text(text + "\n", encoding="utf-8")
+    with runs.write_aside(folder / "model.keras") as aside:
+        model.save(aside)
+    export(folder / "model.keras", folder / "saved_model", model)
+    runs.write_json(folder / "metrics.json", metrics)
+
+
+def report(folder):
+    """Print what a finished run has made."""
+    print((folder / "samples.txt").read_text(encoding="utf-8"))
+    for name, value in runs.read_json(folder / "metrics.json").items():
+        print(f"{name:20} {value:.4f}" if isinstance(value, float) else f"{name:20} {value:,}")
+    print(f"\nRun folder: {folder}   Use it: python -m homl_models.predict {folder}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
