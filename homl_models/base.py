@@ -11,7 +11,8 @@ class Model(keras.Model):
     Store every constructor argument under its own name; `get_config` reads them
     back from there. (A plain `keras.Model` subclass whose arguments all have
     defaults saves the defaults, silently.) Arguments may be numbers, strings,
-    tuples, layers, models, or anything else that Keras can serialize.
+    tuples, layers, models, or anything else that Keras can serialize; a list
+    comes back as a tuple.
     """
 
     @classmethod
@@ -25,14 +26,15 @@ class Model(keras.Model):
         return list(names)
 
     def get_config(self):
-        config = {name: getattr(self, name) for name in self.argument_names()}
+        config = {name: _with_tuples(getattr(self, name)) for name in self.argument_names()}
         config = {name: keras.saving.serialize_keras_object(value) for name, value in config.items()}
         dtype = keras.saving.serialize_keras_object(self.dtype_policy)
         return {"name": self.name, "trainable": self.trainable, "dtype": dtype, **config}
 
     @classmethod
     def from_config(cls, config):
-        return cls(**{name: keras.saving.deserialize_keras_object(value) for name, value in config.items()})
+        config = {name: keras.saving.deserialize_keras_object(value) for name, value in config.items()}
+        return cls(**{name: _with_tuples(value) for name, value in config.items()})
 
     @property
     def optimizers(self):
@@ -47,6 +49,13 @@ class Model(keras.Model):
         signature is a list of `tf.TensorSpec`, one for each argument.
         """
         return {}
+
+
+def _with_tuples(value):
+    """Lists as tuples, also within tuples and dictionaries: JSON does not tell them apart."""
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_with_tuples, value))
+    return {key: _with_tuples(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def compiled(function):

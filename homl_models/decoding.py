@@ -43,8 +43,9 @@ def choose(logits, noise, temperature=1.0, top_k=0, top_p=1.0):
     """
     temperature = ops.cast(temperature, "float32")
     filtered = filter_logits(logits, ops.where(temperature > 0, temperature, 1.0), top_k, top_p)
-    mass = ops.cumsum(ops.softmax(filtered, axis=-1), axis=-1)
-    sampled = ops.argmax(mass > noise[:, None] * mass[:, -1:], axis=-1)
+    p = ops.softmax(filtered, axis=-1)
+    mass = ops.where(p > 0, ops.cumsum(p, axis=-1), 0.0)  # XLA's sum of many terms wavers, even where p is 0
+    sampled = ops.argmax(mass > noise[:, None] * ops.max(mass, axis=-1, keepdims=True), axis=-1)
     return ops.cast(ops.where(temperature > 0, sampled, ops.argmax(logits, axis=-1)), "int32")
 
 

@@ -66,6 +66,7 @@ def write_saved_model(model, folder):
         archive.add_endpoint(name, function, input_signature=signature)
         described[name] = {
             "doc": inspect.getdoc(function) or "",
+            "inputs": [spec.name for spec in signature],
             "defaults": {
                 parameter.name: parameter.default
                 for parameter in inspect.signature(function).parameters.values()

@@ -53,3 +53,11 @@ def learning_curves(history, path):
         axes.legend()
     with runs.write_aside(path) as aside:
         figure.savefig(aside, dpi=120, format="png")
+
+
+def table(metrics):
+    """Metrics {name: number} as lines of text."""
+    width = max(map(len, metrics), default=0)
+    return "\n".join(
+        f"{k:{width}}  {v:.4f}" if isinstance(v, float) else f"{k:{width}}  {v:,}" for k, v in metrics.items()
+    )

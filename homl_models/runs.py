@@ -156,7 +156,9 @@ def pack(model, folder):
     """Write a model into a preset folder: its configuration, its weights in half precision."""
     import keras
 
-    write_json(folder / "config.json", keras.saving.serialize_keras_object(model))
+    config = keras.saving.serialize_keras_object(model)
+    config.pop("compile_config", None)
+    write_json(folder / "config.json", config)
     arrays = {f"{i:04d}": np.asarray(w.numpy()) for i, w in enumerate(model.weights)}
     arrays = {k: a.astype(np.float16) if a.dtype == np.float32 else a for k, a in arrays.items()}
     write_arrays(folder / "weights.npz", arrays, [w.path for w in model.weights])

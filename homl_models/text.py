@@ -47,7 +47,7 @@ def replacement(vocabulary):
 
 
 def tf_encode(texts, vocabulary, lowercase=False):
-    """Strings (b,) in a graph -> ids (b, t) with zeros at the right, and lengths (b,).
+    """Strings (b,) in a graph -> ids (b, t >= 1) with zeros at the right, and lengths (b,).
 
     An unknown character becomes `replacement(vocabulary)`.
     """
@@ -62,7 +62,9 @@ def tf_encode(texts, vocabulary, lowercase=False):
     place = tf.minimum(tf.searchsorted(known[order], flat), len(known) - 1)
     found = tf.gather(known[order], place) == flat
     ids = tf.where(found, tf.gather(order.astype(np.int32), place), vocabulary.index(replacement(vocabulary)))
-    return points.with_flat_values(ids).to_tensor(), tf.cast(points.row_lengths(), tf.int32)
+    ids = points.with_flat_values(ids).to_tensor()
+    ids = tf.pad(ids, [[0, 0], [0, tf.cast(tf.shape(ids)[1] == 0, tf.int32)]])  # a column even for empty texts
+    return ids, tf.cast(points.row_lengths(), tf.int32)
 
 
 def tf_decode(ids, vocabulary):

@@ -8,11 +8,14 @@ import contextlib
 import dataclasses
 import fcntl
 import importlib.metadata
+import io
+import itertools
 import os
+import re
 import sys
 from pathlib import Path
 
-from homl_models import recipes, runs
+from homl_models import recipes, reports, runs
 from homl_models.errors import UserError
 from homl_models.recipes import RECIPES
 
@@ -36,15 +39,24 @@ def main(argv=None):
 
 def _train_command(tyro, name, flags):
     default = recipes.get(name)
-    recipe = tyro.cli(
-        type(default),
-        default=default,
-        args=flags,
-        prog=f"python -m homl_models.train {name}",
-        description=type(default).__doc__,
-    )
+    messages = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(messages):
+            recipe = tyro.cli(type(default), default=default, args=flags, prog=f"python -m homl_models.train {name}")
+    except SystemExit as ended:
+        if not ended.code:
+            raise
+        raise UserError(f"{one_line(messages.getvalue())}; see python -m homl_models.train {name} --help") from None
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     run(name, recipe)
+
+
+def one_line(box):
+    """What tyro says in a box, on one line: the error, and the first flag that it proposes instead."""
+    lines = [line.strip("│ ") for line in box.splitlines()[1:]]
+    error = " ".join(itertools.takewhile(lambda line: line and line[0] not in "─╰", lines))
+    proposed = re.search(r"(?s)Perhaps you meant.*?(--[a-z-]+)", box)
+    return re.sub(r"^Error parsing \w+: (?=--)", "", error) + (f"; perhaps {proposed[1]}?" if proposed else "")
 
 
 def listing():
@@ -75,10 +87,12 @@ def guarded(command):
 
 def train(name, **settings):
     """Train a recipe with some settings changed, e.g. `train("char_rnn", units=256)`; returns the run folder."""
-    try:
-        return run(name, dataclasses.replace(recipes.get(name), **settings))
-    except TypeError as error:
-        raise UserError(f"recipe {name}: {error}") from error
+    default = recipes.get(name)
+    fields = [field.name for field in dataclasses.fields(default)]
+    for key in settings:
+        if key not in fields:
+            raise UserError(f"recipe {name} has no setting {key!r}; it has {', '.join(fields)}")
+    return run(name, dataclasses.replace(default, **settings))
 
 
 def run(name, recipe):
@@ -158,17 +172,18 @@ def fit(recipe, folder):
     """
     import keras
 
-    from homl_models.reports import HistoryLog
     from homl_models.resume import Interrupted, Progress
 
     with scope(recipe.strategy):
         train, valid = recipe.datasets()
         model = recipe.model()
+        if recipe.strategy == "mirrored" and keras.backend.backend() == "tensorflow":
+            model.jit_compile = False  # XLA cannot reach the variables of another device than the first
         model._symbolic_build(data_batch=next(iter(train.dataset(0, 1))))  # metrics and optimizer, before restoring
         progress = Progress(recipe, train.steps, folder)
         progress.set_model(model)
         progress.restore()
-        log = HistoryLog(folder, progress.history)
+        log = reports.HistoryLog(folder, progress.history)
         valid = valid and valid.dataset()
         try:
             with progress:
@@ -197,11 +212,10 @@ def fit(recipe, folder):
 def finish(recipe, model, progress, folder):
     """Take the best weights, judge them, show what they make, save and export; metrics.json comes last."""
     from homl_models.export import export
-    from homl_models.reports import learning_curves
 
     if progress.best_weights:
         model.set_weights(progress.best_weights)
-    learning_curves(progress.history, folder / "learning_curves.png")
+    reports.learning_curves(progress.history, folder / "learning_curves.png")
     metrics = recipe.evaluate(model)
     metrics |= {"epochs": progress.epoch, "best_epoch": progress.best_epoch or progress.epoch}
     metrics |= {"minutes": round(progress.seconds / 60, 2), "parameters": model.count_params()}
@@ -217,8 +231,7 @@ def finish(recipe, model, progress, folder):
 def report(folder):
     """Print what a finished run has made."""
     print((folder / "samples.txt").read_text(encoding="utf-8"))
-    for name, value in runs.read_json(folder / "metrics.json").items():
-        print(f"{name:20} {value:.4f}" if isinstance(value, float) else f"{name:20} {value:,}")
+    print(reports.table(runs.read_json(folder / "metrics.json")))
     print(f"\nRun folder: {folder}   Use it: python -m homl_models.predict {folder}")
 
 

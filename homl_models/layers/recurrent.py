@@ -177,7 +177,8 @@ class _FastLoop:
         if self.go_backwards:
             x, keep = ops.flip(x, 0), ops.flip(keep, 0)
         states = self._scan(x, list(initial_state), keep)
-        return states[0][-1], ops.transpose(states[0], (1, 0, 2)), [s[-1] for s in states]
+        outputs = states[0] * keep if self.zero_output_for_mask else states[0]  # `Bidirectional` asks for it
+        return outputs[-1], ops.transpose(outputs, (1, 0, 2)), [s[-1] for s in states]
 
     def _is_standard(self):
         cell = self.cell

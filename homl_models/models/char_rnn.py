@@ -241,9 +241,13 @@ class CharRNN(Model):
 
         def generate(prompt, length=200, temperature=1.0, top_k=0, top_p=1.0, seed=0, stop=""):
             """Continues each prompt by `length` characters; `temperature` 0 is greedy, `stop` ends a text."""
+            tf.debugging.assert_non_negative(length, "length must be 0 or more")
+            tf.debugging.assert_non_negative(temperature, "temperature must be 0 (greedy) or more")
+            tf.debugging.assert_non_negative(top_k, "top_k must be 0 (all characters) or more")
+            tf.debugging.Assert((top_p >= 0) & (top_p <= 1), ["top_p must lie between 0 and 1"])
             ids, lengths = encode(prompt)
-            stop_ids = encode(stop[None])[0][0]
-            stop_ids = tf.cond(tf.size(stop_ids) > 0, lambda: stop_ids, lambda: tf.constant([decoding.PAD]))
+            (stop_ids,), (stop_length,) = (tf.unstack(x, 1) for x in encode(stop[None]))
+            stop_ids = tf.where(stop_length > 0, stop_ids, decoding.PAD)
             noise = tf.random.stateless_uniform([length, tf.size(lengths)], [seed, 0])
             new = self.continue_ids(ids, lengths, noise, length, temperature, top_k, top_p, stop_ids)
             return {"text": prompt + text.tf_decode(new, self.vocabulary)}

@@ -102,7 +102,8 @@ def windows(ids, length, batch_size, seed=None, steps=None, stride=1):
         example = step * batch_size + tf.range(batch_size, dtype=tf.int64)
         turn = example // count
         key = tf.stack([tf.fill([batch_size], tf.cast(seed, tf.int64)), turn, tf.zeros_like(turn)], axis=1)
-        return pair(tf.raw_ops.RandomIndexShuffle(index=example % count, seed=key, max_index=count - 1, rounds=4))
+        # 4 rounds, TensorFlow's default, leave neighbours together (correlation 0.4 among a million); 8 do not.
+        return pair(tf.raw_ops.RandomIndexShuffle(index=example % count, seed=key, max_index=count - 1, rounds=8))
 
     if seed is None:
         steps = -(-count // batch_size)

@@ -9,19 +9,10 @@ from homl_models.recipes.recipe import Recipe, positive, rate
 
 
 @dataclasses.dataclass(frozen=True)
-class CharRNN(Recipe):
-    """The book's character RNN (Embedding 16, GRU 128) on shuffled windows of a text."""
+class _Characters(Recipe):
+    """What all of them share: the model's size, and the way from a text to batches."""
 
     batch_size: int = 64
-    learning_rate: float = 1e-2
-    monitor: str = "val_accuracy"
-    monitor_mode: Literal["min", "max"] = "max"
-    data: Literal["shakespeare", "sonnets"] = "shakespeare"
-    """Tiny Shakespeare, from Keras' cache or the network, or four sonnets that come with the package."""
-    text_file: str = ""
-    """Your own text instead: a UTF-8 file, or a folder of .txt files."""
-    lowercase: bool = True
-    """Lower-case the text, as the book does."""
     length: int = 100
     """Characters per window."""
     steps_per_epoch: int = 2400
@@ -38,10 +29,9 @@ class CharRNN(Recipe):
     """Dropout rate on the output of each recurrent layer."""
     tie_weights: bool = False
     """Use the embedding matrix in the output layer."""
-    stateful: bool = False
-    """Read the text as contiguous streams, the state going on from batch to batch, instead of shuffled windows."""
-    eval_stride: int = 1
-    """Distance between the windows that are evaluated at the end; 1 takes every window, as the book does."""
+
+    stateful = lowercase = False
+    eval_stride = 1
 
     def __post_init__(self):
         super().__post_init__()
@@ -50,18 +40,6 @@ class CharRNN(Recipe):
         rate(dropout=self.dropout)
         if self.steps_per_epoch < 0:
             raise UserError("--steps-per-epoch must be 0 (one pass over the text) or more")
-        if self.stateful and self.strategy == "mirrored":
-            raise UserError("--stateful carries its state on one device; leave --strategy at none")
-
-    @functools.cached_property
-    def text(self):
-        from homl_models.pipelines import characters
-
-        if self.text_file:
-            text = characters.read_text(self.text_file)
-        else:
-            text = characters.shakespeare() if self.data == "shakespeare" else characters.sonnets()
-        return text.lower() if self.lowercase else text
 
     @functools.cached_property
     def vocabulary(self):
@@ -95,8 +73,6 @@ class CharRNN(Recipe):
         return characters.windows(ids, self.length, 500, stride=stride or self.eval_stride)
 
     def model(self):
-        import keras
-
         from homl_models.models.char_rnn import CharRNN
 
         model = CharRNN(
@@ -113,13 +89,49 @@ class CharRNN(Recipe):
             dtype=self.precision,
         )
         model.build()
-        model.compile(
-            optimizer=self.optimizer(self.epochs * self.datasets()[0].steps),
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=["accuracy"],
-            jit_compile=True,
-        )
+        model.compile(self.optimizer(self.epochs * self.datasets()[0].steps), **self.objective())
         return model
+
+    def objective(self):
+        """What the model is compiled with beside an optimizer."""
+        import keras
+
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        return {"loss": loss, "metrics": ["accuracy"], "jit_compile": True}
+
+
+@dataclasses.dataclass(frozen=True)
+class CharRNN(_Characters):
+    """The book's character RNN (Embedding 16, GRU 128) on shuffled windows of a text."""
+
+    learning_rate: float = 1e-2
+    monitor: str = "val_accuracy"
+    monitor_mode: Literal["min", "max"] = "max"
+    data: Literal["shakespeare", "sonnets"] = "shakespeare"
+    """Tiny Shakespeare, from Keras' cache or the network, or four sonnets that come with the package."""
+    text_file: str = ""
+    """Your own text instead: a UTF-8 file, or a folder of .txt files."""
+    lowercase: bool = True
+    """Lower-case the text, as the book does."""
+    stateful: bool = False
+    """Read the text as contiguous streams, the state going on from batch to batch, instead of shuffled windows."""
+    eval_stride: int = 1
+    """Distance between the windows that are evaluated at the end; 1 takes every window, as the book does."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.stateful and self.strategy == "mirrored":
+            raise UserError("--stateful carries its state on one device; leave --strategy at none")
+
+    @functools.cached_property
+    def text(self):
+        from homl_models.pipelines import characters
+
+        if self.text_file:
+            text = characters.read_text(self.text_file)
+        else:
+            text = characters.shakespeare() if self.data == "shakespeare" else characters.sonnets()
+        return text.lower() if self.lowercase else text
 
     def evaluate(self, model, text_file=""):
         """Loss (nats), accuracy and bits per character; `text_file` instead of the recipe's test data."""
@@ -131,6 +143,8 @@ class CharRNN(Recipe):
             parts = {"": text.encode(named.lower() if self.lowercase else named, model.vocabulary)}
         else:
             parts = {"val_": self.parts[1], "test_": self.parts[2]}
+        if not model.compiled:
+            model.compile(**self.objective())
         metrics = {}
         for prefix, ids in parts.items():
             for name, value in model.evaluate(self.judged(ids).dataset(), return_dict=True, verbose=0).items():
@@ -156,7 +170,7 @@ class CharRNNStateful(CharRNN):
 
     epochs: int = 50
     batch_size: int = 32
-    learning_rate: float = 5e-3
+    learning_rate: float = 7e-3
     stateful: bool = True
     steps_per_epoch: int = 0
 
@@ -165,23 +179,21 @@ class CharRNNStateful(CharRNN):
 class CharRNNLarge(CharRNN):
     """A larger character RNN, the best found for an hour on two cores."""
 
-    epochs: int = 30
-    learning_rate: float = 4e-3
+    epochs: int = 20
+    learning_rate: float = 3e-3
     stateful: bool = True
     steps_per_epoch: int = 0
     embed_dim: int = 64
     units: int = 512
     num_layers: int = 2
-    dropout: float = 0.4
+    dropout: float = 0.3
 
 
 @dataclasses.dataclass(frozen=True)
-class CharRNNReber(CharRNN):
+class CharRNNReber(_Characters):
     """Learns the embedded Reber grammar from generated strings; judged by the strings that it writes."""
 
     learning_rate: float = 5e-3
-    monitor: str = ""
-    lowercase: bool = False
     length: int = 30
     steps_per_epoch: int = 500
     embed_dim: int = 8

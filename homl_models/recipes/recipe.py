@@ -40,7 +40,7 @@ class Recipe:
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
     """Precision of the computation; weights are always kept in float32."""
     strategy: Literal["none", "mirrored"] = "none"
-    """`mirrored` trains on all GPUs of this machine, each with its part of the batch."""
+    """`mirrored` trains on all devices of this machine, each with its part of the batch (on TensorFlow without XLA)."""
     monitor: str = ""
     """Metric whose best epoch gives the final weights, e.g. val_loss. Empty: the last epoch."""
     monitor_mode: Literal["min", "max"] = "min"

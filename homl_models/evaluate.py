@@ -1,0 +1,50 @@
+"""python -m homl_models.evaluate RUN [flags]: the metrics of a run or preset again, on its test data or on yours."""
+
+import argparse
+import inspect
+import os
+import sys
+
+from homl_models import reports, runs
+from homl_models.errors import UserError
+
+
+def main(argv=None):
+    """The command: returns the exit status."""
+    from homl_models.train import guarded
+
+    argv = sys.argv[1:] if argv is None else argv
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    return guarded(lambda: _evaluate_command(argv))
+
+
+def _evaluate_command(argv):
+    parser = argparse.ArgumentParser(prog="python -m homl_models.evaluate", description=__doc__, add_help=False)
+    parser.add_argument("run", nargs="?", metavar="RUN", help="a run folder or a preset")
+    parser.add_argument("-h", "--help", action="store_true")
+    args, rest = parser.parse_known_args(argv)
+    if args.run is None:
+        parser.print_help()
+        if not args.help:
+            raise UserError("name a run folder or a preset")
+        return
+    name, recipe = runs.read_recipe(runs.find(args.run))
+    flags = argparse.ArgumentParser(
+        prog=f"python -m homl_models.evaluate {args.run}", description=recipe.evaluate.__doc__, exit_on_error=False
+    )
+    for parameter in list(inspect.signature(recipe.evaluate).parameters.values())[1:]:
+        flags.add_argument(
+            f"--{parameter.name.replace('_', '-')}", type=type(parameter.default), default=parameter.default
+        )
+    if args.help:
+        flags.print_help()
+        return
+    settings, unknown = flags.parse_known_args(rest)
+    if unknown:
+        known = ", ".join(f"--{key.replace('_', '-')}" for key in vars(settings)) or "none"
+        raise UserError(f"{name} does not know {' '.join(unknown)}; its flags for evaluation are: {known}")
+    print(reports.table(recipe.evaluate(runs.load(args.run), **vars(settings))))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,293 @@
+"""python -m homl_models.predict RUN [ENDPOINT [INPUT ...] [--file PATH] [--out PATH] [--NAME VALUE ...]]
+
+RUN is a run folder, a preset, or any SavedModel folder; alone it lists the endpoints. INPUTs
+are texts, or pictures (PNG, JPEG) where the endpoint takes those; without any, each line of
+--file or of standard input is a text. Every other input of the endpoint is a flag. --out names
+the file for the result: a PNG for pictures, else text.
+
+Only `tf.saved_model` is used, never the models of this package.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from homl_models import runs
+from homl_models.errors import UserError
+
+BATCH = 64  # lines of a file that are predicted together
+
+
+def main(argv=None):
+    """The command: returns the exit status."""
+    from homl_models.train import guarded
+
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(__doc__)
+        return 0 if argv else 2
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    return guarded(lambda: _predict_command(argv))
+
+
+def _predict_command(argv):
+    endpoints = Endpoints(locate(argv[0]))
+    if len(argv) == 1:
+        print(endpoints.listing())
+        return
+    name = argv[1]
+    if name not in endpoints.signatures:
+        raise UserError(f"{argv[0]} has no endpoint {name!r}; it has {', '.join(endpoints.signatures)}")
+    args = endpoints.parser(name).parse_args(argv[2:])
+    flags = {key: value for key, value in vars(args).items() if value is not None}
+    inputs, file, out = flags.pop("INPUT", []), flags.pop("file", None), flags.pop("out", None)
+    results = []
+    for batch in batches(endpoints, name, inputs, file):
+        result = endpoints.call(name, batch, flags)
+        if out:
+            results.append(result)
+        else:
+            show(result)
+    if out:
+        save(results, Path(out))
+
+
+def locate(run):
+    """The SavedModel folder of a run folder, a preset or a SavedModel folder."""
+    for folder in (Path(run), Path(run) / "saved_model"):
+        if (folder / "saved_model.pb").is_file():
+            return folder
+    folder = runs.find(run)
+    if not (folder / "weights.npz").is_file():
+        raise UserError(f"the run in {folder} has no SavedModel yet; go on with it by the command that started it")
+    digest = hashlib.sha256((folder / "weights.npz").read_bytes()).hexdigest()[:12]
+    cache = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "homl_models" / f"{folder.name}-{digest}"
+    if not cache.is_dir():
+        print(f"exporting {run} to {cache}, this once", file=sys.stderr)
+        command = [sys.executable, "-m", "homl_models.export", run, "--to", str(cache)]
+        done = subprocess.run(command, env={**os.environ, "KERAS_BACKEND": "tensorflow"}, stdout=sys.stderr)
+        if done.returncode:
+            raise UserError(f"cannot export {run} to {cache}; set KERAS_HOME to a folder that can be written")
+    return cache
+
+
+class Endpoints:
+    """The signatures of a SavedModel, with the documentation and defaults that `export` puts beside them."""
+
+    def __init__(self, folder):
+        import tensorflow as tf
+
+        try:
+            self.model = tf.saved_model.load(folder)  # signatures need this reference
+        except Exception as error:
+            raise UserError(f"{folder} is not a SavedModel that can be loaded: {str(error).splitlines()[0]}") from error
+        signatures = dict(self.model.signatures)
+        if len(signatures) > 1:
+            signatures.pop("serving_default", None)  # the same as one of the others
+        self.signatures = signatures
+        described = folder / "assets.extra" / "endpoints.json"
+        self.described = runs.read_json(described) if described.is_file() else {}
+
+    def doc(self, name):
+        return self.described.get(name, {}).get("doc", "")
+
+    def defaults(self, name):
+        return self.described.get(name, {}).get("defaults", {})
+
+    def inputs(self, name):
+        """{input: TensorSpec}, in the order of the function's arguments."""
+        specs = self.signatures[name].structured_input_signature[1]
+        order = self.described.get(name, {}).get("inputs", sorted(specs))
+        return {key: specs[key] for key in order}
+
+    def main_input(self, name):
+        """The input that arguments, files and standard input are for: the first with a batch axis, or None."""
+        return next((key for key, spec in self.inputs(name).items() if spec.shape.rank != 0), None)
+
+    def listing(self):
+        """Every endpoint with its inputs, defaults, outputs and documentation."""
+        lines = []
+        for name, function in self.signatures.items():
+            defaults = self.defaults(name)
+            inputs = [
+                _described(key, spec) + (f" = {defaults[key]!r}" if key in defaults else "")
+                for key, spec in self.inputs(name).items()
+            ]
+            outputs = [_described(key, spec) for key, spec in function.structured_outputs.items()]
+            lines += [f"{name}({', '.join(inputs)}) -> {', '.join(outputs)}", f"    {self.doc(name)}"]
+        return "\n".join(lines)
+
+    def parser(self, name):
+        parser = _Parser(prog=f"python -m homl_models.predict RUN {name}", description=self.doc(name))
+        main, defaults = self.main_input(name), self.defaults(name)
+        if main:
+            parser.add_argument("INPUT", nargs="*", help=f"{main}; without any, lines of --file or standard input")
+            parser.add_argument("--file", help="read inputs from this file, one a line")
+        parser.add_argument("--out", help="write the result to this file (.png for pictures) and do not print it")
+        for key, spec in self.inputs(name).items():
+            if key != main:
+                required = key not in defaults
+                help = f"{spec.dtype.name}" + ("" if required else f", default {defaults[key]!r}")
+                parser.add_argument(f"--{key.replace('_', '-')}", dest=key, required=required, help=help)
+        return parser
+
+    def call(self, name, batch, flags):
+        """Call an endpoint on a batch for its main input and the flags -> {output: array}."""
+        import tensorflow as tf
+
+        feed = {}
+        for key, spec in self.inputs(name).items():
+            value = batch if key == self.main_input(name) else flags.get(key, self.defaults(name).get(key))
+            feed[key] = tf.constant(_parse(key, value, spec), spec.dtype)
+        try:
+            return {key: value.numpy() for key, value in self.signatures[name](**feed).items()}
+        except tf.errors.InvalidArgumentError as error:
+            refused = re.search(r"assertion failed: \[(.*?)\]", error.message)
+            if not refused:
+                raise
+            raise UserError(refused[1].rstrip(". ")) from error
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def _described(key, spec):
+    shape = "" if spec.shape.rank == 0 else "[" + ", ".join("n" if d is None else str(d) for d in spec.shape) + "]"
+    return f"{key}: {spec.dtype.name}{shape}"
+
+
+def _is_picture(spec):
+    return spec.dtype.name in ("uint8", "float32") and spec.shape.rank in (3, 4)
+
+
+def _parse(key, value, spec):
+    """A flag's text, or a default, as an array of the input's type."""
+    if not isinstance(value, str) or spec.dtype.name == "string":
+        return value
+    try:
+        return np.array(json.loads(value)).astype(spec.dtype.as_numpy_dtype, casting="same_kind")
+    except (ValueError, TypeError) as error:
+        flag = f"--{key.replace('_', '-')}"
+        raise UserError(f"{flag} must be {spec.dtype.name}{list(spec.shape) or ''}, not {value!r}") from error
+
+
+def batches(endpoints, name, inputs, file):
+    """What to call the endpoint with, one after the other: batches of texts, or one picture each; None without."""
+    main = endpoints.main_input(name)
+    if main is None:
+        yield None
+        return
+    spec = endpoints.inputs(name)[main]
+    if _is_picture(spec):
+        if not inputs:
+            raise UserError(f"name at least one picture (PNG or JPEG) for {name}")
+        yield from (read_picture(path, spec)[None] for path in inputs)
+    elif spec.dtype.name != "string":
+        yield from (_parse(main, text, spec) for text in inputs)
+    elif inputs:
+        yield inputs
+    else:
+        yield from read_lines(file)
+
+
+def read_lines(file):
+    """Batches of the lines of a file, or single lines of standard input as they come."""
+    if file is None:
+        empty = True
+        for line in sys.stdin:
+            empty = False
+            yield [line.rstrip("\n")]
+        if empty:
+            raise UserError("nothing came on standard input; give texts as arguments, or --file PATH")
+        return
+    try:
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {file} as UTF-8 text ({error}); check the path") from error
+    if not lines:
+        raise UserError(f"{file} is empty; each of its lines is one input")
+    for start in range(0, len(lines), BATCH):
+        yield lines[start : start + BATCH]
+
+
+def read_picture(path, spec):
+    """A picture file as an array that fits `spec`: (h, w) or (h, w, c), bytes, or floats in [0, 1]."""
+    from PIL import Image, UnidentifiedImageError
+
+    channels = 1 if spec.shape.rank == 3 else spec.shape[-1] or 3
+    try:
+        picture = Image.open(path).convert({1: "L", 3: "RGB", 4: "RGBA"}[channels])
+    except (OSError, UnidentifiedImageError) as error:
+        raise UserError(f"cannot read {path} as a picture ({error}); give a PNG or JPEG file") from error
+    pixels = np.asarray(picture)
+    if channels == 1 and spec.shape.rank == 4:
+        pixels = pixels[..., None]
+    for have, want in zip(pixels.shape[:2], spec.shape[1:3]):
+        if want is not None and have != want:
+            size = f"{spec.shape[2]}x{spec.shape[1]}"
+            raise UserError(f"{path} is {pixels.shape[1]}x{pixels.shape[0]} pixels, the model wants {size}; resize it")
+    return pixels if spec.dtype.name == "uint8" else np.float32(pixels) / 255
+
+
+def _is_image(value):
+    return value.dtype in (np.uint8, np.float32) and value.ndim in (3, 4)
+
+
+def show(result):
+    """Print a result: lines of text for a single output, else JSON; pictures need --out."""
+    if any(_is_image(value) for value in result.values()):
+        raise UserError("the result is a picture; name a file for it with --out PATH.png")
+    print(as_text(result), flush=True)
+
+
+def as_text(result):
+    """One line per row for a single output, else one JSON object."""
+    plain = {key: _plain(value) for key, value in result.items()}
+    if len(plain) > 1:
+        return json.dumps(plain, ensure_ascii=False)
+    rows = next(iter(plain.values()))
+    rows = rows if isinstance(rows, list) else [rows]
+    return "\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows)
+
+
+def _plain(value):
+    if value.dtype == object:
+        return np.vectorize(lambda text: text.decode("utf-8", "replace"), otypes=[object])(value).tolist()
+    return value.tolist()
+
+
+def save(results, path):
+    """Write the results of all calls to a file: pictures side by side in a PNG, else text."""
+    pictures = [value for result in results for value in result.values() if _is_image(value)]
+    with runs.write_aside(path) as aside:
+        if pictures:
+            from PIL import Image
+
+            Image.fromarray(grid(pictures)).save(aside, format="PNG")
+        else:
+            aside.write_text("\n".join(map(as_text, results)) + "\n", encoding="utf-8")
+
+
+def grid(batches):
+    """Batches of pictures of one size -> one picture, as square as can be, without gaps."""
+    pictures = [p if p.dtype == np.uint8 else np.uint8(np.round(np.clip(p, 0, 1) * 255)) for b in batches for p in b]
+    pictures = [p[..., 0] if p.ndim == 3 and p.shape[-1] == 1 else p for p in pictures]
+    if len({p.shape for p in pictures}) > 1:
+        raise UserError("the pictures have different sizes; predict them one by one, each with its own --out")
+    columns = int(np.ceil(np.sqrt(len(pictures))))
+    pictures += [np.zeros_like(pictures[0])] * (-len(pictures) % columns)
+    rows = [np.concatenate(pictures[i : i + columns], axis=1) for i in range(0, len(pictures), columns)]
+    return np.concatenate(rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

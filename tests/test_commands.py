@@ -1,0 +1,240 @@
+"""predict, evaluate, export and pack, as a person uses them."""
+
+import io
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+import homl_models
+from homl_models import evaluate, export, pack, predict, runs
+from homl_models.errors import UserError
+from tests.test_train import trained  # noqa: F401
+
+
+@pytest.fixture
+def run(trained):  # noqa: F811
+    return trained("char_rnn_tiny")
+
+
+def output(capsys, *args, main=predict.main):
+    """What a command prints; it must succeed."""
+    status = main([str(arg) for arg in args])
+    out, errors = capsys.readouterr()
+    assert status == 0, errors
+    return out
+
+
+def refusal(capsys, *args, main=predict.main):
+    """The one line with which a command refuses."""
+    status = main([str(arg) for arg in args])
+    out, errors = capsys.readouterr()
+    assert status == 2
+    assert errors.startswith("error: ")
+    assert errors.count("\n") == 1
+    return errors
+
+
+def test_predict_generates_what_the_model_generates(run, capsys):
+    model = homl_models.load(str(run))
+    printed = output(capsys, run, "generate", "To be", "or not", "--length", 30, "--seed", 3, "--temperature", 0.5)
+    assert printed == "".join(f"{t}\n" for t in model.generate(["To be", "or not"], 30, temperature=0.5, seed=3))
+
+
+def test_predict_reads_a_file_and_standard_input_line_by_line(run, capsys, tmp_path, monkeypatch):
+    lines = ["shall i", "compare thee", "", "to a summer's day"]
+    expected = output(capsys, run, "score", *lines)
+    (tmp_path / "lines.txt").write_text("\n".join(lines))
+    assert output(capsys, run, "score", "--file", tmp_path / "lines.txt") == expected
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
+    streamed = [float(x) for x in output(capsys, run, "score").split()]
+    np.testing.assert_allclose(streamed, [float(x) for x in expected.split()], rtol=1e-5)
+    model = homl_models.load(str(run))
+    np.testing.assert_allclose(streamed[0], model.score(lines[0]), rtol=1e-5)
+
+
+def test_predict_writes_the_result_to_a_file(run, capsys, tmp_path):
+    assert output(capsys, run, "generate", "To be", "--length", 5, "--out", tmp_path / "out.txt") == ""
+    assert (tmp_path / "out.txt").read_text() == output(capsys, run, "generate", "To be", "--length", 5)
+
+
+def test_predict_gives_several_outputs_as_json(run, capsys):
+    result = json.loads(output(capsys, run, "next_char", "To b"))
+    probabilities = dict(zip(result["characters"], result["probabilities"][0]))
+    expected = homl_models.load(str(run)).next_char("To b")
+    assert probabilities == pytest.approx(expected, abs=1e-6)
+
+
+def test_help_of_an_endpoint_names_its_flags_and_defaults(run, capsys):
+    with pytest.raises(SystemExit):
+        predict.main([str(run), "generate", "--help"])
+    text = capsys.readouterr().out
+    assert "--temperature" in text
+    assert "default 200" in text
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["translate", "hi"], "no endpoint 'translate'; it has generate, next_char, score"),
+        (["generate", "hi", "--temperature", "-1"], "temperature must be 0 (greedy) or more"),
+        (["generate", "hi", "--top-p", "1.5"], "top_p must lie between 0 and 1"),
+        (["generate", "hi", "--top-k", "-2"], "top_k must be 0"),
+        (["generate", "hi", "--length", "-2"], "length must be 0 or more"),
+        (["generate", "hi", "--length", "ten"], "--length must be int32, not 'ten'"),
+        (["generate", "hi", "--length", "1.5"], "--length must be int32"),
+        (["generate", "hi", "--no-such", "1"], "--no-such"),
+        (["score", "--file", "no-such-file"], "cannot read no-such-file"),
+    ],
+)
+def test_predict_refuses_in_one_line(args, message, run, capsys):
+    assert message in refusal(capsys, run, *args)
+
+
+def test_predict_refuses_what_is_no_saved_model(capsys, tmp_path, monkeypatch, run):
+    assert "neither a run folder" in refusal(capsys, tmp_path)
+    assert "neither a run folder" in refusal(capsys, "no_such_preset")
+    (tmp_path / "saved_model.pb").write_bytes(b"not a graph")
+    assert "not a SavedModel" in refusal(capsys, tmp_path)
+    unfinished = shutil.copytree(run, tmp_path / "unfinished")
+    shutil.rmtree(unfinished / "saved_model")
+    assert "no SavedModel yet" in refusal(capsys, unfinished)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    assert "nothing came on standard input" in refusal(capsys, run, "score")
+
+
+@pytest.fixture(scope="module")
+def picture_model(tmp_path_factory):
+    """A foreign SavedModel with pictures in and out and no endpoints.json."""
+
+    class Negative(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8, name="pictures")])
+        def negative(self, pictures):
+            return {"pictures": 255 - pictures}
+
+        @tf.function(input_signature=[tf.TensorSpec((), tf.int32, name="count")])
+        def sample(self, count):
+            return {"pictures": tf.ones((count, 4, 6))}
+
+        @tf.function(input_signature=[tf.TensorSpec((None, 4, 6), tf.float32, name="picture")])
+        def mean(self, picture):
+            return {"mean": tf.reduce_mean(picture, (1, 2))}
+
+    folder = tmp_path_factory.mktemp("pictures") / "saved_model"
+    model = Negative()
+    endpoints = {"negative": model.negative, "sample": model.sample, "mean": model.mean}
+    tf.saved_model.save(model, str(folder), signatures=endpoints)
+    return folder
+
+
+def test_pictures_go_in_and_out_as_png(picture_model, capsys, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "in.png")
+    assert output(capsys, picture_model, "negative", tmp_path / "in.png", "--out", tmp_path / "out.png") == ""
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out.png")), 255 - pixels)
+    output(capsys, picture_model, "sample", "--count", 5, "--out", tmp_path / "grid.png")
+    grid = np.asarray(Image.open(tmp_path / "grid.png"))
+    assert grid.shape == (2 * 4, 3 * 6)
+    assert (grid[4:, 12:] == 0).all()  # the sixth place stays black
+    assert grid.sum() == 5 * 24 * 255
+    Image.new("L", (6, 4), 51).save(tmp_path / "grey.png")
+    assert float(output(capsys, picture_model, "mean", tmp_path / "grey.png")) == pytest.approx(0.2)
+
+
+def test_pictures_that_do_not_fit_are_refused(picture_model, capsys, tmp_path):
+    Image.new("L", (6, 5)).save(tmp_path / "big.png")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    assert "6x5 pixels, the model wants 6x4" in refusal(capsys, picture_model, "mean", tmp_path / "big.png")
+    assert "as a picture" in refusal(capsys, picture_model, "mean", tmp_path / "broken.png")
+    assert "name at least one picture" in refusal(capsys, picture_model, "mean")
+    assert "--out PATH.png" in refusal(capsys, picture_model, "sample", "--count", 1)
+    assert "--count" in refusal(capsys, picture_model, "sample")
+
+
+def test_evaluate_judges_a_text_of_ones_own(run, capsys, tmp_path):
+    model = homl_models.load(str(run))
+    text = "Shall I compare thee to a summer's day? Thou art more lovely. " * 10
+    (tmp_path / "own.txt").write_text(text)
+    table = output(capsys, run, "--text-file", tmp_path / "own.txt", main=evaluate.main)
+    metrics = {key: float(value) for key, value in map(str.split, table.splitlines())}
+    assert metrics["bits_per_character"] == pytest.approx(model.score(text.lower()), abs=2e-4)
+    windows = np.array([model.encode([text[i : i + 17]])[0][0, :17] for i in range(len(text) - 16)])
+    p = tf.nn.softmax(model(windows[:, :-1])).numpy().astype(np.float64)
+    picked = np.take_along_axis(p, windows[:, 1:, None], axis=-1)
+    assert metrics["loss"] == pytest.approx(-np.log(picked).mean(), abs=2e-4)
+    assert metrics["accuracy"] == pytest.approx((p.argmax(-1) == windows[:, 1:]).mean(), abs=2e-4)
+
+
+def test_evaluate_refuses_in_one_line(run, capsys, tmp_path):
+    (tmp_path / "greek.txt").write_text("μῆνιν ἄειδε θεά" * 20)
+    assert "character 'μ'" in refusal(capsys, run, "--text-file", tmp_path / "greek.txt", main=evaluate.main)
+    assert "--text-file" in refusal(capsys, run, "--picture", "x", main=evaluate.main)
+    assert "neither a run folder" in refusal(capsys, tmp_path, main=evaluate.main)
+    assert "--text-file" in output(capsys, run, "--help", main=evaluate.main)
+
+
+def test_a_packed_run_loads_evaluates_and_predicts_by_name(run, capsys, tmp_path, monkeypatch):
+    """As a preset among those of the package; its metrics are the run's to three digits."""
+    monkeypatch.setattr(runs, "PRESETS", tmp_path / "presets")
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "cache"))
+    output(capsys, run, "small", "--presets", tmp_path / "presets", main=pack.main)
+    packed = sum(path.stat().st_size for path in (tmp_path / "presets" / "small").iterdir())
+    assert packed < (run / "model.keras").stat().st_size
+    table = output(capsys, "small", main=evaluate.main)
+    saved = json.loads((run / "metrics.json").read_text())
+    for key, value in map(str.split, table.splitlines()):
+        assert float(value) == pytest.approx(saved[key], abs=5e-4), key
+    model = homl_models.load("small")
+    for weight, original in zip(model.weights, homl_models.load(str(run)).weights):
+        np.testing.assert_array_equal(weight.numpy(), original.numpy().astype(np.float16).astype(np.float32))
+    export.export(str(tmp_path / "presets" / "small"), tmp_path / "out")
+    assert output(capsys, tmp_path / "out", "generate", "To", "--length", 9) == f"{model.generate('To', 9, seed=0)}\n"
+
+
+def test_pack_refuses_in_one_line(run, capsys, tmp_path, monkeypatch):
+    place = ["--presets", tmp_path / "presets"]
+    assert "is no name for a preset" in refusal(capsys, run, "A name", *place, main=pack.main)
+    (tmp_path / "presets" / "there").mkdir(parents=True)
+    assert "is there already" in refusal(capsys, run, "there", *place, main=pack.main)
+    monkeypatch.setattr(pack, "LIMIT", 1000)
+    assert "all presets together would take" in refusal(capsys, run, "large", *place, main=pack.main)
+    assert not (tmp_path / "presets" / "large").exists()
+    unfinished = shutil.copytree(run, tmp_path / "unfinished")
+    (unfinished / "metrics.json").unlink()
+    assert "not finished" in refusal(capsys, unfinished, "small", *place, main=pack.main)
+
+
+def test_export_writes_anew_and_never_over_another(run, capsys, tmp_path):
+    output(capsys, run, "--to", tmp_path / "saved_model", main=export.main)
+    assert "generate(" in output(capsys, tmp_path / "saved_model")
+    assert "is there already" in refusal(capsys, run, "--to", tmp_path / "saved_model", main=export.main)
+
+
+def test_load_refuses_what_is_no_run(tmp_path):
+    with pytest.raises(UserError, match="neither a run folder"):
+        homl_models.load("no_such_preset")
+    (tmp_path / "recipe.json").write_text('{"recipe": "char_rnn_tiny", "settings": {}}')
+    with pytest.raises(UserError, match="is not finished"):
+        homl_models.load(str(tmp_path))
+    (tmp_path / "recipe.json").write_text('{"recipe": "gone", "settings": {}}')
+    with pytest.raises(UserError, match="made by the recipe gone"):
+        runs.read_recipe(tmp_path)
+
+
+PRESETS = sorted(path.parent.name for path in runs.PRESETS.glob("*/recipe.json"))
+
+
+def test_the_presets_stay_under_their_limit():
+    assert "char_rnn_large" in PRESETS
+    assert sum(path.stat().st_size for path in runs.PRESETS.rglob("*") if path.is_file()) < pack.LIMIT
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_predicts_by_its_name_from_a_cold_cache(name, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    listing = output(capsys, name)
+    assert all(f"{endpoint}(" in listing for endpoint in homl_models.load(name).endpoints())

@@ -1,0 +1,136 @@
+"""What holds the house together: the direction of imports, a quick command line, the README's two commands."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import homl_models
+from homl_models.recipes import RECIPES
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "homl_models"
+
+# Each layer may import those before it, and itself where it is a folder.
+LAYERS = [
+    {"errors"},
+    {"base", "layers", "decoding", "losses", "metrics", "schedules", "text"},
+    {"models"},
+    {"checkpoints"},
+    {"pipelines"},
+    {"recipes"},
+    {"runs", "reports", "resume"},
+    {"export", "train", "predict", "evaluate", "pack"},
+]
+FORBIDDEN = [
+    ("models", "pipelines"),
+    ("checkpoints", "pipelines"),
+    ("pipelines", "models"),
+    ("pipelines", "checkpoints"),
+]
+
+
+def part(path):
+    """layers/attention.py -> layers, base.py -> base"""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_parts(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module] if node.module != "homl_models" else [f"homl_models.{a.name}" for a in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        yield from (name.split(".")[1] for name in names if name.startswith("homl_models."))
+
+
+def test_imports_go_one_way():
+    place = {name: i for i, names in enumerate(LAYERS) for name in names}
+    wrong = []
+    for path in PACKAGE.rglob("*.py"):
+        own = part(path)
+        if own == "__init__":
+            continue
+        for other in imported_parts(path):
+            late = place[other] > place[own]
+            lazily = (own, other) == ("runs", "recipes") or other == own
+            if (late and not lazily) or (own, other) in FORBIDDEN:
+                wrong.append(f"{path.relative_to(PACKAGE)} imports {other}")
+    assert not wrong
+
+
+def test_nothing_imports_train_but_the_commands():
+    importers = {part(path) for path in PACKAGE.rglob("*.py") if "train" in imported_parts(path)}
+    assert importers <= {"export", "predict", "evaluate", "pack"}
+
+
+def run(*args):
+    """A command with TensorFlow and Keras made impossible to import."""
+    block = "import sys, runpy; sys.modules['tensorflow'] = sys.modules['keras'] = None; sys.argv = sys.argv[1:]; "
+    script = block + "runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=False)"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, "-c", script, *args], env=env, capture_output=True, text=True)
+
+
+def test_without_arguments_train_lists_every_recipe_on_a_line():
+    result = run("homl_models.train")
+    assert result.returncode == 0, result.stderr
+    for name in RECIPES:
+        assert re.search(rf"^  {name} +\S", result.stdout, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_help_shows_the_flags_that_every_recipe_has(name):
+    result = run("homl_models.train", name, "--help")
+    assert result.returncode == 0, result.stderr
+    flags = "run-dir epochs batch-size learning-rate seed precision strategy verbose"
+    assert all(f"--{flag}" in result.stdout for flag in flags.split())
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["char_rn"], "did you mean char_rnn"),
+        (["nothing_like_it"], "lists them"),
+        (["char_rnn", "--epochs", "ten"], "--epochs: invalid literal"),
+        (["char_rnn", "--epochs", "0"], "--epochs must be above 0"),
+        (["char_rnn", "--epoch", "3"], "perhaps --epochs"),
+        (["char_rnn", "--precision", "float8"], "--precision"),
+        (["char_rnn", "--dropout", "1"], "--dropout must lie in"),
+        (["char_rnn", "--seed", "-1"], "--seed"),
+        (["char_rnn", "--cell", "rnn"], "--cell"),
+        (["char_rnn", "--learning-rate", "-1"], "--learning-rate must be above 0"),
+        (["char_rnn_stateful", "--strategy", "mirrored"], "--strategy"),
+    ],
+)
+def test_usage_errors_are_one_line_that_says_what_to_do(args, message):
+    result = run("homl_models.train", *args)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert not result.stdout
+
+
+def test_importing_the_package_is_light():
+    script = "import sys, homl_models.train; sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(ROOT)}).returncode == 0
+
+
+def test_ci_runs_the_commands_of_the_readme_as_written():
+    commands = re.search(r"```\n(pip install .*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1].splitlines()
+    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert len(commands) == 2
+    assert "python -m homl_models.train" in commands[0]
+    assert "python -m pytest" in commands[1]
+    assert all(command in lines for command in commands)
+
+
+def test_the_version_is_in_the_changelog():
+    assert f"## {homl_models.__version__}" in (ROOT / "CHANGELOG.md").read_text()
