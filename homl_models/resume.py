@@ -155,4 +155,4 @@ class Progress(keras.callbacks.Callback):
 
 
 def _array(variable):
-    return np.array(keras.ops.convert_to_numpy(variable.value))
+    return np.array(variable.numpy())

@@ -165,48 +165,66 @@ def scope(strategy):
     return tf.distribute.MirroredStrategy([device.name for device in devices], reduction).scope()
 
 
-def fit(recipe, folder):
-    """Train, from the newest checkpoint if there is one -> the model and its `resume.Progress`.
-
-    One `fit` per epoch, on exactly the batches that are left of it.
-    """
+def prepare(recipe, folder):
+    """Data, model and its `resume.Progress`, as the newest checkpoint has it, or at the start."""
     import keras
 
-    from homl_models.resume import Interrupted, Progress
+    from homl_models.resume import Progress
+
+    train, valid = recipe.datasets()
+    model = recipe.model()
+    if recipe.strategy == "mirrored" and keras.backend.backend() == "tensorflow":
+        model.jit_compile = False  # XLA cannot reach the variables of another device than the first
+    model._symbolic_build(data_batch=next(iter(train.dataset(0, 1))))  # metrics and optimizer, before restoring
+    progress = Progress(recipe, train.steps, folder)
+    progress.set_model(model)
+    progress.restore()
+    return train, valid, model, progress
+
+
+def fit(recipe, folder):
+    """Train, from the newest checkpoint if there is one -> the model and its `resume.Progress`."""
+    from homl_models.resume import Interrupted
 
     with scope(recipe.strategy):
-        train, valid = recipe.datasets()
-        model = recipe.model()
-        if recipe.strategy == "mirrored" and keras.backend.backend() == "tensorflow":
-            model.jit_compile = False  # XLA cannot reach the variables of another device than the first
-        model._symbolic_build(data_batch=next(iter(train.dataset(0, 1))))  # metrics and optimizer, before restoring
-        progress = Progress(recipe, train.steps, folder)
-        progress.set_model(model)
-        progress.restore()
+        train, valid, model, progress = prepare(recipe, folder)
         log = reports.HistoryLog(folder, progress.history)
-        valid = valid and valid.dataset()
         try:
             with progress:
                 while not progress.finished:
-                    done = progress.epoch * train.steps
-                    left = train.dataset(done + progress.step, done + train.steps)
-                    bar = {"add_progbar": recipe.verbose > 0, "verbose": recipe.verbose, "epochs": recipe.epochs}
-                    model.fit(
-                        left,
-                        validation_data=valid,
-                        initial_epoch=progress.epoch,
-                        epochs=progress.epoch + 1,
-                        shuffle=False,
-                        verbose=recipe.verbose,
-                        callbacks=keras.callbacks.CallbackList(
-                            [progress], add_history=True, model=model, steps=train.steps - progress.step, **bar
-                        ),
-                    )
+                    fit_epoch(recipe, model, train, valid, progress)
                     log.write(progress.history)
         except Interrupted as stop:
             print(f"\nstopped and saved in {stop.where}; the same command goes on from there", file=sys.stderr)
             raise SystemExit(128 + stop.number) from None
+    if recipe.strategy != "none":  # from here on one device is enough
+        _, _, model, progress = prepare(dataclasses.replace(recipe, strategy="none"), folder)
     return model, progress
+
+
+def fit_epoch(recipe, model, train, valid, progress):
+    """One `fit`, on exactly the batches that are left of the epoch."""
+    import keras
+
+    done, left = progress.epoch * train.steps, train.steps - progress.step
+    callbacks = keras.callbacks.CallbackList(
+        [progress],
+        add_history=True,
+        add_progbar=recipe.verbose > 0,
+        model=model,
+        verbose=recipe.verbose,
+        epochs=recipe.epochs,
+        steps=left,
+    )
+    model.fit(
+        train.dataset(done + progress.step, done + train.steps),
+        validation_data=valid and valid.dataset(),
+        initial_epoch=progress.epoch,
+        epochs=progress.epoch + 1,
+        shuffle=False,
+        verbose=recipe.verbose,
+        callbacks=callbacks,
+    )
 
 
 def finish(recipe, model, progress, folder):

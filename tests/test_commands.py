@@ -1,5 +1,6 @@
 """predict, evaluate, export and pack, as a person uses them."""
 
+import dataclasses
 import io
 import json
 import shutil
@@ -231,6 +232,19 @@ PRESETS = sorted(path.parent.name for path in runs.PRESETS.glob("*/recipe.json")
 def test_the_presets_stay_under_their_limit():
     assert "char_rnn_large" in PRESETS
     assert sum(path.stat().st_size for path in runs.PRESETS.rglob("*") if path.is_file()) < pack.LIMIT
+
+
+def test_half_precision_leaves_the_metrics_of_char_rnn_large_as_they_were(keras_home):
+    """On the real validation text, to three digits."""
+    folder = runs.find("char_rnn_large")
+    text_file = str(keras_home / "datasets" / "shakespeare.txt")
+    recipe = dataclasses.replace(runs.read_recipe(folder)[1], text_file=text_file)
+    model = homl_models.load("char_rnn_large")
+    model.compile(**recipe.objective())
+    metrics = model.evaluate(recipe.judged(recipe.parts[1]).dataset(), return_dict=True, verbose=0)
+    saved = json.loads((folder / "metrics.json").read_text())
+    assert metrics["accuracy"] == pytest.approx(saved["val_accuracy"], abs=5e-4)
+    assert metrics["loss"] == pytest.approx(saved["val_loss"], abs=5e-4)
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -70,7 +70,10 @@ class _Characters(Recipe):
 
         if self.stateful:
             return characters.streams(ids, len(ids) - 1, 1)
-        return characters.windows(ids, self.length, 500, stride=stride or self.eval_stride)
+        stride = stride or self.eval_stride
+        count = (len(ids) - self.length - 1) // stride + 1
+        batch_size = max(size for size in (1, 2, 24, 480) if size <= count)  # Keras: devices share the first evenly
+        return characters.windows(ids, self.length, batch_size, stride=stride)
 
     def model(self):
         from homl_models.models.char_rnn import CharRNN
@@ -102,7 +105,14 @@ class _Characters(Recipe):
 
 @dataclasses.dataclass(frozen=True)
 class CharRNN(_Characters):
-    """The book's character RNN (Embedding 16, GRU 128) on shuffled windows of a text."""
+    """The book's character RNN (Embedding 16, GRU 128) on shuffled windows of a text.
+
+    Measured: `python -m homl_models.train char_rnn` on tiny Shakespeare, lower-cased, the book's split,
+    2 cores of an Intel Xeon that did other work as well: 22.3 minutes for 10 epochs; validation accuracy
+    0.5543 and loss 1.4923 over every window (the book, after 10 epochs of about 1,380 s: 0.5513 and
+    1.5477), test accuracy 0.5263. At temperature 0.5 it writes
+    "to part and the wife mark and deny the scart of my country / and for the son, made not the day of my true good".
+    """
 
     learning_rate: float = 1e-2
     monitor: str = "val_accuracy"
@@ -177,7 +187,13 @@ class CharRNNStateful(CharRNN):
 
 @dataclasses.dataclass(frozen=True)
 class CharRNNLarge(CharRNN):
-    """A larger character RNN, the best found for an hour on two cores."""
+    """A larger stateful character RNN (Embedding 64, two GRU of 512, dropout 0.3), for an hour on two cores.
+
+    Measured: `python -m homl_models.train char_rnn_large` on tiny Shakespeare, lower-cased, the book's split,
+    2 cores of an Intel Xeon that did other work as well: 50.4 minutes for 20 epochs (a pass each); the best
+    epoch is 17, validation accuracy 0.5884, loss 1.3604, 1.963 bits per character, each part read as one
+    stream; test accuracy 0.5554. It has learned the form of a play: speakers, speeches, verse. Also a preset.
+    """
 
     epochs: int = 20
     learning_rate: float = 3e-3
@@ -191,7 +207,11 @@ class CharRNNLarge(CharRNN):
 
 @dataclasses.dataclass(frozen=True)
 class CharRNNReber(_Characters):
-    """Learns the embedded Reber grammar from generated strings; judged by the strings that it writes."""
+    """Learns the embedded Reber grammar from generated strings; judged by the strings that it writes.
+
+    Measured: `python -m homl_models.train char_rnn_reber`, 2 cores of an Intel Xeon that did other work as well:
+    1.6 minutes for 10 epochs; the grammar accepts 99.7 % of 1,000 strings drawn at temperature 1 (the aim: 99 %).
+    """
 
     learning_rate: float = 5e-3
     length: int = 30

@@ -17,7 +17,7 @@ from tests import checks
 
 VOCABULARY = "\n abcdeé😀"
 V = len(VOCABULARY)
-PROMPTS = ["abé", "", "c😀 abde", "\n"]
+PROMPTS = ["abé", "", "c😀 a", "d\n"]
 KINDS = {
     "gru": {},
     "lstm": {"cell": "lstm"},
@@ -27,16 +27,23 @@ KINDS = {
 EACH_KIND = pytest.mark.parametrize("kind", KINDS)
 
 
-def char_rnn(seed=0, compiled=False, **settings):
+def char_rnn(seed=0, **settings):
     """A small model with weights large enough for its distributions to be far from even."""
     model = CharRNN(VOCABULARY, **{"embed_dim": 5, "units": 7, **settings})
     model.build()
     rng = np.random.default_rng(seed)
     model.set_weights([rng.normal(0, 0.8, w.shape) if w.trainable else w.numpy() for w in model.weights])
-    if compiled:
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(keras.optimizers.Adam(0.03), loss, metrics=["accuracy"], jit_compile=True)
     return model
+
+
+def compiled(model, jit_compile=False):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.03), loss, metrics=["accuracy"], jit_compile=jit_compile)
+    return model
+
+
+def stateful(**settings):
+    return char_rnn(stateful=True, batch_size=3, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -65,19 +72,18 @@ def test_config_round_trip(kind):
 @pytest.mark.parametrize("kind", ["2 gru", "2 lstm tied"])
 def test_keras_file_round_trip(kind, tmp_path):
     x = ids(3, 8)
-    checks.keras_file_round_trip(char_rnn(compiled=True, **KINDS[kind]), x[:, :-1], x[:, 1:], tmp_path)
+    checks.keras_file_round_trip(compiled(char_rnn(**KINDS[kind])), x[:, :-1], x[:, 1:], tmp_path)
 
 
 def test_stateful_keras_file_round_trip(tmp_path):
     x = ids(3, 8)
-    model = char_rnn(compiled=True, stateful=True, batch_size=3)
-    checks.keras_file_round_trip(model, x[:, :-1], x[:, 1:], tmp_path)
+    checks.keras_file_round_trip(compiled(stateful()), x[:, :-1], x[:, 1:], tmp_path)
 
 
 @EACH_KIND
 def test_unknown_batch_and_length(kind):
     checks.symbolic_agrees(char_rnn(**KINDS[kind]), ids(3, 6))
-    checks.any_batch_and_length(char_rnn(**KINDS[kind]), ids(3, 6))
+    checks.any_batch_and_length(char_rnn(**KINDS[kind]), ids(3, 6), jit_compile=kind == "2 lstm tied")
 
 
 @pytest.mark.parametrize("policy", checks.HALF)
@@ -106,10 +112,10 @@ def test_mixed_precision(kind):
     checks.mixed_precision(lambda dtype: char_rnn(dtype=dtype, **KINDS[kind]), ids(3, 6))
 
 
-@pytest.mark.parametrize("kind", ["gru", "2 lstm tied"])
-def test_one_batch_overfits(kind):
+@pytest.mark.parametrize(("kind", "jit_compile"), [("gru", True), ("2 lstm tied", False)])
+def test_one_batch_overfits(kind, jit_compile):
     x = ids(2, 9)
-    model = char_rnn(compiled=True, **KINDS[kind], units=32)
+    model = compiled(char_rnn(**KINDS[kind], units=32), jit_compile)
     checks.overfits(model, x[:, :-1], x[:, 1:], steps=80)
 
 
@@ -152,10 +158,6 @@ def test_settings_that_cannot_be_are_refused(settings):
 # Stateful training.
 
 
-def stateful(**settings):
-    return char_rnn(stateful=True, batch_size=3, **settings)
-
-
 def carried(model):
     return [variable.numpy().copy() for layer in model.carried for variable in layer]
 
@@ -163,7 +165,7 @@ def carried(model):
 @pytest.mark.parametrize("kind", ["gru", "2 lstm tied"])
 def test_two_batches_of_10_equal_one_of_20(kind):
     model, x = stateful(**KINDS[kind]), ids(3, 20)
-    for call in (model, tf.function(model, jit_compile=True)):
+    for call in (model, tf.function(model, jit_compile=kind == "gru")):
         model.reset_state()
         halves = [call(x[:, :10], training=True), call(x[:, 10:], training=True)]
         ended = carried(model)
@@ -173,32 +175,33 @@ def test_two_batches_of_10_equal_one_of_20(kind):
 
 
 def test_fit_starts_each_epoch_from_zero():
-    x = ids(3, 40)
-    batches = [(x[:, i : i + 10], x[:, i + 1 : i + 11]) for i in (0, 10, 20)]
-    spec = tf.TensorSpec((3, 10), tf.int32)
-    data = tf.data.Dataset.from_generator(lambda: iter(batches), output_signature=(spec, spec))
-    model = stateful(compiled=True, num_layers=2)
+    x = ids(3, 31)
+    batches = np.stack(np.split(x[:, :30], 3, axis=1)), np.stack(np.split(x[:, 1:], 3, axis=1))
+    model = compiled(stateful(), jit_compile=True)
     model.optimizer.learning_rate = 0.0
     for variable in model.carried[0]:
         variable.assign(ops.ones_like(variable))
-    losses = model.fit(data, epochs=2, verbose=0).history["loss"]
-    plain = log_softmax(model(x[:, :30]))  # from zero, without a break
-    expected = -np.take_along_axis(plain, x[:, 1:31, None], axis=-1).mean()
+    data = tf.data.Dataset.from_tensor_slices(batches)
+    losses = model.fit(data, epochs=2, shuffle=False, verbose=0).history["loss"]
+    log_p = log_softmax(model(x[:, :30]))  # from zero, without a break
+    expected = -np.take_along_axis(log_p, x[:, 1:, None], axis=-1).mean()
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
     assert all(state.any() for state in carried(model))
 
 
 def test_outside_of_training_the_carried_state_is_neither_read_nor_changed():
-    model, x = stateful(compiled=True, num_layers=2), ids(3, 11)
-    y = model.predict(x[:, :10], verbose=0)
-    loss = model.evaluate(x[:, :10], x[:, 1:], verbose=0)[0]
+    model, x = compiled(stateful(num_layers=2)), ids(3, 11)
+
+    def used():
+        loss, _ = model.evaluate(x[:, :10], x[:, 1:], verbose=0)
+        return model.predict(x[:, :10], verbose=0), loss, model.generate("ab", 5, temperature=0), model.score("ab")
+
+    unused = used()
     model(x, training=True)
     before = carried(model)
     assert all(state.any() for state in before)
-    checks.close(model.predict(x[:, :10], verbose=0), y)
-    assert model.evaluate(x[:, :10], x[:, 1:], verbose=0)[0] == pytest.approx(loss, rel=1e-6)
+    checks.close(used(), unused)
     assert model.predict(ids(5, 4), verbose=0).shape == (5, 4, V)  # any number of rows
-    assert model.generate("ab", length=5, temperature=0) == char_rnn(num_layers=2).generate("ab", 5, 0)
     checks.close(carried(model), before, 0)
 
 
@@ -227,12 +230,13 @@ def test_probabilities_of_the_next_character(model):
 
 
 def test_temperature_0_writes_the_most_probable_character_again_and_again(model):
-    for prompt, written in zip(PROMPTS, model.generate(PROMPTS, length=12, temperature=0), strict=True):
-        expected = prompt
-        for _ in range(12):
-            expected += next(iter(model.next_char(expected)))
+    logits = tf.function(model, input_signature=[tf.TensorSpec((None, None), tf.int32)])
+    for prompt, written in zip(PROMPTS, model.generate(PROMPTS, 20, temperature=0), strict=True):
+        expected = prompt or next(iter(model.next_char("")))
+        while len(expected) < len(prompt) + 20:
+            expected += VOCABULARY[np.argmax(logits(text.encode(expected, VOCABULARY)[None])[0, -1])]
         assert written == expected
-        assert model.generate(prompt, length=12, temperature=0) == expected
+        assert model.generate(prompt, 20, temperature=0) == expected
 
 
 def test_the_seed_decides_the_text(model):
@@ -247,24 +251,21 @@ def test_the_seed_decides_the_text(model):
 
 
 def test_top_k_1_and_top_p_0_are_greedy(model):
-    greedy = model.generate(PROMPTS, 16, temperature=0)
-    assert model.generate(PROMPTS, 16, temperature=2.0, top_k=1, seed=1) == greedy
-    assert model.generate(PROMPTS, 16, temperature=2.0, top_p=0.0, seed=2) == greedy
-    assert model.generate(PROMPTS, 16, temperature=2.0, seed=1) != greedy
+    greedy = model.generate(PROMPTS, 20, temperature=0)
+    assert model.generate(PROMPTS, 20, temperature=2.0, top_k=1, seed=1) == greedy
+    assert model.generate(PROMPTS, 20, temperature=2.0, top_p=0.0, seed=2) == greedy
+    assert model.generate(PROMPTS, 20, temperature=2.0, seed=1) != greedy
 
 
-@pytest.mark.parametrize("stop", ["a", "é", "bc", "aé ", "zz", ""])
-def test_a_text_ends_with_the_stop_string(model, stop):
+def test_a_text_ends_with_the_stop_string(model):
     whole = model.generate(PROMPTS, 30, seed=5)
-    stop = stop if stop != "aé " else whole[0][20:23]
-    if not set(stop) <= set(VOCABULARY):
-        with pytest.raises(UserError, match="'z'"):
-            model.generate(PROMPTS, 30, seed=5, stop=stop)
-        return
-    for prompt, long, short in zip(PROMPTS, whole, model.generate(PROMPTS, 30, seed=5, stop=stop)):
-        new = long[len(prompt) :]
-        end = new.find(stop) + len(stop) if stop and stop in new else 30
-        assert short == prompt + new[:end]
+    for stop in ("a", "é", whole[0][20:23]):
+        ended = 0
+        for prompt, long, short in zip(PROMPTS, whole, model.generate(PROMPTS, 30, seed=5, stop=stop), strict=True):
+            new = long[len(prompt) :]
+            ended += stop in new
+            assert short == prompt + new[: new.find(stop) + len(stop) if stop in new else 30]
+        assert ended
 
 
 def test_no_prompts_no_texts(model):
@@ -286,6 +287,7 @@ def test_a_lowercase_model_lowers_what_it_reads_and_returns_prompts_as_they_are(
         (lambda m: m.next_char("A"), ["'A'"]),
         (lambda m: m.score(["ab", "a~"]), ["'~'", "position 1"]),
         (lambda m: m.score(["ab", ""]), ["empty"]),
+        (lambda m: m.generate("a", stop="zz"), ["'z'"]),
         (lambda m: m.generate("a", length=-1), ["length", "-1"]),
         (lambda m: m.generate("a", temperature=-0.1), ["temperature", "-0.1"]),
         (lambda m: m.generate("a", temperature=math.nan), ["temperature"]),
@@ -294,7 +296,7 @@ def test_a_lowercase_model_lowers_what_it_reads_and_returns_prompts_as_they_are(
         (lambda m: m.generate("a", top_p=-0.01), ["top_p", "-0.01"]),
         (lambda m: m.generate("a", top_p=1.01), ["top_p", "1.01"]),
     ],
-    ids=range(12),
+    ids=range(13),
 )
 def test_mistakes_are_named_in_one_line(model, call, named):
     with pytest.raises(UserError) as error:
@@ -319,7 +321,7 @@ print(json.dumps(results))
 """
 
 
-def generate_arguments(prompts, length=12, temperature=1.0, top_k=0, top_p=1.0, seed=0, stop=""):
+def generate_arguments(prompts, length=20, temperature=1.0, top_k=0, top_p=1.0, seed=0, stop=""):
     return [prompts, length, temperature, top_k, top_p, seed, stop]
 
 
@@ -327,9 +329,9 @@ def test_the_saved_model_equals_the_python_model_where_there_is_no_keras(model, 
     write_saved_model(model, tmp_path / "saved_model")
     choices = [
         {"seed": 3},
-        {"length": 40, "temperature": 1.5, "top_k": 6, "top_p": 0.9, "seed": 2**31 - 3},
+        {"length": 30, "temperature": 1.5, "top_k": 6, "top_p": 0.9, "seed": 2**31 - 3},
         {"temperature": 0.0},
-        {"length": 40, "stop": "a"},
+        {"length": 30, "stop": "a"},
         {"length": 0},
     ]
     calls = [("generate", generate_arguments(PROMPTS, **choice)) for choice in choices]
@@ -338,9 +340,9 @@ def test_the_saved_model_equals_the_python_model_where_there_is_no_keras(model, 
     calls += [("next_char", [PROMPTS]), ("next_char", [[""]]), ("next_char", [["a~b"]])]
     calls += [("score", [["abé😀", "", "c~"]]), ("score", [[""]])]
     results = checks.in_fresh_process(WITHOUT_KERAS, tmp_path / "saved_model", json.dumps(calls))
-    expected = [{"text": model.generate(PROMPTS, **{"length": 12, "seed": 0, **choice})} for choice in choices]
-    expected += [{"text": model.generate([prompt], 12, temperature=0)} for prompt in PROMPTS]
-    expected += [{"text": ["aQ🎉b" + model.generate("a  b", 12, temperature=0)[4:]]}]
+    expected = [{"text": model.generate(PROMPTS, **{"length": 20, "seed": 0, **choice})} for choice in choices]
+    expected += [{"text": model.generate([prompt], 20, temperature=0)} for prompt in PROMPTS]
+    expected += [{"text": ["aQ🎉b" + model.generate("a  b", 20, temperature=0)[4:]]}]
     for prompts in (PROMPTS, [""], ["a b"]):
         p = [model.next_char(prompt) for prompt in prompts]
         expected += [{"characters": list(VOCABULARY), "probabilities": [[row[c] for c in VOCABULARY] for row in p]}]
