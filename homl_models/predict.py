@@ -72,7 +72,7 @@ def locate(run):
     if not cache.is_dir():
         print(f"exporting {run} to {cache}, this once", file=sys.stderr)
         command = [sys.executable, "-m", "homl_models.export", run, "--to", str(cache)]
-        done = subprocess.run(command, env={**os.environ, "KERAS_BACKEND": "tensorflow"}, stdout=sys.stderr)
+        done = subprocess.run(command, env={**os.environ, "KERAS_BACKEND": "tensorflow"}, stdout=subprocess.DEVNULL)
         if done.returncode:
             raise UserError(f"cannot export {run} to {cache}; set KERAS_HOME to a folder that can be written")
     return cache

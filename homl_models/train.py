@@ -10,6 +10,7 @@ import fcntl
 import importlib.metadata
 import io
 import itertools
+import math
 import os
 import re
 import sys
@@ -236,7 +237,10 @@ def finish(recipe, model, progress, folder):
     reports.learning_curves(progress.history, folder / "learning_curves.png")
     metrics = recipe.evaluate(model)
     metrics |= {"epochs": progress.epoch, "best_epoch": progress.best_epoch or progress.epoch}
-    metrics |= {"minutes": round(progress.seconds / 60, 2), "parameters": model.count_params()}
+    metrics |= {
+        "minutes": round(progress.seconds / 60, 2),
+        "parameters": sum(math.prod(w.shape) for w in model.trainable_weights),
+    }
     text = recipe.show(model, folder)
     with runs.write_aside(folder / "samples.txt") as aside:
         aside.write_text(text + "\n", encoding="utf-8")

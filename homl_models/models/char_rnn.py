@@ -248,7 +248,7 @@ class CharRNN(Model):
             ids, lengths = encode(prompt)
             (stop_ids,), (stop_length,) = (tf.unstack(x, 1) for x in encode(stop[None]))
             stop_ids = tf.where(stop_length > 0, stop_ids, decoding.PAD)
-            noise = tf.random.stateless_uniform([length, tf.size(lengths)], [seed, 0])
+            noise = tf.random.stateless_uniform([tf.maximum(length, 0), tf.size(lengths)], [seed, 0])
             new = self.continue_ids(ids, lengths, noise, length, temperature, top_k, top_p, stop_ids)
             return {"text": prompt + text.tf_decode(new, self.vocabulary)}
 

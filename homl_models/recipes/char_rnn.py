@@ -176,7 +176,12 @@ class CharRNN(_Characters):
 
 @dataclasses.dataclass(frozen=True)
 class CharRNNStateful(CharRNN):
-    """The book's stateful character RNN: contiguous streams, the state going on from batch to batch."""
+    """The book's stateful character RNN: contiguous streams, the state going on from batch to batch.
+
+    Measured: `python -m homl_models.train char_rnn_stateful` on tiny Shakespeare, lower-cased, the book's split,
+    2 cores of an Intel Xeon that did other work as well: 8.8 minutes for 50 epochs (a pass each); validation
+    accuracy 0.5574 (the book: 0.5420) and loss 1.4865, test accuracy 0.5316, each part read as one stream.
+    """
 
     epochs: int = 50
     batch_size: int = 32
