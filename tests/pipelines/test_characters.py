@@ -22,7 +22,7 @@ except UserError as error:
 print(json.dumps(result))
 """
 NO_NETWORK = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
-NO_NETWORK |= {"no_proxy": "", "NO_PROXY": "", "KERAS_BACKEND": "numpy"}  # a backend that is quick to import
+NO_NETWORK |= {"no_proxy": "", "NO_PROXY": ""}
 
 
 def batches(dataset):
