@@ -58,6 +58,7 @@ def export(run, to, model=None):
 def write_saved_model(model, folder):
     """Write the endpoints of `model` as a SavedModel to a new folder."""
     import keras
+    import tensorflow as tf
 
     archive = keras.export.ExportArchive()
     archive.track(model)
@@ -73,7 +74,11 @@ def write_saved_model(model, folder):
                 if parameter.default is not parameter.empty
             },
         }
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel("WARNING")  # or else it tells where it writes, which is not where the folder will be
     archive.write_out(folder, verbose=False)
+    logger.setLevel(level)
     extra = folder / "assets.extra"
     extra.mkdir()
     (extra / "endpoints.json").write_text(json.dumps(described, indent=2), encoding="utf-8")
