@@ -58,6 +58,7 @@ class CharRNN(Model):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.supports_masking = True
         if cell not in CELLS:
             raise UserError(f"cell must be one of {', '.join(CELLS)}, not {cell!r}")
         if not vocabulary or len(set(vocabulary)) != len(vocabulary):
