@@ -73,6 +73,8 @@ class Progress(keras.callbacks.Callback):
         if shapes != [a.shape for a in self.pending]:
             raise UserError(f"the checkpoint in {self.folder} does not fit this recipe; use another --run-dir")
         self.assign()
+        if not self.step:  # an epoch begins: its metrics and carried states start anew, as `fit` has them
+            self.pending = None
 
     def assign(self):
         for variable, value in zip(self.variables(), self.pending):

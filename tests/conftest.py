@@ -1,7 +1,9 @@
 """What the tests share: a quiet TensorFlow, and the real data where it is at hand."""
 
+import dataclasses
 import os
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -22,3 +24,46 @@ def keras_home(tmp_path_factory):
     (home / "datasets").mkdir()
     shutil.copyfile(source / "shakespeare.txt", home / "datasets" / "shakespeare.txt")
     return home
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """Tiny recipes, each trained once, with what the run left behind on its way.
+
+    stops: runs as a kill would have left them: in mid-epoch, as the next epoch begins, and in its middle.
+    """
+
+    place: Path
+    folders: dict = dataclasses.field(default_factory=dict)
+    stops: dict = dataclasses.field(default_factory=dict)
+    warned: dict = dataclasses.field(default_factory=dict)
+
+    def __call__(self, name):
+        """The run folder."""
+        if name not in self.folders:
+            self.train(name)
+        return self.folders[name]
+
+    def train(self, name):
+        from homl_models import resume, train
+
+        save, stops, folder = resume.Progress.save, [], self.place / name / "run"
+
+        def save_and_copy(progress):
+            save(progress)
+            if (progress.epoch, progress.step) in ((0, progress.steps // 2), (1, 0), (1, progress.steps // 2)):
+                stop = self.place / name / f"stopped_in_epoch_{progress.epoch}_at_step_{progress.step}"
+                stops.append(shutil.copytree(folder / "checkpoints", stop / "checkpoints").parent)
+
+        with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            patch.setattr(resume.Progress, "save", save_and_copy)
+            train.train(name, run_dir=str(folder), verbose=0, checkpoint_seconds=0)
+        self.folders[name], self.stops[name] = folder, stops
+        self.warned[name] = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """`trained(name)` is the run folder of a tiny recipe, which all tests share; see `Trained`."""
+    return Trained(tmp_path_factory.mktemp("trained"))

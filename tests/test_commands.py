@@ -14,11 +14,10 @@ from PIL import Image
 import homl_models
 from homl_models import evaluate, export, pack, predict, runs
 from homl_models.errors import UserError
-from tests.test_train import trained  # noqa: F401
 
 
 @pytest.fixture
-def run(trained):  # noqa: F811
+def run(trained):
     return trained("char_rnn_tiny")
 
 

@@ -64,27 +64,28 @@ def test_filter_takes_any_batch_shape_and_python_numbers(shape):
         checks.close(decoding.filter_logits(logits, *choice), filtered_by_definition(logits, *choice))
 
 
+TIES = [  # top_k, top_p, the places kept among these probabilities
+    (1, 1.0, [1]),
+    (2, 1.0, [1, 2, 4, 5]),
+    (4, 1.0, [1, 2, 4, 5]),
+    (5, 1.0, [0, 1, 2, 3, 4, 5]),
+    (0, 0.0, [1]),
+    (0, 0.39, [1]),
+    (0, 0.41, [1, 2, 4, 5]),
+    (0, 0.84, [1, 2, 4, 5]),
+    (0, 0.86, [0, 1, 2, 3, 4, 5]),
+    (2, 0.46, [1]),  # of what top_k leaves: 0.40 of 0.85
+    (2, 0.48, [1, 2, 4, 5]),
+]
+
+
 @MODES
-@pytest.mark.parametrize(
-    ("top_k", "top_p", "kept"),
-    [
-        (1, 1.0, [1]),
-        (2, 1.0, [1, 2, 4, 5]),
-        (4, 1.0, [1, 2, 4, 5]),
-        (5, 1.0, [0, 1, 2, 3, 4, 5]),
-        (0, 0.0, [1]),
-        (0, 0.39, [1]),
-        (0, 0.41, [1, 2, 4, 5]),
-        (0, 0.84, [1, 2, 4, 5]),
-        (0, 0.86, [0, 1, 2, 3, 4, 5]),
-        (2, 0.46, [1]),  # of what top_k leaves: 0.40 of 0.85
-        (2, 0.48, [1, 2, 4, 5]),
-    ],
-)
-def test_filter_keeps_all_that_tie_with_the_last_one_kept(top_k, top_p, kept, jit_compile):
-    probabilities = np.array([0.075, 0.40, 0.15, 0.075, 0.15, 0.15], "float32")
-    out = compiled(decoding.filter_logits, jit_compile)(np.log(probabilities), 1.0, top_k, top_p)
-    assert np.flatnonzero(np.isfinite(out)).tolist() == kept
+def test_filter_keeps_all_that_tie_with_the_last_one_kept(jit_compile):
+    logits = np.log(np.array([0.075, 0.40, 0.15, 0.075, 0.15, 0.15], "float32"))
+    filter_logits = compiled(decoding.filter_logits, jit_compile)
+    for top_k, top_p, kept in TIES:
+        out = filter_logits(logits, 1.0, tf.constant(top_k), tf.constant(top_p))
+        assert np.flatnonzero(np.isfinite(out)).tolist() == kept, (top_k, top_p)
 
 
 @MODES
