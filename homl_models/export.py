@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from homl_models import runs
+from homl_models import files, runs
 from homl_models.errors import UserError
 
 
@@ -44,14 +44,14 @@ def export(run, to, model=None):
     import keras
 
     if keras.backend.backend() != "tensorflow":  # its graphs are TensorFlow's: let a process that runs it do this
-        runs.remove(to)
+        files.remove(to)
         command = [sys.executable, "-m", "homl_models.export", str(run), "--to", str(to)]
         subprocess.run(command, check=True, env={**os.environ, "KERAS_BACKEND": "tensorflow"})
         return
     model = model or runs.load(run)
     to.parent.mkdir(parents=True, exist_ok=True)
-    runs.remove(to)
-    with runs.write_aside(to) as aside:
+    files.remove(to)
+    with files.write_aside(to) as aside:
         write_saved_model(model, aside)
 
 

@@ -10,7 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from homl_models import runs
+from homl_models import files, runs
 from homl_models.errors import UserError
 
 LIMIT = 40_000_000  # bytes of all presets together
@@ -38,7 +38,7 @@ def pack(run, name, presets=runs.PRESETS):
     if target.exists():
         raise UserError(f"{target} is there already; remove it first, or choose another name")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with runs.write_aside(target) as aside:
+    with files.write_aside(target) as aside:
         aside.mkdir()
         for file in ("recipe.json", "metrics.json", "samples.txt"):
             shutil.copy(source / file, aside)

@@ -2,7 +2,8 @@
 
 RUN is a run folder, a preset, or any SavedModel folder; alone it lists the endpoints. INPUTs
 are texts, or pictures (PNG, JPEG) where the endpoint takes those; without any, each line of
---file or of standard input is a text. Every other input of the endpoint is a flag. --out names
+--file or of standard input is a text. An endpoint of several texts (a source and a target) takes
+them on one line, with tabs between. Every other input of the endpoint is a flag. --out names
 the file for the result: a PNG for pictures, else text.
 
 Only `tf.saved_model` is used, never the models of this package.
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from homl_models import runs
+from homl_models import files, runs
 from homl_models.errors import UserError
 
 BATCH = 64  # lines of a file that are predicted together
@@ -93,7 +94,7 @@ class Endpoints:
             signatures.pop("serving_default", None)  # the same as one of the others
         self.signatures = signatures
         described = folder / "assets.extra" / "endpoints.json"
-        self.described = runs.read_json(described) if described.is_file() else {}
+        self.described = files.read_json(described) if described.is_file() else {}
 
     def doc(self, name):
         return self.described.get(name, {}).get("doc", "")
@@ -111,6 +112,11 @@ class Endpoints:
         """The input that arguments, files and standard input are for: the first with a batch axis, or None."""
         return next((key for key, spec in self.inputs(name).items() if spec.shape.rank != 0), None)
 
+    def text_inputs(self, name):
+        """The inputs that share a line of text, with tabs between: the main one and all others that are texts (n,)."""
+        texts = [key for key, spec in self.inputs(name).items() if spec.dtype.name == "string" and spec.shape.rank == 1]
+        return texts if self.main_input(name) in texts else []
+
     def listing(self):
         """Every endpoint with its inputs, defaults, outputs and documentation."""
         lines = []
@@ -126,13 +132,14 @@ class Endpoints:
 
     def parser(self, name):
         parser = _Parser(prog=f"python -m homl_models.predict RUN {name}", description=self.doc(name))
-        main, defaults = self.main_input(name), self.defaults(name)
+        main, defaults, texts = self.main_input(name), self.defaults(name), self.text_inputs(name)
         if main:
-            parser.add_argument("INPUT", nargs="*", help=f"{main}; without any, lines of --file or standard input")
+            given = ", a tab, ".join(texts or [main])
+            parser.add_argument("INPUT", nargs="*", help=f"{given}; without any, lines of --file or standard input")
             parser.add_argument("--file", help="read inputs from this file, one a line")
         parser.add_argument("--out", help="write the result to this file (.png for pictures) and do not print it")
         for key, spec in self.inputs(name).items():
-            if key != main:
+            if key != main and key not in texts:
                 required = key not in defaults
                 help = f"{spec.dtype.name}" + ("" if required else f", default {defaults[key]!r}")
                 parser.add_argument(f"--{key.replace('_', '-')}", dest=key, required=required, help=help)
@@ -142,9 +149,12 @@ class Endpoints:
         """Call an endpoint on a batch for its main input and the flags -> {output: array}."""
         import tensorflow as tf
 
+        given = {self.main_input(name): batch}
+        if len(texts := self.text_inputs(name)) > 1:
+            given = dict(zip(texts, zip(*(_columns(line, texts) for line in batch))))
         feed = {}
         for key, spec in self.inputs(name).items():
-            value = batch if key == self.main_input(name) else flags.get(key, self.defaults(name).get(key))
+            value = given[key] if key in given else flags.get(key, self.defaults(name).get(key))
             feed[key] = tf.constant(_parse(key, value, spec), spec.dtype)
         try:
             return {key: value.numpy() for key, value in self.signatures[name](**feed).items()}
@@ -153,6 +163,14 @@ class Endpoints:
             if not refused:
                 raise
             raise UserError(refused[1].rstrip(". ")) from error
+
+
+def _columns(line, names):
+    """A line of as many texts as there are names."""
+    columns = line.split("\t")
+    if len(columns) != len(names):
+        raise UserError(f"a line must be {', a tab, '.join(names)}; this has {len(columns) - 1} tabs: {line!r}")
+    return columns
 
 
 class _Parser(argparse.ArgumentParser):
@@ -238,13 +256,14 @@ def read_picture(path, spec):
     return pixels if spec.dtype.name == "uint8" else np.float32(pixels) / 255
 
 
-def _is_image(value):
-    return value.dtype in (np.uint8, np.float32) and value.ndim in (3, 4)
+def _pictures(result):
+    """The outputs that are pictures: they are called so."""
+    return [value for key, value in result.items() if key in ("picture", "pictures", "image", "images")]
 
 
 def show(result):
     """Print a result: lines of text for a single output, else JSON; pictures need --out."""
-    if any(_is_image(value) for value in result.values()):
+    if _pictures(result):
         raise UserError("the result is a picture; name a file for it with --out PATH.png")
     print(as_text(result), flush=True)
 
@@ -267,8 +286,8 @@ def _plain(value):
 
 def save(results, path):
     """Write the results of all calls to a file: pictures side by side in a PNG, else text."""
-    pictures = [value for result in results for value in result.values() if _is_image(value)]
-    with runs.write_aside(path) as aside:
+    pictures = [value for result in results for value in _pictures(result)]
+    with files.write_aside(path) as aside:
         if pictures:
             from PIL import Image
 

@@ -1,8 +1,8 @@
-"""What people read of a run's history: history.csv, TensorBoard, learning curves."""
+"""What people read of a run: history.csv, TensorBoard, learning curves, tables, attention maps."""
 
 import csv
 
-from homl_models import runs
+from homl_models import files
 
 
 class HistoryLog:
@@ -16,7 +16,7 @@ class HistoryLog:
         import tensorflow as tf
 
         self.folder = folder
-        runs.remove(folder / "tensorboard")
+        files.remove(folder / "tensorboard")
         self.writer = tf.summary.create_file_writer(str(folder / "tensorboard"))
         for end in range(1, len(history) + 1):
             self.write(history[:end])
@@ -25,7 +25,7 @@ class HistoryLog:
         """Add the last epoch of `history`, a list of {"epoch": n, metric: value}."""
         import tensorflow as tf
 
-        with runs.write_aside(self.folder / "history.csv") as aside, open(aside, "w", newline="") as file:
+        with files.write_aside(self.folder / "history.csv") as aside, open(aside, "w", newline="") as file:
             writer = csv.DictWriter(file, history[-1])
             writer.writeheader()
             writer.writerows(history)
@@ -51,7 +51,7 @@ def learning_curves(history, path):
         axes.set(xlabel="epoch", title=metric)
         axes.grid(alpha=0.3)
         axes.legend()
-    with runs.write_aside(path) as aside:
+    with files.write_aside(path) as aside:
         figure.savefig(aside, dpi=120, format="png")
 
 
@@ -61,3 +61,25 @@ def table(metrics):
     return "\n".join(
         f"{k:{width}}  {v:.4f}" if isinstance(v, float) else f"{k:{width}}  {v:,}" for k, v in metrics.items()
     )
+
+
+def blocks(columns):
+    """Columns {name: texts} as text, a block of lines for each example."""
+    width = max(map(len, columns))
+    rows = zip(*columns.values())
+    return "\n\n".join("\n".join(f"{name:{width}}  {text}" for name, text in zip(columns, row)) for row in rows)
+
+
+def attention(source, target, weights, path):
+    """Weights (t, s) as a picture, source tokens across and target tokens down, as a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1.5 + 0.35 * len(source), 1.2 + 0.3 * len(target)), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(weights, cmap="viridis", vmin=0, vmax=1, aspect="auto")
+    axes.set_xticks(range(len(source)), source, rotation=60, ha="left")
+    axes.set_yticks(range(len(target)), target)
+    axes.xaxis.tick_top()
+    figure.colorbar(image, ax=axes)
+    with files.write_aside(path) as aside:
+        figure.savefig(aside, dpi=120, format="png")

@@ -1,4 +1,4 @@
-"""What a run leaves on disk: files that appear whole or not at all, checkpoints, finding and loading runs.
+"""What a run leaves on disk: checkpoints, finding and loading runs.
 
 A run folder holds
     recipe.json        the recipe's name and settings
@@ -9,90 +9,24 @@ A run folder holds
 A preset is a packed run: recipe.json, metrics.json, config.json and weights.npz.
 """
 
-import contextlib
 import dataclasses
 import importlib
-import json
-import os
 import pkgutil
-import shutil
 import warnings
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
+from homl_models import files
 from homl_models.errors import UserError
 
 PRESETS = Path(__file__).parent / "presets"
 KEEP = 2  # checkpoints
 
 
-@contextlib.contextmanager
-def write_aside(path):
-    """A path beside `path` to write to; renamed to `path` if all goes well, removed if not.
-
-    Replaces a file; a folder only if it is not there yet.
-    """
-    path = Path(path)
-    aside = path.with_name(f".aside-{os.getpid()}-{path.name}")
-    try:
-        yield aside
-        if aside.is_file():
-            with open(aside, "rb") as file:
-                os.fsync(file.fileno())
-        os.replace(aside, path)
-    except BaseException:
-        remove(aside)
-        raise
-
-
-def remove(path):
-    """Remove a file or a folder, or nothing if it is not there."""
-    if Path(path).is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        Path(path).unlink(missing_ok=True)
-
-
-def remove_leftovers(folder):
-    """Remove what a killed process was writing."""
-    for path in [*Path(folder).glob(".aside-*"), *Path(folder).glob("*/.aside-*")]:
-        remove(path)
-
-
-def write_json(path, value):
-    with write_aside(path) as aside:
-        aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def read_json(path):
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path} ({error}); is this a run folder?") from error
-
-
-def write_arrays(path, arrays, info):
-    """Arrays {name: array} and a JSON value into one .npz, whose checksums `read_arrays` verifies."""
-    encoded = np.frombuffer(json.dumps(info).encode(), np.uint8)
-    with write_aside(path) as aside, open(aside, "wb") as file:
-        np.savez(file, info=encoded, **arrays)
-
-
-def read_arrays(path):
-    """What `write_arrays` wrote: ({name: array}, info). Raises `zipfile.BadZipFile` if any byte is wrong."""
-    with zipfile.ZipFile(path) as archive:
-        if bad := archive.testzip():
-            raise zipfile.BadZipFile(f"checksum of {bad} does not match")
-    with np.load(path) as file:
-        arrays = dict(file)
-    return arrays, json.loads(arrays.pop("info").tobytes())
-
-
 def write_checkpoint(folder, step, arrays, info):
     """Save a checkpoint, then drop all but the last `KEEP`."""
-    write_arrays(Path(folder) / f"step-{step:012d}.npz", arrays, info)
+    files.write_arrays(Path(folder) / f"step-{step:012d}.npz", arrays, info)
     for path in sorted(Path(folder).glob("step-*.npz"))[:-KEEP]:
         path.unlink()
 
@@ -101,7 +35,7 @@ def read_checkpoint(folder):
     """(arrays, info) of the newest checkpoint that is whole, or None. Warns of each that is not, and drops it."""
     for path in sorted(Path(folder).glob("step-*.npz"), reverse=True):
         try:
-            return read_arrays(path)
+            return files.read_arrays(path)
         except Exception as error:  # whatever a damaged file makes the readers raise
             warnings.warn(f"{path} is damaged ({error}); going back to the checkpoint before it", stacklevel=2)
             path.unlink()
@@ -126,7 +60,7 @@ def read_recipe(folder):
     """(name, recipe) of a run folder or preset."""
     from homl_models.recipes import RECIPES
 
-    saved = read_json(Path(folder) / "recipe.json")
+    saved = files.read_json(Path(folder) / "recipe.json")
     name = saved["recipe"]
     if name not in RECIPES:
         raise UserError(f"{folder} was made by the recipe {name}, which this version of homl_models does not have")
@@ -158,18 +92,18 @@ def pack(model, folder):
 
     config = keras.saving.serialize_keras_object(model)
     config.pop("compile_config", None)
-    write_json(folder / "config.json", config)
+    files.write_json(folder / "config.json", config)
     arrays = {f"{i:04d}": np.asarray(w.numpy()) for i, w in enumerate(model.weights)}
     arrays = {k: a.astype(np.float16) if a.dtype == np.float32 else a for k, a in arrays.items()}
-    write_arrays(folder / "weights.npz", arrays, [w.path for w in model.weights])
+    files.write_arrays(folder / "weights.npz", arrays, [w.path for w in model.weights])
 
 
 def _unpack(folder):
     import keras
 
-    model = keras.saving.deserialize_keras_object(read_json(folder / "config.json"))
+    model = keras.saving.deserialize_keras_object(files.read_json(folder / "config.json"))
     if not model.built:
         model.build()
-    arrays, _ = read_arrays(folder / "weights.npz")
+    arrays, _ = files.read_arrays(folder / "weights.npz")
     model.set_weights([arrays[key] for key in sorted(arrays)])
     return model

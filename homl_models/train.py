@@ -16,7 +16,7 @@ import re
 import sys
 from pathlib import Path
 
-from homl_models import recipes, reports, runs
+from homl_models import files, recipes, reports
 from homl_models.errors import UserError
 from homl_models.recipes import RECIPES
 
@@ -63,8 +63,16 @@ def one_line(box):
 def listing():
     """One line per recipe."""
     width = max(map(len, RECIPES))
-    lines = ((name, type(recipe).__doc__.splitlines()[0]) for name, recipe in RECIPES.items())
-    return "\n".join(f"  {name:{width}}  {'(seconds) ' * name.endswith('_tiny')}{line}" for name, line in lines)
+    return "\n".join(f"  {name:{width}}  {described(name, recipe)}" for name, recipe in RECIPES.items())
+
+
+def described(name, recipe):
+    """What a recipe is, in a line: the summary of its class, and the settings in which it differs from it."""
+    line = type(recipe).__doc__.splitlines()[0]
+    if name.endswith("_tiny"):
+        return f"(seconds) {line}"
+    changed = [f for f in dataclasses.fields(recipe) if getattr(recipe, f.name) != f.default]
+    return " ".join([line, *(f"--{f.name.replace('_', '-')} {getattr(recipe, f.name)}" for f in changed)])
 
 
 def guarded(command):
@@ -128,10 +136,10 @@ def claimed(folder, name, recipe):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"another process is training in {folder}; choose another --run-dir") from None
-        runs.remove_leftovers(folder)
+        files.remove_leftovers(folder)
         if not (folder / "recipe.json").is_file():
             versions = {p: importlib.metadata.version(p) for p in ("keras", "tensorflow", "numpy")}
-            runs.write_json(folder / "recipe.json", {"recipe": name, "settings": settings, "versions": versions})
+            files.write_json(folder / "recipe.json", {"recipe": name, "settings": settings, "versions": versions})
         yield
     finally:
         os.close(lock)
@@ -139,7 +147,7 @@ def claimed(folder, name, recipe):
 
 def refuse_other(folder, name, settings):
     """Raise `UserError` unless the run in `folder` is this very one."""
-    saved = runs.read_json(folder / "recipe.json")
+    saved = files.read_json(folder / "recipe.json")
     if saved["recipe"] != name:
         raise UserError(f"{folder} holds a run of {saved['recipe']}, not {name}; choose another --run-dir")
     for key, value in settings.items():
@@ -242,18 +250,18 @@ def finish(recipe, model, progress, folder):
         "parameters": sum(math.prod(w.shape) for w in model.trainable_weights),
     }
     text = recipe.show(model, folder)
-    with runs.write_aside(folder / "samples.txt") as aside:
+    with files.write_aside(folder / "samples.txt") as aside:
         aside.write_text(text + "\n", encoding="utf-8")
-    with runs.write_aside(folder / "model.keras") as aside:
+    with files.write_aside(folder / "model.keras") as aside:
         model.save(aside)
     export(folder / "model.keras", folder / "saved_model", model)
-    runs.write_json(folder / "metrics.json", metrics)
+    files.write_json(folder / "metrics.json", metrics)
 
 
 def report(folder):
     """Print what a finished run has made."""
     print((folder / "samples.txt").read_text(encoding="utf-8"))
-    print(reports.table(runs.read_json(folder / "metrics.json")))
+    print(reports.table(files.read_json(folder / "metrics.json")))
     print(f"\nRun folder: {folder}   Use it: python -m homl_models.predict {folder}")
 
 

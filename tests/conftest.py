@@ -22,8 +22,17 @@ def keras_home(tmp_path_factory):
         pytest.skip(f"needs the real data sets, and {source} is not there; set HOML_TEST_DATA to their folder")
     home = tmp_path_factory.mktemp("keras_home")
     (home / "datasets").mkdir()
-    shutil.copyfile(source / "shakespeare.txt", home / "datasets" / "shakespeare.txt")
+    for name in ("shakespeare.txt", "spa-eng.zip"):
+        shutil.copyfile(source / name, home / "datasets" / name)
     return home
+
+
+@pytest.fixture(scope="session")
+def spa_eng(keras_home):
+    """The book's pairs of sentences."""
+    from homl_models.pipelines import translation
+
+    return translation.read_pairs(keras_home / "datasets" / "spa-eng.zip")
 
 
 @dataclasses.dataclass(frozen=True)

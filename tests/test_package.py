@@ -18,12 +18,13 @@ PACKAGE = ROOT / "homl_models"
 # Each layer may import those before it, and itself where it is a folder.
 LAYERS = [
     {"errors"},
-    {"base", "layers", "decoding", "losses", "metrics", "schedules", "text"},
+    {"files", "reports", "text", "tokens"},
+    {"base", "layers", "decoding", "losses", "metrics", "schedules"},
     {"models"},
     {"checkpoints"},
     {"pipelines"},
     {"recipes"},
-    {"runs", "reports", "resume"},
+    {"runs", "resume"},
     {"export", "train", "predict", "evaluate", "pack"},
 ]
 FORBIDDEN = [

@@ -16,7 +16,7 @@ import time
 import keras
 import pytest
 
-from homl_models import runs, train
+from homl_models import files, runs, train
 from homl_models.errors import UserError
 from homl_models.recipes import RECIPES
 from tests.test_train import TINY, command, state
@@ -120,7 +120,7 @@ def test_ctrl_c_saves_and_the_run_goes_on_exactly(interrupted, trained, tmp_path
 def test_a_damaged_checkpoint_is_noticed_and_the_one_before_used(damage, interrupted, tmp_path):
     folder = shutil.copytree(interrupted, tmp_path / "run") / "checkpoints"
     before, newest = sorted(folder.glob("step-*.npz"))
-    expected, expected_info = runs.read_arrays(before)
+    expected, expected_info = files.read_arrays(before)
     data = bytearray(newest.read_bytes())
     if damage == "one byte":
         data[len(data) // 2] ^= 1
@@ -155,7 +155,7 @@ def test_with_every_checkpoint_damaged_the_run_starts_again(interrupted, trained
 def test_every_single_flipped_bit_of_a_checkpoint_is_noticed_or_harmless(interrupted, tmp_path):
     """A random sample of bits: what is read is what was written, or the file is refused."""
     newest = sorted(interrupted.glob("checkpoints/step-*.npz"))[-1]
-    good, info = runs.read_arrays(newest)
+    good, info = files.read_arrays(newest)
     data, draw, refused = newest.read_bytes(), random.Random(0), 0
     for _ in range(100):
         damaged = bytearray(data)
@@ -163,7 +163,7 @@ def test_every_single_flipped_bit_of_a_checkpoint_is_noticed_or_harmless(interru
         path = tmp_path / "damaged.npz"
         path.write_bytes(damaged)
         try:
-            read, read_info = runs.read_arrays(path)
+            read, read_info = files.read_arrays(path)
         except Exception:
             refused += 1
             continue
@@ -216,7 +216,7 @@ def test_a_checkpoint_of_another_model_is_refused(interrupted, tmp_path):
 def test_writing_aside_leaves_the_old_file_when_it_fails(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with pytest.raises(UnicodeEncodeError), runs.write_aside(path) as aside:
+    with pytest.raises(UnicodeEncodeError), files.write_aside(path) as aside:
         aside.write_text("half \ud800", encoding="utf-8")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,74 @@
+"""Files that appear whole or not at all, and that notice when they are damaged."""
+
+import contextlib
+import json
+import os
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from homl_models.errors import UserError
+
+
+@contextlib.contextmanager
+def write_aside(path):
+    """A path beside `path` to write to; renamed to `path` if all goes well, removed if not.
+
+    Replaces a file; a folder only if it is not there yet.
+    """
+    path = Path(path)
+    aside = path.with_name(f".aside-{os.getpid()}-{path.name}")
+    try:
+        yield aside
+        if aside.is_file():
+            with open(aside, "rb") as file:
+                os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        remove(aside)
+        raise
+
+
+def remove(path):
+    """Remove a file or a folder, or nothing if it is not there."""
+    if Path(path).is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        Path(path).unlink(missing_ok=True)
+
+
+def remove_leftovers(folder):
+    """Remove what a killed process was writing."""
+    for path in [*Path(folder).glob(".aside-*"), *Path(folder).glob("*/.aside-*")]:
+        remove(path)
+
+
+def write_json(path, value):
+    with write_aside(path) as aside:
+        aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path):
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path} ({error}); is this a run folder?") from error
+
+
+def write_arrays(path, arrays, info):
+    """Arrays {name: array} and a JSON value into one .npz, whose checksums `read_arrays` verifies."""
+    encoded = np.frombuffer(json.dumps(info).encode(), np.uint8)
+    with write_aside(path) as aside, open(aside, "wb") as file:
+        np.savez(file, info=encoded, **arrays)
+
+
+def read_arrays(path):
+    """What `write_arrays` wrote: ({name: array}, info). Raises `zipfile.BadZipFile` if any byte is wrong."""
+    with zipfile.ZipFile(path) as archive:
+        if bad := archive.testzip():
+            raise zipfile.BadZipFile(f"checksum of {bad} does not match")
+    with np.load(path) as file:
+        arrays = dict(file)
+    return arrays, json.loads(arrays.pop("info").tobytes())
