@@ -1,12 +1,12 @@
-"""What every model of the package has: a configuration equal to its constructor arguments, and endpoints."""
+"""What every layer and model of the package has: a configuration equal to its constructor arguments; endpoints."""
 
 import inspect
 
 import keras
 
 
-class Model(keras.Model):
-    """A `keras.Model` that saves what it was constructed with.
+class Configured:
+    """Saves what it was constructed with.
 
     Store every constructor argument under its own name; `get_config` reads them
     back from there. (A plain `keras.Model` subclass whose arguments all have
@@ -17,9 +17,9 @@ class Model(keras.Model):
 
     @classmethod
     def argument_names(cls):
-        """Names of the constructor's arguments, those of parent models included."""
+        """Names of the constructor's arguments, those of parent classes included."""
         names = {}
-        for parent in cls.__mro__[: cls.__mro__.index(Model)]:
+        for parent in cls.__mro__[: cls.__mro__.index(Configured)]:
             for name, parameter in list(inspect.signature(parent.__init__).parameters.items())[1:]:
                 if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                     names.setdefault(name)
@@ -35,6 +35,18 @@ class Model(keras.Model):
     def from_config(cls, config):
         config = {name: keras.saving.deserialize_keras_object(value) for name, value in config.items()}
         return cls(**{name: _with_tuples(value) for name, value in config.items()})
+
+
+class Layer(Configured, keras.layers.Layer):
+    """A `keras.layers.Layer` that saves what it was constructed with, and passes masks on."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
+
+class Model(Configured, keras.Model):
+    """A `keras.Model` that saves what it was constructed with; see `Configured`."""
 
     @property
     def optimizers(self):

@@ -3,7 +3,12 @@
 `step(tokens, state) -> (logits, state)`: tokens (b,) int32, logits (b, v), and
 `state` any nest of tensors whose first axis is the batch. The loop is
 `keras.ops.while_loop`, so it is compiled, stops early, and costs time linear
-in the number of tokens produced.
+in the number of tokens produced. What a model looks at but does not change while it
+decodes (an encoded sentence) is no state: bind it to `step`.
+
+The searches return what the model finds most probable. Every hypothesis ends with the
+token `end`, at the latest as its `limits`-th token, so that each score is that of a
+complete text. Shapes: b batch, k beam, v vocabulary, t tokens.
 """
 
 import keras
@@ -23,6 +28,8 @@ def filter_logits(logits, temperature=1.0, top_k=0, top_p=1.0):
     All three may be tensors.
     """
     logits = ops.cast(logits, "float32") / ops.cast(temperature, "float32")
+    if isinstance(top_k, int) and isinstance(top_p, (int, float)) and top_k == 0 and top_p == 1:
+        return logits  # without sorting them
     vocab_size = logits.shape[-1]
     ordered = ops.flip(ops.sort(logits, axis=-1), axis=-1)
     top_k, top_p = ops.cast(top_k, "int32"), ops.cast(top_p, "float32")
@@ -83,3 +90,146 @@ def sample(step, logits, state, noise, *, length=None, stop=None, **choice):
 
     start = (ops.cast(0, "int32"), logits, state, ops.zeros((batch,), "bool"), recent, tokens)
     return ops.transpose(ops.while_loop(more, one, start)[-1])
+
+
+def greedy_search(step, state, batch, *, start, end, limits, length, min_length=0, no_repeat_ngram=0, forbidden=()):
+    """The most probable token at every step, until each row has ended.
+
+    step, state: see the module; batch: b, the number of rows.
+    start, end: tokens that begin and end a text. forbidden: tokens never to choose.
+    limits: (b,), each at least 1 and at most `length`: row i has at most limits[i] tokens, `end` among them.
+    min_length: at least that many tokens before `end`.
+    no_repeat_ngram: n > 0 chooses no token that would repeat n tokens of the row in their order.
+    Where these rules leave no token, `end` is chosen.
+    Returns tokens (b, length), `PAD` after `end`, and log-probabilities (b,) of each row, `end` included.
+    """
+    rules = _Rules(end, limits, min_length, no_repeat_ngram, forbidden)
+
+    def more(i, token, done, tokens, total, state):
+        return ops.logical_and(i < length, ops.logical_not(ops.all(done)))
+
+    def one(i, token, done, tokens, total, state):
+        logits, state = step(token, state)
+        log_p = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
+        token = ops.cast(ops.argmax(rules.apply(log_p, tokens, i), axis=-1), "int32")
+        gained = ops.take_along_axis(log_p, token[:, None], axis=-1)[:, 0]
+        total = total + ops.where(done, 0.0, gained)
+        tokens = ops.where(_at(i, length), ops.where(done, PAD, token)[:, None], tokens)
+        return i + 1, token, ops.logical_or(done, token == end), tokens, total, state
+
+    first = ops.cast(0, "int32"), ops.full((batch,), start, "int32"), ops.zeros((batch,), "bool")
+    tokens, total = ops.full((batch, length), PAD, "int32"), ops.zeros((batch,), "float32")
+    *_, tokens, total, _ = ops.while_loop(more, one, (*first, tokens, total, state))
+    return tokens, total
+
+
+def beam_search(
+    step,
+    state,
+    batch,
+    beam_width,
+    *,
+    start,
+    end,
+    limits,
+    length,
+    length_penalty=1.0,
+    n_best=1,
+    min_length=0,
+    no_repeat_ngram=0,
+    forbidden=(),
+):
+    """The best texts that a beam of `beam_width` hypotheses per row meets.
+
+    A step extends every live hypothesis by every token and keeps the most probable ones, as many as
+    have not ended yet; one that ends leaves the beam and is kept. So nothing that ended is lost, and a
+    beam of 1 is `greedy_search`. A row is done when no live hypothesis can still come among its n best.
+    step: takes tokens (b * k,) and a state of b * k rows, the hypotheses of a row side by side;
+    state: that of b rows. length_penalty: alpha, 0 or more, of
+        score = log p(text) / ((5 + |text|) / 6)^alpha, |text| counting `end` (Wu et al., 2016, equation 14).
+    n_best: texts to return, at most beam_width. The rest as in `greedy_search`.
+    Returns tokens (b, n_best, length) and scores (b, n_best), best first; minus infinity where a row
+    has fewer texts.
+    """
+    rules = _Rules(end, ops.repeat(limits, beam_width, axis=0), min_length, no_repeat_ngram, forbidden)
+    k, shape = beam_width, (batch, beam_width)
+    below = -float("inf")
+
+    def penalty(tokens):
+        return ops.power((5.0 + ops.cast(tokens, "float32")) / 6.0, length_penalty)
+
+    def more(i, live, tokens, ended, scores, state):
+        worst = ops.min(scores[:, :n_best], axis=1)  # minus infinity until n have ended
+        best = ops.max(live, axis=1)
+        can_win = ops.logical_and(best > below, best / penalty(limits) > worst)
+        return ops.logical_and(i < length, ops.any(can_win))
+
+    def one(i, live, tokens, ended, scores, state):
+        flat = ops.reshape(tokens, (-1, length))
+        last = ops.where(i > 0, ops.max(ops.where(_at(i - 1, length), flat, PAD), axis=1), start)
+        logits, state = step(last, state)
+        log_p = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
+        total = ops.reshape(live, (-1, 1)) + rules.apply(log_p, flat, i)  # (b * k, v)
+        vocab_size = logits.shape[-1]
+        live, choice = ops.top_k(ops.reshape(total, (batch, k * vocab_size)), k)
+        parent, token = ops.cast(choice // vocab_size, "int32"), ops.cast(choice % vocab_size, "int32")
+        rows = ops.reshape(parent + k * ops.arange(batch, dtype="int32")[:, None], (-1,))
+        state = keras.tree.map_structure(lambda x: ops.take(x, rows, axis=0), state)
+        tokens = ops.reshape(ops.take(flat, rows, axis=0), (batch, k, length))
+        tokens = ops.where(_at(i, length), token[..., None], tokens)
+        free = k - ops.sum(ops.cast(scores > below, "int32"), axis=1, keepdims=True)
+        live = ops.where(ops.arange(k) < free, live, below)
+        ending = ops.logical_and(token == end, live > below)
+        new = ops.where(ending, live / penalty(i + 1), below)
+        scores, best = ops.top_k(ops.concatenate([scores, new], axis=1), k)
+        ended = ops.concatenate([ended, tokens], axis=1)
+        ended = ops.take_along_axis(ended, ops.cast(best, "int32")[..., None], axis=1)
+        return i + 1, ops.where(ending, below, live), tokens, ended, scores, state
+
+    live = ops.where(ops.arange(k) > 0, below, ops.zeros(shape))  # one hypothesis, the empty one
+    tokens = ops.full((batch, k, length), PAD, "int32")
+    state = keras.tree.map_structure(lambda x: ops.repeat(x, k, axis=0), state)
+    start_at = ops.cast(0, "int32"), live, tokens, tokens, ops.full(shape, below), state
+    *_, ended, scores, _ = ops.while_loop(more, one, start_at)
+    return ended[:, :n_best], scores[:, :n_best]
+
+
+def _at(i, length):
+    """(length,), True at place i."""
+    return ops.arange(length) == i
+
+
+class _Rules:
+    """Which tokens a search may choose; see `greedy_search`."""
+
+    def __init__(self, end, limits, min_length, no_repeat_ngram, forbidden):
+        self.end, self.limits, self.min_length = end, limits, min_length
+        self.ngram, self.forbidden = no_repeat_ngram, forbidden
+
+    def apply(self, log_p, tokens, i):
+        """Log-probabilities (r, v) of the tokens at place i of tokens (r, t) -> minus infinity for what is refused."""
+        ids = ops.arange(log_p.shape[-1])
+        is_end = ids == self.end
+        refused = sum((ops.cast(ids == token, "int32") for token in self.forbidden), 0 * ids) > 0
+        refused = ops.logical_or(refused, ops.logical_and(is_end, i < self.min_length))[None]
+        if self.ngram:
+            refused = ops.logical_or(refused, self.repeating(tokens, i, log_p.shape[-1]))
+            refused = ops.logical_and(refused, ops.logical_or(ids != self.end, i < self.min_length))
+        last = ops.logical_or((i + 1 >= self.limits)[:, None], ops.all(refused, axis=1, keepdims=True))
+        refused = ops.where(last, ids != self.end, refused)
+        return ops.where(refused, -float("inf"), log_p)
+
+    def repeating(self, tokens, i, vocab_size):
+        """(r, v): whether a token would end an n-gram that tokens (r, t), of which i count, hold already."""
+        rows, length = ops.shape(tokens)
+        n, starts = self.ngram, ops.arange(length)
+        same = ops.broadcast_to((starts + n - 1 < i)[None], (rows, length))
+        for j in range(n - 1):
+            behind = ops.take(tokens, ops.maximum(i - n + 1 + j, 0), axis=1)
+            ahead = ops.take(tokens, ops.minimum(starts + j, length - 1), axis=1)
+            same = ops.logical_and(same, ahead == behind[:, None])
+        ends = ops.take(tokens, ops.minimum(starts + n - 1, length - 1), axis=1)
+        row = ops.broadcast_to(ops.arange(rows)[:, None], (rows, length))
+        place = ops.reshape(row * vocab_size + ops.maximum(ends, 0), (-1, 1))
+        count = ops.scatter(place, ops.reshape(ops.cast(same, "int32"), (-1,)), (rows * vocab_size,))
+        return ops.reshape(count, (rows, vocab_size)) > 0

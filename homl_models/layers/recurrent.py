@@ -31,6 +31,34 @@ def _scan(step, start, inputs, reverse=False):
     return ops.scan(joint, start, ops.concatenate(inputs, axis=-1), reverse=reverse)
 
 
+class _Cell(keras.layers.Layer):
+    """A function as a cell of `keras.layers.RNN`."""
+
+    def __init__(self, step, state_size, **kwargs):
+        super().__init__(**kwargs)
+        self.step, self.state_size = step, state_size
+
+    def call(self, x, state):
+        return self.step(x, state)
+
+
+def run(step, inputs, state, dtype):
+    """Go over time: inputs (b, t, n), the first state -> outputs (b, t, m).
+
+    step: (x (b, n), state) -> (output (b, m), state), the state any nest of (b, k).
+    dtype: of the state, a policy. It is `ops.scan`, but for its gradient, which XLA cannot compile on
+    TensorFlow (Keras 3.15 leaves the number of iterations open there).
+    """
+
+    def one(x, flat):
+        output, after = step(x, keras.tree.pack_sequence_as(state, flat))
+        return output, keras.tree.flatten(after)
+
+    first = keras.tree.flatten(state)
+    cell = _Cell(one, [x.shape[-1] for x in first], dtype=dtype)
+    return keras.layers.RNN(cell, return_sequences=True, dtype=dtype)(inputs, initial_state=first)
+
+
 def _flat(x):
     """(t, b, n) -> (t * b, n)"""
     return ops.reshape(x, (-1, x.shape[-1]))

@@ -3,9 +3,9 @@
 import difflib
 
 from homl_models.errors import UserError
-from homl_models.recipes import char_rnn
+from homl_models.recipes import char_rnn, translation
 
-RECIPES = {**char_rnn.RECIPES}
+RECIPES = {**char_rnn.RECIPES, **translation.RECIPES}
 
 
 def get(name):

@@ -1,0 +1,268 @@
+"""Attention: the scores of recurrent translation, multi-head attention, and the Transformer's blocks.
+
+Luong et al., 2015 (https://arxiv.org/abs/1508.04025) for dot, general and concat (equation 16-1 of
+the book); Vaswani et al., 2017 (https://arxiv.org/abs/1706.03762) for the rest; Xiong et al., 2020
+(https://arxiv.org/abs/2002.04745) for `pre_norm`. Decoding one token at a time has its own methods
+(`keys_values`, `attend`, `step`), which call shares, so that both compute the same.
+Shapes: b batch, r rows = b times the beam, t queries, s keys, h heads, e size of a head, d dimension.
+Masks are True where there is something to attend to.
+"""
+
+import math
+
+import keras
+from keras import ops
+
+from homl_models.base import Layer
+from homl_models.errors import UserError
+
+FAR = -1e9  # score of what is masked; finite, so that a row without any key gives no NaN
+
+
+def softmax(scores, mask):
+    """Scores (..., s) -> float32 weights (..., s) that are 0 where the mask (broadcast to them) is False."""
+    scores = ops.cast(scores, "float32")
+    return ops.softmax(scores if mask is None else ops.where(mask, scores, FAR), axis=-1)
+
+
+@keras.saving.register_keras_serializable("homl_models")
+class Attention(Layer):
+    """Queries (b, t, u) over a memory (b, s, m) -> contexts (b, t, m) and weights (b, t, s).
+
+    score: "dot" (q . k, so u = m), "general" (q . W k) or "concat" (v . tanh(W [q; k]); with the previous
+        state of a decoder as query this is the additive attention of Bahdanau et al., 2014).
+    units: size of the hidden layer of "concat".
+    """
+
+    def __init__(self, score="dot", units=None, **kwargs):
+        super().__init__(**kwargs)
+        if score not in ("dot", "general", "concat"):
+            raise UserError(f"score must be dot, general or concat, not {score!r}")
+        self.score, self.units = score, units
+
+    def build(self, query_shape, memory_shape=None):
+        u, m = query_shape[-1], memory_shape[-1]
+        if self.score == "dot" and u != m:
+            raise UserError(f"dot attention needs queries and memory of one size, not {u} and {m}; take general")
+        if self.score == "general":
+            self.key_dense = keras.layers.Dense(u, use_bias=False, name="key", dtype=self.dtype_policy)
+            self.key_dense.build(memory_shape)
+        if self.score == "concat":
+            units = self.units or u
+            self.key_dense = keras.layers.Dense(units, use_bias=False, name="key", dtype=self.dtype_policy)
+            self.key_dense.build(memory_shape)
+            self.query_dense = keras.layers.Dense(units, use_bias=False, name="query", dtype=self.dtype_policy)
+            self.query_dense.build(query_shape)
+            self.v = self.add_weight(shape=(units,), initializer="glorot_uniform", name="v")
+
+    def keys(self, memory):
+        """What the queries are compared with: the memory (b, s, m), projected once."""
+        return memory if self.score == "dot" else self.key_dense(memory)
+
+    def attend(self, query, keys, memory, mask=None):
+        """Queries (b, t, u) -> contexts (b, t, m), weights (b, t, s); mask (b, s)."""
+        if self.score == "concat":
+            hidden = ops.tanh(self.query_dense(query)[:, :, None] + keys[:, None])  # (b, t, s, units)
+            scores = ops.matmul(hidden, ops.cast(self.v, hidden.dtype)[:, None])[..., 0]
+        else:
+            scores = ops.matmul(query, ops.swapaxes(keys, 1, 2))
+        weights = softmax(scores, None if mask is None else mask[:, None])
+        return ops.matmul(ops.cast(weights, memory.dtype), memory), weights
+
+    def call(self, query, memory, memory_mask=None):
+        return self.attend(query, self.keys(memory), memory, memory_mask)
+
+    def compute_mask(self, *args, **kwargs):
+        return None
+
+
+@keras.saving.register_keras_serializable("homl_models")
+class MultiHeadAttention(Layer):
+    """Queries (b, t, d) over a memory (b, s, d) -> (b, t, d); scaled dot product in each head (section 3.2.2).
+
+    head_dim: e, the size of a head; by default dim / num_heads.
+    dropout: rate on the attention weights.
+    """
+
+    def __init__(self, dim, num_heads, head_dim=None, dropout=0.0, use_bias=True, **kwargs):
+        super().__init__(**kwargs)
+        if head_dim is None and dim % num_heads:
+            raise UserError(f"{num_heads} heads do not divide the dimension {dim}; choose others, or head_dim")
+        self.dim, self.num_heads, self.head_dim = dim, num_heads, head_dim
+        self.dropout, self.use_bias = dropout, use_bias
+        self.size = head_dim or dim // num_heads
+        settings = {"use_bias": use_bias, "dtype": self.dtype_policy}
+        self.query_dense = keras.layers.Dense(num_heads * self.size, name="query", **settings)
+        self.key_dense = keras.layers.Dense(num_heads * self.size, name="key", **settings)
+        self.value_dense = keras.layers.Dense(num_heads * self.size, name="value", **settings)
+        self.output_dense = keras.layers.Dense(dim, name="output", **settings)
+        self.dropout_layer = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
+
+    def build(self, query_shape, memory_shape=None):
+        memory_dim = (memory_shape or query_shape)[-1]
+        self.query_dense.build((None, query_shape[-1]))
+        self.key_dense.build((None, memory_dim))
+        self.value_dense.build((None, memory_dim))
+        self.output_dense.build((None, self.num_heads * self.size))
+
+    def heads(self, x):
+        """(b, t, h * e) -> (b, h, t, e)"""
+        return ops.transpose(ops.reshape(x, (*ops.shape(x)[:2], self.num_heads, self.size)), (0, 2, 1, 3))
+
+    def keys_values(self, memory):
+        """Memory (b, s, d) -> keys and values, each (b, h, s, e)."""
+        return self.heads(self.key_dense(memory)), self.heads(self.value_dense(memory))
+
+    def attend(self, query, keys, values, mask=None, training=None):
+        """Queries (b, t, d) -> (b, t, d), weights (b, h, t, s); mask of a shape that broadcasts to the weights'."""
+        scale = 1 / math.sqrt(self.size)
+        scores = ops.matmul(self.heads(self.query_dense(query) * scale), ops.swapaxes(keys, 2, 3))
+        weights = softmax(scores, mask)
+        dropped = self.dropout_layer(ops.cast(weights, values.dtype), training=training)
+        mixed = ops.transpose(ops.matmul(dropped, values), (0, 2, 1, 3))  # (b, t, h, e)
+        mixed = ops.reshape(mixed, (*ops.shape(mixed)[:2], self.num_heads * self.size))
+        return self.output_dense(mixed), weights
+
+    def call(self, query, memory=None, attention_mask=None, training=None):
+        """attention_mask: broadcasts to (b, h, t, s)."""
+        keys, values = self.keys_values(query if memory is None else memory)
+        return self.attend(query, keys, values, attention_mask, training)[0]
+
+
+class _Block(Layer):
+    """What both blocks share: sub-layers with residuals and normalization, and the feed-forward network.
+
+    dim, num_heads, head_dim: see `MultiHeadAttention`.
+    hidden_units: size of the hidden layer of the feed-forward network.
+    dropout: rate on the output of every sub-layer (section 5.4); attention_dropout: on the weights.
+    pre_norm: normalize what goes into a sub-layer instead of the sum that comes out.
+    activation: of the hidden layer. epsilon: of the layer normalizations.
+    """
+
+    attentions = ()
+
+    def __init__(
+        self,
+        dim,
+        num_heads,
+        hidden_units,
+        dropout=0.1,
+        attention_dropout=0.0,
+        pre_norm=False,
+        activation="relu",
+        head_dim=None,
+        epsilon=1e-5,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.dim, self.num_heads, self.hidden_units, self.head_dim = dim, num_heads, hidden_units, head_dim
+        self.dropout, self.attention_dropout = dropout, attention_dropout
+        self.pre_norm, self.activation, self.epsilon = pre_norm, activation, epsilon
+        dtype = self.dtype_policy
+        for name in self.attentions:
+            layer = MultiHeadAttention(dim, num_heads, head_dim, attention_dropout, name=name, dtype=dtype)
+            setattr(self, name, layer)
+        self.hidden = keras.layers.Dense(hidden_units, activation, name="hidden", dtype=dtype)
+        self.output_dense = keras.layers.Dense(dim, name="output", dtype=dtype)
+        count = len(self.attentions) + 1
+        self.norms = [
+            keras.layers.LayerNormalization(epsilon=epsilon, name=f"norm_{i}", dtype=dtype) for i in range(count)
+        ]
+        self.dropouts = [keras.layers.Dropout(dropout, dtype=dtype) for _ in range(count)]
+
+    def build(self, input_shape, *others):
+        for name in self.attentions:
+            getattr(self, name).build((None, None, self.dim))
+        self.hidden.build((None, None, self.dim))
+        self.output_dense.build((None, None, self.hidden_units))
+        for norm in self.norms:
+            norm.build((None, None, self.dim))
+
+    def sublayer(self, i, x, function, training):
+        """x + function(x), with dropout and the normalization where this block has it."""
+        if self.pre_norm:
+            return x + self.dropouts[i](function(self.norms[i](x)), training=training)
+        return self.norms[i](x + self.dropouts[i](function(x), training=training))
+
+    def feed_forward(self, x):
+        return self.output_dense(self.hidden(x))
+
+
+@keras.saving.register_keras_serializable("homl_models")
+class EncoderBlock(_Block):
+    """Self-attention and a feed-forward network: (b, s, d), mask (b, s) -> (b, s, d)."""
+
+    __doc__ += "\n" + _Block.__doc__.split("\n", 1)[1]
+    attentions = ("self_attention",)
+
+    def call(self, x, mask=None, training=None):
+        seen = None if mask is None else mask[:, None, None]
+
+        def attention(x):
+            return self.self_attention(x, attention_mask=seen, training=training)
+
+        x = self.sublayer(0, x, attention, training)
+        return self.sublayer(1, x, self.feed_forward, training)
+
+
+@keras.saving.register_keras_serializable("homl_models")
+class DecoderBlock(_Block):
+    """Causal self-attention, attention over a memory, and a feed-forward network: (b, t, d), (b, s, d) -> (b, t, d)."""
+
+    __doc__ += "\n" + _Block.__doc__.split("\n", 1)[1]
+    attentions = ("self_attention", "cross_attention")
+
+    def call(self, x, memory, memory_mask=None, mask=None, training=None):
+        """mask (b, t) and memory_mask (b, s); without `mask` padding at the right is seen by padding only."""
+        return self.explain(x, memory, memory_mask, mask, training)[0]
+
+    def explain(self, x, memory, memory_mask=None, mask=None, training=None):
+        """As call -> (b, t, d), and the weights (b, h, t, s) over the memory."""
+        order = ops.arange(ops.shape(x)[1])
+        seen = (order[:, None] >= order)[None, None]
+        if mask is not None:
+            seen = ops.logical_and(seen, mask[:, None, None])
+
+        def attention(x):
+            return self.self_attention(x, attention_mask=seen, training=training)
+
+        x = self.sublayer(0, x, attention, training)
+        x, weights = self.look(x, self.cross_attention.keys_values(memory), memory_mask, training)
+        return self.sublayer(2, x, self.feed_forward, training), weights
+
+    def look(self, x, keys_values, memory_mask, training=None):
+        """The sub-layer over the memory: (b, t, d) -> (b, t, d), weights (b, h, t, s)."""
+        weights = None
+        seen = None if memory_mask is None else memory_mask[:, None, None]
+
+        def attention(x):
+            nonlocal weights
+            out, weights = self.cross_attention.attend(x, *keys_values, seen, training)
+            return out
+
+        return self.sublayer(1, x, attention, training), weights
+
+    def empty_cache(self, rows, length):
+        """Keys and values of no token yet, for up to `length` tokens: two of (r, h, length, e)."""
+        shape = (rows, self.self_attention.num_heads, length, self.self_attention.size)
+        return [ops.zeros(shape, self.compute_dtype), ops.zeros(shape, self.compute_dtype)]
+
+    def step(self, x, cache, position, keys_values, memory_mask):
+        """One token: x (r, 1, d) at `position` (scalar), the cache of those before it -> x, weights, cache.
+
+        keys_values of a memory of b rows serve r = b * k rows, those of the same b side by side.
+        """
+        places = ops.arange(ops.shape(cache[0])[2])
+        here, seen = (places == position)[:, None], places <= position
+        after = []
+
+        def attention(x):
+            for old, new in zip(cache, self.self_attention.keys_values(x)):
+                after.append(ops.where(here, new, old))
+            return self.self_attention.attend(x, *after, seen)[0]
+
+        x = self.sublayer(0, x, attention, False)
+        grouped = ops.reshape(x, (ops.shape(memory_mask)[0], -1, self.dim))  # (b, k, d)
+        grouped, weights = self.look(grouped, keys_values, memory_mask, False)
+        x = ops.reshape(grouped, (-1, 1, self.dim))
+        return self.sublayer(2, x, self.feed_forward, False), weights, after

@@ -1,0 +1,157 @@
+"""Transformer (Vaswani et al., 2017, Attention Is All You Need, https://arxiv.org/abs/1706.03762).
+
+Blocks of self-attention encode a sentence; blocks of causal self-attention and of attention
+over the encoded sentence write its translation. Decoding keeps the keys and values of what
+was written, so a token costs the same however many went before.
+Recipes: `transformer_book`, `transformer`. Shapes: b batch, s source tokens, t target tokens,
+r rows = b times the beam, d dimension, v vocabulary, h heads.
+
+Deviations from the paper: sources end with an end token; `pre_norm` and `positions="trained"` (the
+book's first choice) are options, and `pre_norm` normalizes once more after the last block.
+"""
+
+import keras
+from keras import ops
+
+from homl_models import tokens
+from homl_models.errors import UserError
+from homl_models.layers.attention import DecoderBlock, EncoderBlock
+from homl_models.layers.positional import PositionalEncoding, TrainedPositions
+from homl_models.models.translator import Translator
+
+
+@keras.saving.register_keras_serializable("homl_models")
+class Transformer(Translator):
+    """Ids ((b, s), (b, t)) -> logits (b, t, v); see `Translator`.
+
+    dim, num_heads, hidden_units, dropout, attention_dropout, pre_norm, activation, head_dim: of the
+        blocks; see `layers.attention`. The embeddings plus positions are dropped out as well.
+    num_encoder_layers, num_decoder_layers: N.
+    positions: "sinusoidal", or "trained" for at most `max_length` tokens.
+    tie_weights: the output layer uses the target's embedding matrix (section 3.4).
+    share_embeddings: source and target have one embedding matrix (they must have one vocabulary).
+    """
+
+    def __init__(
+        self,
+        source_vocabulary,
+        target_vocabulary,
+        tokenizer="words",
+        dim=128,
+        num_heads=8,
+        hidden_units=128,
+        num_encoder_layers=2,
+        num_decoder_layers=2,
+        dropout=0.1,
+        attention_dropout=0.0,
+        pre_norm=False,
+        activation="relu",
+        head_dim=None,
+        positions="sinusoidal",
+        max_length=None,
+        tie_weights=True,
+        share_embeddings=False,
+        **kwargs,
+    ):
+        super().__init__(source_vocabulary, target_vocabulary, tokenizer, **kwargs)
+        if positions not in ("sinusoidal", "trained"):
+            raise UserError(f"positions must be sinusoidal or trained, not {positions!r}")
+        if positions == "trained" and not max_length:
+            raise UserError("trained positions need max_length, the largest number of tokens")
+        if share_embeddings and tuple(source_vocabulary) != tuple(target_vocabulary):
+            raise UserError("share_embeddings needs one vocabulary for source and target")
+        self.dim, self.num_heads, self.hidden_units, self.head_dim = dim, num_heads, hidden_units, head_dim
+        self.num_encoder_layers, self.num_decoder_layers = num_encoder_layers, num_decoder_layers
+        self.dropout, self.attention_dropout = dropout, attention_dropout
+        self.pre_norm, self.activation = pre_norm, activation
+        self.positions, self.max_length = positions, max_length
+        self.tie_weights, self.share_embeddings = tie_weights, share_embeddings
+        dtype = self.dtype_policy
+
+        def embedding(vocabulary, name):
+            return keras.layers.ReversibleEmbedding(
+                len(vocabulary),
+                dim,
+                tie_weights=tie_weights or name == "source",
+                embeddings_initializer=keras.initializers.RandomNormal(stddev=dim**-0.5),
+                reverse_dtype="float32",
+                name=f"{name}_embedding",
+                dtype=dtype,
+            )
+
+        def places(name):
+            return PositionalEncoding(dtype=dtype) if positions == "sinusoidal" else TrainedPositions(
+                max_length, name=f"{name}_positions", dtype=dtype
+            )  # fmt: skip
+
+        self.target_embedding = embedding(target_vocabulary, "target")
+        self.source_embedding = self.target_embedding if share_embeddings else embedding(source_vocabulary, "source")
+        self.source_positions, self.target_positions = places("source"), places("target")
+        block = {"dim": dim, "num_heads": num_heads, "hidden_units": hidden_units, "dropout": dropout, "dtype": dtype}
+        block |= {"attention_dropout": attention_dropout, "pre_norm": pre_norm}
+        block |= {"activation": activation, "head_dim": head_dim}
+        self.encoder = [EncoderBlock(name=f"encoder_{i}", **block) for i in range(num_encoder_layers)]
+        self.decoder = [DecoderBlock(name=f"decoder_{i}", **block) for i in range(num_decoder_layers)]
+        self.dropouts = [keras.layers.Dropout(dropout, dtype=dtype) for _ in range(2)]
+        self.norms = [keras.layers.LayerNormalization(epsilon=1e-5, dtype=dtype) for _ in range(2 * pre_norm)]
+
+    def build(self, input_shape=None):
+        for layer in {id(e): e for e in (self.target_embedding, self.source_embedding)}.values():
+            layer.build((None, None))
+        for layer in (self.source_positions, self.target_positions, *self.encoder, *self.decoder, *self.norms):
+            layer.build((None, None, self.dim))
+        self.built = True
+
+    def call(self, inputs, training=None):
+        source, target = inputs
+        memory, mask = self.encode(source, training)
+        x = self.embed(1, target, training)
+        for block in self.decoder:
+            x = block(x, memory, mask, training=training)
+        return self.logits(x)
+
+    def embed(self, part, ids, training=None, positions=None):
+        """Ids (b, t) of the source (part 0) or target (1) -> (b, t, d), embeddings times sqrt(d) plus positions."""
+        embedding = (self.source_embedding, self.target_embedding)[part]
+        add_positions = (self.source_positions, self.target_positions)[part]
+        x = embedding(ids) * self.dim**0.5
+        return self.dropouts[part](add_positions(x, positions=positions), training=training)
+
+    def encode(self, source, training=None):
+        """Ids (b, s) -> memory (b, s, d), mask (b, s)."""
+        mask = ops.not_equal(source, tokens.PAD)
+        x = self.embed(0, source, training)
+        for block in self.encoder:
+            x = block(x, mask=mask, training=training)
+        return (self.norms[0](x) if self.pre_norm else x), mask
+
+    def logits(self, x):
+        """(..., d) -> logits (..., v)."""
+        return self.target_embedding(self.norms[1](x) if self.pre_norm else x, reverse=True)
+
+    def start(self, source, length):
+        memory, mask = self.encode(source, training=False)
+        keys_values = [block.cross_attention.keys_values(memory) for block in self.decoder]
+        rows = ops.shape(source)[0]
+        caches = [block.empty_cache(rows, length) for block in self.decoder]
+        return (keys_values, mask), (ops.zeros((rows,), "int32"), caches)
+
+    def step(self, memory, ids, state):
+        (keys_values, mask), (positions, caches), after = memory, state, []
+        x = self.embed(1, ids[:, None], False, positions[:, None])
+        for block, cache, look_at in zip(self.decoder, caches, keys_values):
+            x, _, cache = block.step(x, cache, ops.max(positions), look_at, mask)
+            after.append(cache)
+        return self.logits(x[:, 0]), (positions + 1, after)
+
+    def alignment(self, source, target):
+        """How targets look at sources: weights (b, t, s), the mean over the heads of all decoder blocks.
+
+        source (b, s); target (b, t) from `START`, without `END`: row i is the step that writes token i + 1.
+        """
+        memory, mask = self.encode(source, training=False)
+        x, weights = self.embed(1, target), []
+        for block in self.decoder:
+            x, seen = block.explain(x, memory, mask)
+            weights.append(ops.mean(seen, axis=1))
+        return sum(weights) / len(weights)

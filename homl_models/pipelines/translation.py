@@ -1,0 +1,242 @@
+"""Pairs of sentences as training batches of a few static shapes.
+
+A pair is (source, target) text. Sentences of like length share a batch, so that little of it is
+padding; which, and in which order, is a function of the seed and the step.
+"""
+
+import collections
+import gzip
+import io
+import random
+import warnings
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from homl_models import tokens
+from homl_models.errors import UserError
+from homl_models.pipelines.stream import Stream
+
+SPA_ENG_URL = "https://storage.googleapis.com/download.tensorflow.org/data/spa-eng.zip"
+MALFORMED = 0.01  # share of lines that may be
+
+
+# Reading.
+
+
+def spa_eng():
+    """The book's 118,964 English-Spanish pairs (Tatoeba, by manythings.org), from Keras' cache or the network."""
+    import keras
+
+    try:
+        path = keras.utils.get_file("spa-eng.zip", SPA_ENG_URL)
+    except Exception as error:
+        raise UserError(
+            f"cannot fetch {SPA_ENG_URL} and it is not cached as spa-eng.zip in the `datasets` folder of KERAS_HOME: "
+            "go online once, pass --pairs-file PATH, or train dates, which needs no data"
+        ) from error
+    return read_pairs(path)
+
+
+def read_pairs(path):
+    """Pairs of a file with a source, a tab and a target per line; columns after these are left out.
+
+    The file is UTF-8 text, plain, gzipped, or zipped (the largest .txt or .tsv in it). Lines without two
+    texts are warned about by number and left out; more than 1 % of them raise `UserError`.
+    """
+    try:
+        data = Path(path).read_bytes()
+        if data[:2] == b"\x1f\x8b":
+            data = gzip.decompress(data)
+        elif zipfile.is_zipfile(io.BytesIO(data)):
+            data = _largest(zipfile.ZipFile(io.BytesIO(data)), path)
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text (byte {error.start}); convert it, e.g. with iconv") from error
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:  # the last: encrypted
+        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}; check the file") from error
+    pairs, malformed, count = [], [], 0
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        count += 1
+        columns = [column.strip() for column in line.split("\t")]
+        if len(columns) > 1 and columns[0] and columns[1]:
+            pairs.append((columns[0], columns[1]))
+        else:
+            malformed.append(number)
+    if not count:
+        raise UserError(f"{path} is empty; give a file with a source, a tab and a target per line")
+    if malformed:
+        lines = ", ".join(map(str, malformed[:10])) + (", ..." if len(malformed) > 10 else "")
+        message = f"{path}: {len(malformed)} of {count} lines are not a source, a tab and a target (lines {lines})"
+        if len(malformed) > MALFORMED * count:
+            raise UserError(f"{message}; that is too many, correct the file")
+        warnings.warn(f"{message}; they are left out", stacklevel=2)
+    return pairs
+
+
+def _largest(archive, path):
+    names = [i for i in archive.infolist() if i.filename.endswith((".txt", ".tsv")) and "/_" not in i.filename]
+    if not names:
+        raise UserError(f"{path} holds no .txt or .tsv file; give one with a source, a tab and a target per line")
+    return archive.read(max(names, key=lambda info: info.file_size))
+
+
+# Splitting.
+
+
+def book_split(pairs, seed, train=100_000):
+    """Shuffled pairs -> training (100,000 as in the book), and halves of the rest for validation and test.
+
+    Of fewer pairs, 84 % are for training, the share of the book's.
+    """
+    pairs = list(pairs)
+    random.Random(seed).shuffle(pairs)
+    if len(pairs) <= train:
+        train = int(0.84 * len(pairs))
+    half = (len(pairs) - train) // 2
+    return pairs[:train], pairs[train : train + half], pairs[train + half :]
+
+
+def honest_split(pairs, seed, share=0.03):
+    """Training, validation and test part without a sentence in common, on either side.
+
+    Pairs that share a sentence (compared without case, punctuation and spaces), directly or over
+    others, stay together. Validation and test have `share` of the pairs each; groups above a
+    thousandth of them are for training.
+    """
+    groups = list(_connected(pairs).values())
+    random.Random(seed).shuffle(groups)
+    parts = [], [], []
+    wanted = share * len(pairs)
+    for group in groups:
+        small = len(group) <= max(1, wanted / 10)
+        part = next((i for i in (1, 2) if small and len(parts[i]) + len(group) <= wanted), 0)
+        parts[part].extend(group)
+    for part in parts:
+        random.Random(seed).shuffle(part)
+    return parts
+
+
+def normalized(sentence):
+    """A sentence as `honest_split` compares it: letters and digits alone, in one case."""
+    return "".join(filter(str.isalnum, sentence.casefold())) or sentence
+
+
+def _connected(pairs):
+    """{group: its pairs} for the graph whose nodes are sentences and whose edges are pairs."""
+    parent = {}
+
+    def root(node):
+        parent.setdefault(node, node)
+        while parent[node] != node:
+            parent[node] = parent[parent[node]]
+            node = parent[node]
+        return node
+
+    edges = [((0, normalized(source)), (1, normalized(target))) for source, target in pairs]
+    for source, target in edges:
+        parent[root(source)] = root(target)
+    groups = collections.defaultdict(list)
+    for pair, (source, _) in zip(pairs, edges):
+        groups[root(source)].append(pair)
+    return groups
+
+
+# Batches.
+
+
+def encode(pairs, source_tokenizer, target_tokenizer):
+    """Pairs -> two lists of id arrays: sources with `END`, targets from `START` to `END`."""
+    import tensorflow as tf
+
+    sides = []
+    for texts, tokenizer, begin in zip(zip(*pairs), (source_tokenizer, target_tokenizer), ([], [tokens.START])):
+        ids = tokenizer.encode(tf.constant(texts))
+        rows = np.split(ids.flat_values.numpy(), ids.row_splits.numpy()[1:-1])
+        sides.append([np.array([*begin, *row, tokens.END], np.int32) for row in rows])
+    return sides
+
+
+def bucket(sources, targets, num_buckets, max_length=None):
+    """Encoded pairs -> [(sources (n, s), targets (n, t)), ...] by length, zeros at the right.
+
+    The longest fiftieth has a bucket of its own, the rest `num_buckets` - 1 of like size.
+    max_length: pairs with more tokens on a side are left out.
+    """
+    lengths = np.array([max(len(s), len(t) - 1) for s, t in zip(sources, targets)])
+    if max_length is not None:
+        kept = np.flatnonzero(lengths <= max_length)
+        if not len(kept):
+            raise UserError(f"no pair has at most {max_length} tokens on both sides; raise --max-length")
+        sources, targets, lengths = [sources[i] for i in kept], [targets[i] for i in kept], lengths[kept]
+    shares = [0.98 * i / (num_buckets - 1) for i in range(1, num_buckets)]
+    bounds = sorted({int(np.quantile(lengths, q, method="higher")) for q in shares} | {int(lengths.max())})
+    buckets, low = [], -1
+    for high in bounds:
+        rows = np.flatnonzero((lengths > low) & (lengths <= high))
+        buckets.append((_padded([sources[i] for i in rows]), _padded([targets[i] for i in rows])))
+        low = high
+    return buckets
+
+
+def _padded(rows):
+    ids = np.full((len(rows), max(map(len, rows))), tokens.PAD, np.int32)
+    for place, row in zip(ids, rows):
+        place[: len(row)] = row
+    return ids
+
+
+def batches(buckets, batch_size, seed=None):
+    """Batches ((sources (b, s), targets so far (b, t)), targets (b, t)) as a `Stream`, each from one bucket.
+
+    seed: draws pairs without replacement within a bucket, and the buckets in an order of its own each
+        epoch; None takes all as they come, the last batch of a bucket filled up with empty rows, which
+        losses and metrics leave out.
+    """
+    import tensorflow as tf
+
+    counts = [len(source) for source, _ in buckets]
+    if seed is None:
+        buckets = [tuple(_filled(ids, batch_size) for ids in pair) for pair in buckets]
+        per_epoch = [len(source) // batch_size for source, _ in buckets]
+    else:
+        per_epoch = [max(1, round(count / batch_size)) for count in counts]
+    per_epoch = np.array(per_epoch, np.int64)
+    firsts = np.concatenate([[0], np.cumsum(per_epoch)])
+    steps = int(firsts[-1])
+    constants = [tuple(map(tf.constant, pair)) for pair in buckets]
+
+    def pair(i, number):
+        """Batch `number`, counted over all epochs, of bucket i."""
+        example = number * batch_size + tf.range(batch_size, dtype=tf.int64)
+        if seed is not None:
+            key = tf.stack([tf.fill([batch_size], tf.cast(x, tf.int64)) for x in (seed, i)], axis=1)
+            key = tf.concat([key, (example // counts[i])[:, None]], axis=1)
+            example = tf.raw_ops.RandomIndexShuffle(
+                index=example % counts[i], seed=key, max_index=counts[i] - 1, rounds=8
+            )
+        source, target = (tf.gather(ids, example) for ids in constants[i])
+        return (source, target[:, :-1]), target[:, 1:]
+
+    def batch(step):
+        epoch, slot = step // steps, step % steps
+        if seed is not None:
+            key = tf.stack([tf.cast(seed, tf.int64), epoch, tf.constant(-1, tf.int64)])
+            slot = tf.raw_ops.RandomIndexShuffle(index=slot, seed=key, max_index=steps - 1, rounds=8)
+        else:
+            epoch = tf.zeros_like(epoch)
+        if len(buckets) == 1:
+            return pair(0, epoch * per_epoch[0] + slot)
+        chosen = tf.searchsorted(firsts, slot[None], side="right")[0] - 1
+        number = epoch * tf.gather(per_epoch, chosen) + slot - tf.gather(firsts, chosen)
+        return tf.switch_case(chosen, [lambda i=i: pair(i, number) for i in range(len(buckets))])
+
+    return Stream(batch, steps)
+
+
+def _filled(ids, batch_size):
+    return np.pad(ids, [(0, -len(ids) % batch_size), (0, 0)])

@@ -1,0 +1,54 @@
+"""Numbers that change over training: learning rates, and how much a decoder is fed of the truth."""
+
+import math
+
+import keras
+from keras import ops
+
+from homl_models.errors import UserError
+
+
+@keras.saving.register_keras_serializable("homl_models")
+class InverseSquareRoot(keras.optimizers.schedules.LearningRateSchedule):
+    """A linear warm-up to `peak` over `warmup_steps`, then peak * sqrt(warmup_steps / step).
+
+    With peak = dim^-0.5 * warmup_steps^-0.5 this is the Transformer's (Vaswani et al., 2017, equation 3).
+    """
+
+    def __init__(self, peak, warmup_steps):
+        self.peak, self.warmup_steps = peak, warmup_steps
+
+    def __call__(self, step):
+        step = ops.cast(step, "float32") + 1
+        return self.peak * ops.minimum(step / self.warmup_steps, ops.sqrt(self.warmup_steps / step))
+
+    def get_config(self):
+        return {"peak": self.peak, "warmup_steps": self.warmup_steps}
+
+
+def teacher_share(schedule, k, step):
+    """Probability that a decoder is fed the true token at a step (Bengio et al., 2015, section 2.4).
+
+    schedule: "linear" max(0, 1 - step / k), "exponential" k^step with k < 1, or
+        "inverse_sigmoid" k / (k + exp(step / k)) with k >= 1.
+    """
+    step = ops.cast(step, "float32")
+    if schedule == "linear":
+        return ops.maximum(0.0, 1.0 - step / k)
+    if schedule == "exponential":
+        return ops.exp(step * math.log(k))
+    return ops.sigmoid(math.log(k) - step / k)
+
+
+def check_teacher_share(schedule, k):
+    """Raise `UserError` unless `teacher_share` has that schedule and can use that k."""
+    allowed = {
+        "linear": (k > 0, "above 0"),
+        "exponential": (0 < k < 1, "between 0 and 1"),
+        "inverse_sigmoid": (k >= 1, "of at least 1"),
+    }
+    if schedule not in allowed:
+        raise UserError(f"the schedule must be one of {', '.join(allowed)}, not {schedule!r}")
+    fits, range_of_k = allowed[schedule]
+    if not fits:
+        raise UserError(f"the {schedule} schedule takes a k {range_of_k}, not {k}")
