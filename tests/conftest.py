@@ -1,6 +1,8 @@
 """What the tests share: a quiet TensorFlow, and the real data where it is at hand."""
 
 import dataclasses
+import fcntl
+import json
 import os
 import shutil
 import warnings
@@ -12,6 +14,14 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # before TensorFlow is imported
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("HOML_TEST_DATA", ROOT.parent / "shared" / "data"))
+
+
+def pytest_collection_modifyitems(items):
+    """Tests of one recipe, or else of one file, run in one of the two processes, which trains that recipe once."""
+    for item in items:
+        name = getattr(item, "callspec", None) and item.callspec.params.get("name")
+        group = name if isinstance(name, str) and name.endswith("_tiny") else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
@@ -37,42 +47,49 @@ def spa_eng(keras_home):
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """Tiny recipes, each trained once, with what the run left behind on its way.
-
-    stops: runs as a kill would have left them: in mid-epoch, as the next epoch begins, and in its middle.
-    """
+    """Tiny recipes, each trained once by whichever test process comes first, with what the run left on its way."""
 
     place: Path
-    folders: dict = dataclasses.field(default_factory=dict)
-    stops: dict = dataclasses.field(default_factory=dict)
-    warned: dict = dataclasses.field(default_factory=dict)
 
     def __call__(self, name):
         """The run folder."""
-        if name not in self.folders:
-            self.train(name)
-        return self.folders[name]
+        folder = self.place / name
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / "lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (folder / "warned.json").exists():
+                self.train(name, folder)
+        return folder / "run"
 
-    def train(self, name):
+    def stops(self, name):
+        """Runs as a kill would have left them: in mid-epoch, as the next epoch begins, and in its middle."""
+        return sorted(self(name).parent.glob("stopped_*"))
+
+    def warned(self, name):
+        """What the training warned of."""
+        return json.loads((self(name).parent / "warned.json").read_text())
+
+    def train(self, name, folder):
         from homl_models import resume, train
 
-        save, stops, folder = resume.Progress.save, [], self.place / name / "run"
+        save = resume.Progress.save
 
         def save_and_copy(progress):
             save(progress)
             if (progress.epoch, progress.step) in ((0, progress.steps // 2), (1, 0), (1, progress.steps // 2)):
-                stop = self.place / name / f"stopped_in_epoch_{progress.epoch}_at_step_{progress.step}"
-                stops.append(shutil.copytree(folder / "checkpoints", stop / "checkpoints").parent)
+                stop = folder / f"stopped_in_epoch_{progress.epoch}_at_step_{progress.step}"
+                shutil.copytree(folder / "run" / "checkpoints", stop / "checkpoints")
 
         with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
             patch.setattr(resume.Progress, "save", save_and_copy)
-            train.train(name, run_dir=str(folder), verbose=0, checkpoint_seconds=0)
-        self.folders[name], self.stops[name] = folder, stops
-        self.warned[name] = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
+            train.train(name, run_dir=str(folder / "run"), verbose=0, checkpoint_seconds=0)
+        warned = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
+        (folder / "warned.json").write_text(json.dumps(warned))
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """`trained(name)` is the run folder of a tiny recipe, which all tests share; see `Trained`."""
-    return Trained(tmp_path_factory.mktemp("trained"))
+    base = tmp_path_factory.getbasetemp()
+    return Trained((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "trained")

@@ -57,6 +57,28 @@ def test_predict_reads_a_file_and_standard_input_line_by_line(run, capsys, tmp_p
     np.testing.assert_allclose(streamed[0], model.score(lines[0]), rtol=1e-5)
 
 
+def test_predict_takes_a_source_and_its_target_on_one_line(trained, capsys, tmp_path):
+    folder = trained("dates_tiny")
+    sources, targets = ["May 3, 1999", "4 June 2001"], ["1999-05-03", "2001-06-04"]
+    lines = [f"{source}\t{target}" for source, target in zip(sources, targets)]
+    (tmp_path / "pairs.tsv").write_text("\n".join(lines))
+    printed = output(capsys, folder, "score", "--file", tmp_path / "pairs.tsv")
+    assert printed == output(capsys, folder, "score", *lines)
+    expected = homl_models.load(str(folder)).score(sources, targets)
+    np.testing.assert_allclose([float(x) for x in printed.split()], expected, rtol=1e-4)
+    assert "a line must be source, a tab, target" in refusal(capsys, folder, "score", "May 3, 1999")
+    assert "beam_width must lie between 1 and" in refusal(capsys, folder, "translate_beam", "x", "--beam-width", 0)
+
+
+def test_attention_is_numbers_not_a_picture(trained, capsys):
+    result = json.loads(output(capsys, trained("dates_tiny"), "attention", "May 3\t05-03"))
+    weights = np.array(result["weights"])
+    assert weights.shape == (1, len("05-03") + 1, len("May 3") + 1)
+    np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-5)
+    assert result["source_tokens"] == [[*"May 3", "[END]"]]
+    assert result["target_tokens"] == [[*"05-03", "[END]"]]
+
+
 def test_predict_writes_the_result_to_a_file(run, capsys, tmp_path):
     assert output(capsys, run, "generate", "To be", "--length", 5, "--out", tmp_path / "out.txt") == ""
     assert (tmp_path / "out.txt").read_text() == output(capsys, run, "generate", "To be", "--length", 5)

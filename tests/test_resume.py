@@ -74,7 +74,7 @@ def test_stopped_in_mid_epoch_or_as_one_begins_a_run_ends_as_one_never_stopped(n
     finished, recipe = trained(name), dataclasses.replace(RECIPES[name], verbose=0)
     model = recipe.model()
     monkeypatch.setattr(type(recipe), "model", lambda recipe: model)
-    stops = trained.stops[name]
+    stops = trained.stops(name)
     assert len(stops) == 3
     for stop in stops:
         folder = shutil.copytree(stop, tmp_path / stop.name)

@@ -266,7 +266,7 @@ def test_recipe_methods_that_are_missing_say_so():
 @pytest.mark.parametrize("name", TINY)
 def test_nothing_warns_while_a_recipe_trains(name, trained):
     trained(name)
-    assert trained.warned[name] == []
+    assert trained.warned(name) == []
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -14,8 +14,6 @@ from homl_models import decoding, tokens
 from homl_models.base import Model, compiled
 from homl_models.errors import UserError
 
-FORBIDDEN = (tokens.PAD, tokens.START)  # never written
-
 
 class Translator(Model):
     """Ids ((b, s), (b, t)) of a source and of `START` and the target so far -> logits (b, t, v) of what follows.
@@ -50,6 +48,11 @@ class Translator(Model):
         make = tokens.TOKENIZERS[self.tokenizer]
         return make(self.source_vocabulary), make(self.target_vocabulary)
 
+    @property
+    def forbidden(self):
+        """Tokens that are never written; only words have a way of writing what they do not know, `[UNK]`."""
+        return (tokens.PAD, tokens.START) if self.tokenizer == "words" else (tokens.PAD, tokens.START, tokens.UNKNOWN)
+
     def compute_output_shape(self, input_shape):
         return (*input_shape[1], len(self.target_vocabulary))
 
@@ -71,7 +74,7 @@ class Translator(Model):
             length=length,
             min_length=min_length,
             no_repeat_ngram=no_repeat_ngram,
-            forbidden=FORBIDDEN,
+            forbidden=self.forbidden,
         )
 
     def beam(self, source, limits, length_penalty, *, length, beam_width, n_best, min_length=0, no_repeat_ngram=0):
@@ -90,7 +93,7 @@ class Translator(Model):
             n_best=n_best,
             min_length=min_length,
             no_repeat_ngram=no_repeat_ngram,
-            forbidden=FORBIDDEN,
+            forbidden=self.forbidden,
         )
 
     def log_probabilities(self, source, target):
@@ -180,14 +183,16 @@ class Translator(Model):
             return []
         source = self.source_ids(sentences)
         limits = ops.convert_to_numpy(self.limits(source, max_length)).astype("int32")
+        empty = _power_of_two(len(source)) - len(source)  # rows that end at once, for fewer shapes to compile
+        source, limits = np.pad(source, [(0, empty), (0, 0)]), np.pad(limits, (0, empty), constant_values=1)
         length = _power_of_two(int(limits.max()))
         static = {"length": length, "min_length": min_length, "no_repeat_ngram": no_repeat_ngram}
         if beam_width == 1 and n_best is None:
             ids, _ = self._run("greedy", source, limits, **static)
-            return self.text(ids)
+            return self.text(ids[: len(sentences)])
         static |= {"beam_width": beam_width, "n_best": n_best or 1}
         ids, scores = self._run("beam", source, limits, np.float32(length_penalty), **static)
-        texts = self.text(ids)
+        texts, scores = self.text(ids[: len(sentences)]), scores[: len(sentences)]
         if n_best is None:
             return [row[0] for row in texts]
         return [

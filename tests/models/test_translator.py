@@ -1,0 +1,521 @@
+"""What every encoder-decoder has to pass, whatever its cells, attention, norms and positions; and its strings."""
+
+import json
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import ops
+
+from homl_models import tokens
+from homl_models.errors import UserError
+from homl_models.export import write_saved_model
+from homl_models.models import translator
+from homl_models.models.seq2seq import ATTENTIONS, Seq2Seq
+from homl_models.models.transformer import Transformer
+from tests import checks
+
+SOURCE = (*tokens.SPECIAL, *"abcdefghij")
+TARGET = (*tokens.SPECIAL, *"rstuvwxy")
+S2S = {"embed_dim": 5, "units": 6}
+FORMER = {"dim": 8, "num_heads": 2, "hidden_units": 10, "dropout": 0.0}
+SHARED = {"target_vocabulary": SOURCE, "share_embeddings": True, "num_encoder_layers": 1, "num_decoder_layers": 1}
+KINDS = {
+    **{
+        f"{attention} {cell}": (Seq2Seq, {**S2S, "attention": attention, "cell": cell, **more})
+        for i, attention in enumerate(ATTENTIONS)
+        for cell, more in (("lstm", {"num_layers": 1 + i % 2}), ("gru", {"num_layers": 2 - i % 2}))
+    },
+    "post-norm": (Transformer, FORMER),
+    "pre-norm": (Transformer, {**FORMER, "pre_norm": True, "head_dim": 3, "num_decoder_layers": 1}),
+    "post-norm trained": (Transformer, {**FORMER, "positions": "trained", "max_length": 20, "tie_weights": False}),
+    "pre-norm trained": (Transformer, {**FORMER, "pre_norm": True, "positions": "trained", "max_length": 20}),
+    "shared": (Transformer, {**FORMER, **SHARED}),
+}
+for kind in ("none gru", "general gru", "additive lstm", "book gru", "dot lstm"):
+    KINDS[kind][1]["bidirectional"] = True
+EACH_KIND = pytest.mark.parametrize("kind", KINDS)
+FEW = ("none gru", "additive lstm", "pre-norm trained")
+
+
+def make(kind, seed=0, scale=0.7, **more):
+    """A small model with weights large enough for its distributions to be far from even."""
+    cls, settings = KINDS[kind]
+    model = cls(**{"source_vocabulary": SOURCE, "target_vocabulary": TARGET, **settings, **more})
+    model.build()
+    rng = np.random.default_rng(seed)
+    model.set_weights([rng.normal(0, scale, w.shape) if w.trainable else w.numpy() for w in model.weights])
+    return model
+
+
+def pairs(source_lengths=(6, 3, 5), target_lengths=(7, 4, 2), seed=0):
+    """Sources with `END`, and targets from `START` to `END`, padded at the right with zeros."""
+    rng = np.random.default_rng(seed)
+    source = np.zeros((len(source_lengths), max(source_lengths)), "int32")
+    target = np.zeros((len(target_lengths), max(target_lengths)), "int32")
+    for row, n in zip(source, source_lengths):
+        row[:n] = [*rng.integers(4, len(SOURCE), n - 1), tokens.END]
+    for row, n in zip(target, target_lengths):
+        row[:n] = [tokens.START, *rng.integers(4, len(TARGET), n - 2), tokens.END]
+    return source, target
+
+
+def wider(ids, n=3):
+    return np.pad(ids, ((0, 0), (0, n)))
+
+
+def log_softmax(logits):
+    z = np.float64(logits)
+    return z - np.log(np.exp(z).sum(axis=-1, keepdims=True))
+
+
+def log_p(model, source, target):
+    """log p(target | source) (b,) by definition, in double precision."""
+    found = np.take_along_axis(log_softmax(model((source, target[:, :-1]))), target[:, 1:, None], axis=-1)[..., 0]
+    return (found * (target[:, 1:] != 0)).sum(axis=1)
+
+
+# Ids.
+
+
+@EACH_KIND
+@pytest.mark.parametrize("k", [1, 2])
+def test_steps_equal_the_full_call(kind, k):
+    """Also where k hypotheses share each memory."""
+    model, (source, _) = make(kind), pairs()
+    rng = np.random.default_rng(2)
+    target = rng.integers(1, len(TARGET), (3 * k, 5)).astype("int32")
+    memory, state = model.start(source, 6)
+    state = keras.tree.map_structure(lambda x: ops.repeat(x, k, axis=0), state)
+    full = model((np.repeat(source, k, axis=0), target))
+    for t in range(5):
+        logits, state = model.step(memory, target[:, t], state)
+        checks.close(logits, full[:, t])
+
+
+@EACH_KIND
+def test_the_state_can_be_reordered(kind):
+    """All that a hypothesis has written is in its rows of the state: they can change places on the way."""
+    model, (source, _) = make(kind), pairs((4,), (2,))
+    target = np.random.default_rng(2).integers(1, len(TARGET), (3, 5)).astype("int32")
+    memory, state = model.start(source, 5)
+    state = keras.tree.map_structure(lambda x: ops.repeat(x, 3, axis=0), state)
+    full, order = model((np.repeat(source, 3, axis=0), target)).numpy(), np.arange(3)
+    for t in range(5):
+        logits, state = model.step(memory, target[order, t], state)
+        checks.close(logits, full[order, t])
+        swap = [1, 2, 0] if t % 2 else [0, 2, 1]
+        order = order[swap]
+        state = keras.tree.map_structure(lambda x, swap=swap: ops.take(x, swap, axis=0), state)
+
+
+@EACH_KIND
+def test_the_future_is_not_seen(kind):
+    model, (source, _) = make(kind), pairs()
+    target = np.random.default_rng(2).integers(1, len(TARGET), (3, 5)).astype("int32")
+    checks.causal(lambda target: model((source, target)), target)
+
+
+@EACH_KIND
+def test_padding_does_not_matter(kind):
+    model, (source, target) = make(kind), pairs()
+    logits = model((source, target)).numpy()
+    padded = model((wider(source), wider(target))).numpy()
+    for i, (s, t) in enumerate(zip((source != 0).sum(axis=1), (target != 0).sum(axis=1))):
+        alone = model((source[i : i + 1, :s], target[i : i + 1, :t]))[0]
+        checks.close(logits[i, :t], alone)
+        checks.close(padded[i, :t], alone)
+        other = model((np.roll(source, 1, axis=0)[i : i + 1], target[i : i + 1]))[0, :t]
+        assert np.abs(other - alone).max() > 1e-3  # what is not padding does matter
+
+
+@EACH_KIND
+def test_gradients_reach_every_weight(kind):
+    model = make(kind, scale=0.4)
+    checks.gradients_reach(lambda x: model(x, training=True), model.trainable_variables, pairs())
+
+
+@EACH_KIND
+def test_config_round_trip(kind):
+    cls, settings = KINDS[kind]
+    settings = {"source_vocabulary": SOURCE, "target_vocabulary": TARGET, "tokenizer": "characters", **settings}
+    checks.config_round_trip(cls, **settings)
+
+
+@pytest.mark.parametrize("kind", FEW)
+def test_unknown_batch_and_length(kind):
+    model = make(kind)
+    checks.symbolic_agrees(model, pairs())
+    checks.any_batch_and_length(model, pairs(), jit_compile=kind in ("additive lstm", "pre-norm trained"))
+
+
+@pytest.mark.parametrize("kind", FEW)
+def test_mixed_precision(kind):
+    checks.mixed_precision(lambda dtype: make(kind, scale=0.4, dtype=dtype), pairs())
+    for policy in checks.HALF:
+        model, (source, target) = make(kind, dtype=policy), pairs()
+        assert model((source, target)).dtype == tf.float32
+        memory, state = model.start(source, 4)
+        logits, after = model.step(memory, target[:, 0], state)
+        assert logits.dtype == tf.float32
+        keras.tree.map_structure(lambda a, b: a.dtype == b.dtype or pytest.fail(f"{a.dtype} {b.dtype}"), state, after)
+
+
+def trainable(kind, jit_compile=False, **more):
+    model = make(kind, scale=0.3, **more)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.02), loss, metrics=["accuracy"], jit_compile=jit_compile)
+    return model
+
+
+@pytest.mark.parametrize("kind", ["general lstm", "shared"])
+def test_keras_file_round_trip_and_one_batch_overfits(kind, tmp_path):
+    source, target = pairs()
+    model = trainable(kind)
+    checks.keras_file_round_trip(model, (source, target[:, :-1]), target[:, 1:], tmp_path)
+    checks.overfits(model, (source, target[:, :-1]), target[:, 1:], steps=100)
+
+
+@pytest.mark.parametrize("kind", ["general lstm", "post-norm"])
+def test_loss_and_accuracy_leave_padding_out(kind):
+    model, (source, target) = trainable(kind), pairs()
+    wanted, real = target[:, 1:], target[:, 1:] != 0
+    logits = model((source, target[:, :-1])).numpy()
+    every = log_softmax(logits)
+    chosen = np.take_along_axis(every, wanted[..., None], axis=-1)[..., 0]
+    right = every.argmax(axis=-1) == wanted
+    assert abs(-chosen.mean() + chosen[real].mean()) > 1e-2  # with padding it would be something else
+    assert right.mean() != right[real].mean() or not right.any()
+    for extra in (0, 3):
+        found = model.evaluate((wider(source, extra), wider(target[:, :-1], extra)), wider(wanted, extra), verbose=0)
+        assert found[0] == pytest.approx(-chosen[real].mean(), rel=1e-5)
+        assert found[1] == pytest.approx(right[real].mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.startswith("none")])
+def test_alignments_are_distributions_over_the_real_tokens(kind):
+    model, (source, target) = make(kind), pairs()
+    weights = model.alignment(wider(source), target[:, :-1]).numpy()
+    assert weights.shape == (3, target.shape[1] - 1, source.shape[1] + 3)
+    np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-5)
+    real = np.broadcast_to((wider(source) != 0)[:, None], weights.shape)
+    assert (weights[~real] == 0).all()
+    assert (weights[real] > 0).all()
+    assert weights[0].std(axis=0).max() > 1e-3  # each target token looks elsewhere
+    checks.close(weights[1:2, :, :3], model.alignment(source[1:2, :3], target[1:2, :-1]))
+
+
+# Strings. Most tests run them eagerly or in a plain graph, since XLA compiles every shape anew.
+
+SENTENCES = ["a b c", "", "j i h g f e d c b a", "a q! A b"]
+WHO = {"additive lstm": {"seed": 9, "scale": 1.2}, "pre-norm": {"seed": 4}}  # whose texts end early, late, never
+
+
+@pytest.fixture(scope="module", params=WHO)
+def model(request):
+    """One model for all tests that only call it."""
+    return make(request.param, **WHO[request.param])
+
+
+@pytest.fixture
+def eager(monkeypatch):
+    monkeypatch.setattr(translator, "compiled", lambda function: function)
+
+
+@pytest.fixture
+def fresh(model):
+    """The module's model without what it has compiled before, and without what a test makes it compile."""
+    model._compiled.clear()
+    yield model
+    model._compiled.clear()
+
+
+def short(model, sentences, **settings):
+    return model.translate(sentences, max_length=6, **settings)
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_string_gives_what_it_gives_in_a_list_and_in_a_batch(fresh):
+    for settings in ({}, {"beam_width": 3}, {"beam_width": 3, "n_best": 2, "length_penalty": 0.5}):
+        together = short(fresh, SENTENCES, **settings)
+        assert len(together) == len(SENTENCES)
+        for sentence, expected in zip(SENTENCES[:2], together):
+            alone = short(fresh, sentence, **settings)
+            if "n_best" in settings:
+                assert [text for text, _ in alone] == [text for text, _ in expected]
+                checks.close([s for _, s in alone], [s for _, s in expected])
+            else:
+                assert isinstance(alone, str)
+                assert alone == expected
+        assert fresh.translate([], **settings) == []
+    assert short(fresh, "a b") == short(fresh, ["a b"])[0]
+    assert len(set(short(fresh, SENTENCES))) > 1
+
+
+@pytest.mark.usefixtures("eager")
+def test_beam_scores_are_those_of_the_texts(fresh):
+    for alpha in (0.0, 1.3):
+        found = short(fresh, SENTENCES, beam_width=4, n_best=4, length_penalty=alpha)
+        assert [row[0][0] for row in found] == short(fresh, SENTENCES, beam_width=4, length_penalty=alpha)
+        for sentence, row in zip(SENTENCES, found):
+            texts, scores = zip(*row)
+            assert len(set(texts)) == 4
+            assert list(scores) == sorted(scores, reverse=True)
+            total = fresh.score([sentence] * 4, texts)
+            lengths = np.array([len(text.split()) + 1 for text in texts])
+            checks.close(list(scores), list(total / ((5 + lengths) / 6) ** alpha))
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_beam_of_1_is_greedy_whatever_the_penalty(fresh):
+    greedy = short(fresh, SENTENCES)
+    for alpha in (0.0, 2.0):
+        assert [row[0][0] for row in short(fresh, SENTENCES, n_best=1, length_penalty=alpha)] == greedy
+    source = fresh.source_ids(SENTENCES)
+    for i, text in enumerate(greedy):  # the most probable token each time, of those that may be written
+        ids = fresh.target_ids([text])[:, :8]
+        best = np.array(fresh((source[i : i + 1], ids)))
+        best[..., [tokens.PAD, tokens.START]] = -np.inf
+        n = len(text.split())
+        assert best.argmax(axis=-1)[0, : min(n + 1, 6)].tolist() == ids[0, 1 : min(n + 1, 6) + 1].tolist()
+
+
+@pytest.mark.usefixtures("eager")
+def test_lengths_and_repetitions_are_as_asked(fresh):
+    for beam_width in (1, 3):
+        lengths = {}
+        for low, high in ((0, 6), (0, 2), (5, 6)):
+            texts = fresh.translate(SENTENCES, beam_width=beam_width, max_length=high, min_length=low)
+            lengths[low, high] = [len(text.split()) for text in texts]
+            assert all(low <= n <= high for n in lengths[low, high])
+        assert beam_width > 1 or min(lengths[0, 6]) < 3 < max(lengths[0, 6])
+        for text in short(fresh, SENTENCES, beam_width=beam_width, min_length=6, no_repeat_ngram=1):
+            assert len(set(text.split())) == 6
+
+
+@pytest.mark.usefixtures("eager")
+def test_score_is_the_log_probability_of_the_target(fresh):
+    targets = ["r s t", "", "y", "w q v v v v v v v v v"]
+    found = fresh.score(SENTENCES, targets)
+    assert found.shape == (4,)
+    for sentence, target, score in zip(SENTENCES, targets, found):
+        source = [[*(SOURCE.index(w) if w in SOURCE else 1 for w in sentence.replace("!", "").lower().split()), 3]]
+        ids = [[2, *(TARGET.index(w) if w in TARGET else 1 for w in target.split()), 3]]
+        assert score == pytest.approx(log_p(fresh, np.int32(source), np.int32(ids))[0], rel=1e-5)
+        assert fresh.score(sentence, target) == pytest.approx(score, rel=1e-5)
+    assert isinstance(fresh.score("a", "r"), float)
+
+
+@pytest.mark.usefixtures("eager")
+def test_attention_weights_come_with_the_tokens_of_both_sides(fresh):
+    source, target, weights = fresh.attention_weights("a q! B", "r s")
+    assert source == ["a", "[UNK]", "b", "[END]"]
+    assert target == ["r", "s", "[END]"]
+    assert weights.shape == (3, 4)
+    checks.close(weights, fresh.alignment(np.int32([[4, 1, 5, 3]]), np.int32([[2, 4, 5]]))[0])
+    own = fresh.attention_weights("a b")
+    assert " ".join(own[1][:-1]) == fresh.translate("a b")
+
+
+def test_compiled_by_xla_all_is_as_it_is_eagerly(fresh, monkeypatch):
+    sentences = SENTENCES[:3]
+
+    def found():
+        fresh._compiled.clear()
+        return short(fresh, sentences), short(fresh, sentences, beam_width=3, n_best=3, length_penalty=0.7)
+
+    greedy, beams = found()
+    monkeypatch.setattr(translator, "compiled", lambda function: function)
+    expected_greedy, expected_beams = found()
+    assert greedy == expected_greedy
+    assert [[text for text, _ in row] for row in beams] == [[text for text, _ in row] for row in expected_beams]
+    checks.close([[s for _, s in row] for row in beams], [[s for _, s in row] for row in expected_beams])
+
+
+@pytest.mark.usefixtures("eager")
+def test_other_tokenizers_write_texts():
+    whole = make("dot gru", tokenizer="characters", seed=2)
+    text = short(whole, "abc", beam_width=3)
+    assert isinstance(text, str)
+    assert " " not in text
+    assert whole.attention_weights("abz", "rs")[:2] == (["a", "b", "[UNK]", "[END]"], ["r", "s", "[END]"])
+
+
+def test_what_is_allowed_at_most():
+    model, trained = make("dot gru"), make("pre-norm trained")
+    source = model.source_ids(["", "a b", "a " * 9])
+    assert source.shape == (3, 16)
+    assert np.asarray(model.limits(source)).tolist() == [11, 15, 29]  # twice the tokens and 10, one for `END`
+    assert np.asarray(model.limits(source, 3)).tolist() == [4] * 3
+    assert np.asarray(trained.limits(source)).tolist() == [11, 15, 20]
+    assert trained.source_ids(["a " * 19]).shape == (1, 20)
+    assert model.source_ids(["a " * 200]).shape == (1, 256)
+    assert trained.target_ids(["r " * 19]).shape == (1, 21)
+
+
+@pytest.mark.usefixtures("eager")
+def test_trained_positions_allow_texts_up_to_their_number():
+    model = make("pre-norm trained", seed=1)
+    text = model.translate("a " * 19, min_length=30)
+    assert len(text.split()) == 19
+    assert np.isfinite(model.score("a " * 19, text))
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda m: m.translate("a", beam_width=0), ["beam_width", "0"]),
+        (lambda m: m.translate("a", beam_width=13), ["beam_width", "12", "13"]),
+        (lambda m: m.translate([], beam_width=13), ["beam_width", "13"]),
+        (lambda m: m.translate("a", length_penalty=-0.5), ["length_penalty", "-0.5"]),
+        (lambda m: m.translate("a", length_penalty=math.nan), ["length_penalty", "nan"]),
+        (lambda m: m.translate("a", length_penalty=math.inf), ["length_penalty", "inf"]),
+        (lambda m: m.translate("a", beam_width=2, n_best=3), ["n_best", "2", "3"]),
+        (lambda m: m.translate("a", n_best=0), ["n_best", "0"]),
+        (lambda m: m.translate("a", min_length=-1), ["min_length"]),
+        (lambda m: m.translate("a", no_repeat_ngram=-1), ["no_repeat_ngram"]),
+        (lambda m: m.translate("a", max_length=0), ["max_length", "0"]),
+        (lambda m: m.translate("a", max_length=3, min_length=4), ["max_length", "3", "4"]),
+        (lambda m: m.translate(["a", 3]), ["string", "3"]),
+        (lambda m: m.translate([b"a"]), ["string", "b'a'"]),
+        (lambda m: m.translate("a " * 20), ["21 tokens", "20"]),
+        (lambda m: m.score("a", "r " * 20), ["21 tokens", "20"]),
+        (lambda m: m.score(["a", "b"], ["r"]), ["2", "1"]),
+    ],
+    ids=range(17),
+)
+def test_mistakes_are_named_in_one_line(call, named):
+    with pytest.raises(UserError) as error:
+        call(make("pre-norm trained"))
+    assert "\n" not in str(error.value)
+    assert all(part in str(error.value) for part in named), error.value
+
+
+def test_a_model_without_attention_says_so():
+    model = make("none gru")
+    with pytest.raises(UserError, match="no attention"):
+        model.attention_weights("a", "r")
+    assert set(model.endpoints()) == {"translate", "translate_beam", "score"}
+
+
+@pytest.mark.parametrize(
+    ("cls", "settings"),
+    [
+        (Seq2Seq, {"tokenizer": "letters"}),
+        (Seq2Seq, {"cell": "rnn"}),
+        (Seq2Seq, {"attention": "luong"}),
+        (Seq2Seq, {"units": 7, "bidirectional": True}),
+        (Seq2Seq, {"scheduled_sampling": "cosine"}),
+        (Seq2Seq, {"scheduled_sampling": "exponential", "sampling_k": 1.0}),
+        (Transformer, {"positions": "learned"}),
+        (Transformer, {"positions": "trained"}),
+        (Transformer, {"share_embeddings": True}),
+        (Transformer, {"dim": 9, "num_heads": 2}),
+    ],
+    ids=str,
+)
+def test_settings_that_cannot_be_are_refused(cls, settings):
+    with pytest.raises(UserError) as error:
+        cls(SOURCE, TARGET, **settings)
+    assert "\n" not in str(error.value)
+
+
+# The SavedModel.
+
+LONG = " ".join("abcdefghij"[i * i % 10] for i in range(200))
+
+
+def near(found, expected):
+    checks.close(np.asarray(found, "float64"), np.asarray(expected, "float64"))
+
+
+def test_the_saved_model_equals_the_python_api(fresh, tmp_path, monkeypatch):
+    """One sentence, 7 and 64, an empty one and one of 200 words among them."""
+    monkeypatch.setattr(translator, "compiled", lambda f: tf.function(f, reduce_retracing=True, autograph=False))
+    limits = fresh.limits
+    monkeypatch.setattr(fresh, "limits", lambda *args: ops.minimum(limits(*args), 16))  # to save time
+    write_saved_model(fresh, tmp_path / "saved_model")
+    loaded = tf.saved_model.load(str(tmp_path / "saved_model"))
+    rng = np.random.default_rng(0)
+    some = [" ".join(rng.choice(list("abcdefghij?"), n)) for n in rng.integers(1, 9, 62)]
+    targets = [" ".join(rng.choice(list("rstuvwxyz"), n)) for n in rng.integers(0, 12, 64)]
+    for texts in (["B c!"], [LONG, "", *some[:5]], [*some, "", LONG]):
+        given = tf.constant(texts)
+        assert decoded(loaded.translate(given)["translation"]) == fresh.translate(texts)
+        out = loaded.translate_beam(given, 4, 0.6)
+        expected = fresh.translate(texts, beam_width=4, length_penalty=0.6, n_best=4)
+        assert decoded(out["translations"]) == [[text for text, _ in row] for row in expected]
+        near(out["scores"], [[score for _, score in row] for row in expected])
+        wanted = targets[: len(texts)]
+        near(loaded.score(given, tf.constant(wanted))["log_probability"], fresh.score(texts, wanted))
+        out = loaded.attention(given, tf.constant(wanted))
+        for i in range(min(len(texts), 2)):
+            source, target, weights = fresh.attention_weights(texts[i], wanted[i])
+            assert decoded(out["source_tokens"])[i][: len(source)] == source
+            assert decoded(out["target_tokens"])[i][: len(target)] == target
+            near(out["weights"][i, : len(target), : len(source)], weights)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="beam_width must lie between 1 and 12"):
+        loaded.translate_beam(tf.constant(["a"]), 13, 1.0)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="beam_width must lie between 1 and 12"):
+        loaded.translate_beam(tf.constant(["a"]), 0, 1.0)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="length_penalty must be 0 or more"):
+        loaded.translate_beam(tf.constant(["a"]), 2, -1.0)
+    nothing = tf.constant([], tf.string)
+    assert loaded.translate(nothing)["translation"].shape == (0,)
+    assert loaded.translate_beam(nothing, 3, 1.0)["scores"].shape == (0, 3)
+
+
+def decoded(strings):
+    strings = strings.numpy().tolist() if tf.is_tensor(strings) else strings
+    return [decoded(s) if isinstance(s, list) else s.decode() for s in strings]
+
+
+def test_the_endpoints_of_trained_positions_refuse_what_is_too_long():
+    model = make("post-norm trained")
+    with pytest.raises(tf.errors.InvalidArgumentError, match="more than the 20 tokens"):
+        model.endpoints()["score"][0](tf.constant(["a", "a " * 20]), tf.constant(["r", "r"]))
+
+
+# Another backend.
+
+ELSEWHERE = """
+import json
+import keras, numpy as np
+from homl_models import tokens
+from homl_models.models import translator
+from homl_models.models.seq2seq import Seq2Seq
+from homl_models.models.transformer import Transformer
+V = (*tokens.SPECIAL, *"abcdef")
+if keras.backend.backend() == "jax":
+    import jax
+    translator.compiled = jax.jit  # not needed, but faster
+results = []
+for model in (
+    Seq2Seq(V, V, embed_dim=5, units=6, attention="additive"),
+    Transformer(V, V, dim=8, num_heads=2, hidden_units=10, pre_norm=True, num_encoder_layers=1, num_decoder_layers=1),
+):
+    model.build()
+    rng = np.random.default_rng(0)
+    model.set_weights([rng.normal(0, 0.7, w.shape) if w.trainable else np.array(w) for w in model.weights])
+    source, limits = np.int32([[4, 5, 6, 3], [9, 3, 0, 0]]), np.int32([6, 4])
+    found = model._run("greedy", source, limits, length=6)
+    found += model._run("beam", source, limits, np.float32(0.7), length=6, beam_width=3, n_best=3, no_repeat_ngram=2)
+    found += (model._run("alignment", source, np.int32([[2, 4, 5], [2, 6, 0]])),)
+    results.append([np.asarray(x).tolist() for x in found])
+print(json.dumps(results))
+"""
+
+
+@pytest.mark.usefixtures("eager")
+def test_on_jax_all_is_as_on_tensorflow(capsys):
+    exec(ELSEWHERE, {})
+    here = json.loads(capsys.readouterr().out.splitlines()[-1])
+    there = checks.in_fresh_process(ELSEWHERE, KERAS_BACKEND="jax")
+    for ours, theirs in zip(here, there, strict=True):
+        for i in (0, 2):
+            assert ours[i] == theirs[i]
+        for i in (1, 3, 4):
+            near(theirs[i], ours[i])
+    assert here[0][0] != here[1][0]

@@ -1,0 +1,98 @@
+"""Learning rates and shares of the truth over the steps."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from homl_models.errors import UserError
+from homl_models.schedules import InverseSquareRoot, check_teacher_share, teacher_share
+
+STEPS = np.array([0, 1, 5, 398, 399, 400, 1000, 99_999])
+
+
+@pytest.mark.parametrize(("dim", "warmup"), [(512, 4000), (128, 400), (64, 1)])
+def test_the_learning_rate_is_that_of_the_paper(dim, warmup):
+    ours = InverseSquareRoot((dim * warmup) ** -0.5, warmup)
+    number = STEPS + 1.0  # the paper counts from 1, optimizers from 0
+    expected = dim**-0.5 * np.minimum(number**-0.5, number * warmup**-1.5)
+    np.testing.assert_allclose([float(ours(step)) for step in STEPS], expected, rtol=1e-6)
+
+
+def test_the_learning_rate_rises_to_its_peak_in_even_steps_and_falls_from_there():
+    rates = np.array([float(InverseSquareRoot(0.25, 10)(step)) for step in range(40)])
+    assert rates.argmax() == 9
+    assert rates.max() == 0.25
+    np.testing.assert_allclose(np.diff(rates[:10]), 0.025, rtol=1e-5)
+    assert (np.diff(rates[9:]) < 0).all()
+    assert rates[39] == pytest.approx(0.125)
+
+
+def test_an_optimizer_follows_the_schedule_in_a_compiled_graph():
+    weight = keras.Variable([0.0])
+    optimizer = keras.optimizers.SGD(InverseSquareRoot(1.0, 4))
+
+    @tf.function(jit_compile=True)
+    def step():
+        optimizer.apply([tf.constant([-1.0])], [weight])
+
+    optimizer.build([weight])
+    moves = []
+    for _ in range(6):
+        before = float(weight.numpy()[0])
+        step()
+        moves.append(float(weight.numpy()[0]) - before)
+    np.testing.assert_allclose(moves, [0.25, 0.5, 0.75, 1, (4 / 5) ** 0.5, (4 / 6) ** 0.5], rtol=1e-5)
+
+
+def test_the_learning_rate_comes_back_from_its_config():
+    config = keras.optimizers.schedules.serialize(InverseSquareRoot(0.5, 7))
+    copy = keras.optimizers.schedules.deserialize(config)
+    assert type(copy) is InverseSquareRoot
+    assert (copy.peak, copy.warmup_steps) == (0.5, 7)
+    optimizer = keras.optimizers.Adam.from_config(keras.optimizers.Adam(copy).get_config())
+    assert float(optimizer.learning_rate) == pytest.approx(0.5 / 7)
+
+
+SHARES = {
+    "linear": (500.0, lambda k, step: np.maximum(0, 1 - step / k)),
+    "exponential": (0.999, lambda k, step: k**step),
+    "inverse_sigmoid": (150.0, lambda k, step: k / (k + np.exp(np.minimum(step / k, 700)))),
+}
+
+
+@pytest.mark.parametrize("schedule", SHARES)
+def test_the_share_of_the_truth_is_that_of_the_paper(schedule):
+    k, formula = SHARES[schedule]
+    check_teacher_share(schedule, k)
+    graph = tf.function(lambda step: teacher_share(schedule, k, step), jit_compile=True)
+    for function in (graph, lambda step: teacher_share(schedule, k, step)):
+        shares = np.array([float(function(tf.constant(step, tf.int64))) for step in STEPS])
+        np.testing.assert_allclose(shares, formula(k, STEPS.astype("float64")), rtol=1e-4, atol=1e-7)
+        assert (np.diff(shares) <= 0).all()
+        assert shares[0] > 0.99
+        assert shares[-1] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "k", "said"),
+    [
+        ("linear", 0, "above 0"),
+        ("linear", -1.0, "above 0"),
+        ("exponential", 0.0, "between 0 and 1"),
+        ("exponential", 1.0, "between 0 and 1"),
+        ("inverse_sigmoid", 0.99, "at least 1"),
+        ("cosine", 1, "linear, exponential, inverse_sigmoid"),
+    ],
+)
+def test_a_schedule_that_cannot_be_is_refused(schedule, k, said):
+    with pytest.raises(UserError, match=said) as error:
+        check_teacher_share(schedule, k)
+    assert "\n" not in str(error.value)
+    assert repr(schedule) in str(error.value) or f"{schedule} schedule" in str(error.value)
+
+
+@pytest.mark.parametrize(("schedule", "k"), [("linear", 1e-3), ("exponential", 0.5), ("inverse_sigmoid", 1)])
+def test_a_k_at_the_border_of_what_can_be_is_taken(schedule, k):
+    check_teacher_share(schedule, k)
+    assert 0 < float(teacher_share(schedule, k, 0)) <= 1
