@@ -7,8 +7,8 @@ def translation(translations, references):
     """BLEU and chrF in percent, by sacrebleu: {"bleu": ..., "chrf": ...}; prints its signatures on stderr."""
     from sacrebleu.metrics import BLEU, CHRF
 
-    scores = {}
+    translations, references, scores = list(translations), list(references), {}
     for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
-        scores[name] = metric.corpus_score(list(translations), [list(references)]).score
+        scores[name] = metric.corpus_score(translations, [references]).score
         print(f"{name}|{metric.get_signature()}", file=sys.stderr)
     return scores

@@ -1,7 +1,9 @@
 """What the tests share: a quiet TensorFlow, and the real data where it is at hand."""
 
+import contextlib
 import dataclasses
 import fcntl
+import io
 import json
 import os
 import shutil
@@ -80,7 +82,8 @@ class Trained:
                 stop = folder / f"stopped_in_epoch_{progress.epoch}_at_step_{progress.step}"
                 shutil.copytree(folder / "run" / "checkpoints", stop / "checkpoints")
 
-        with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as caught:
+        silent = contextlib.redirect_stdout(io.StringIO())  # a test may be looking at what is printed
+        with silent, pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
             patch.setattr(resume.Progress, "save", save_and_copy)
             train.train(name, run_dir=str(folder / "run"), verbose=0, checkpoint_seconds=0)

@@ -212,16 +212,16 @@ class DecoderBlock(_Block):
     __doc__ += "\n" + _Block.__doc__.split("\n", 1)[1]
     attentions = ("self_attention", "cross_attention")
 
-    def call(self, x, memory, memory_mask=None, mask=None, training=None):
-        """mask (b, t) and memory_mask (b, s); without `mask` padding at the right is seen by padding only."""
-        return self.explain(x, memory, memory_mask, mask, training)[0]
+    def call(self, x, memory, memory_mask=None, x_mask=None, training=None):
+        """x_mask (b, t) and memory_mask (b, s); without `x_mask` padding at the right is seen by padding only."""
+        return self.explain(x, memory, memory_mask, x_mask, training)[0]
 
-    def explain(self, x, memory, memory_mask=None, mask=None, training=None):
+    def explain(self, x, memory, memory_mask=None, x_mask=None, training=None):
         """As call -> (b, t, d), and the weights (b, h, t, s) over the memory."""
         order = ops.arange(ops.shape(x)[1])
         seen = (order[:, None] >= order)[None, None]
-        if mask is not None:
-            seen = ops.logical_and(seen, mask[:, None, None])
+        if x_mask is not None:
+            seen = ops.logical_and(seen, x_mask[:, None, None])
 
         def attention(x):
             return self.self_attention(x, attention_mask=seen, training=training)

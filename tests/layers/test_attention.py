@@ -10,6 +10,7 @@ from homl_models.errors import UserError
 from homl_models.layers.attention import Attention, DecoderBlock, EncoderBlock, MultiHeadAttention
 from tests import checks
 
+pytestmark = pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict")
 B, T, S, D, H, F = 3, 5, 6, 8, 2, 12
 SCORES = pytest.mark.parametrize("score", ["dot", "general", "concat"])
 NORMS = pytest.mark.parametrize("pre_norm", [False, True], ids=["post-norm", "pre-norm"])
@@ -353,7 +354,7 @@ def test_padding_does_not_matter_to_the_blocks(pre_norm):
     encoder, decoder = block(EncoderBlock, pre_norm=pre_norm), block(DecoderBlock, pre_norm=pre_norm)
     checks.padding_does_not_matter(lambda x, mask: encoder(x, mask=mask), X, MASK.sum(1))
     memory = np.repeat(MEMORY[:1], B, axis=0)
-    checks.padding_does_not_matter(lambda x, mask: decoder(x, memory[: len(x)], mask=mask), X, MASK.sum(1))
+    checks.padding_does_not_matter(lambda x, mask: decoder(x, memory[: len(x)], x_mask=mask), X, MASK.sum(1))
 
 
 @NORMS
@@ -468,7 +469,7 @@ FUNCTIONS = {
     "encoder": (lambda **s: EncoderBlock(D, H, F, **s), lambda f, x: f(x["x"], mask=x["mask"])),
     "decoder": (
         lambda **s: DecoderBlock(D, H, F, **s),
-        lambda f, x: f(x["x"], x["memory"], memory_mask=x["memory_mask"], mask=x["mask"]),
+        lambda f, x: f(x["x"], x["memory"], memory_mask=x["memory_mask"], x_mask=x["mask"]),
     ),
 }
 INPUTS = {"x": X, "memory": MEMORY, "mask": MASK, "memory_mask": MEMORY_MASK}
