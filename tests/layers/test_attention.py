@@ -311,7 +311,7 @@ def test_the_decoder_block_is_that_of_torch(pre_norm, activation, padded):
     torch = pytest.importorskip("torch", reason="compares with PyTorch")
     ours = block(DecoderBlock, pre_norm=pre_norm, activation=activation)
     theirs = torch_twin(torch, ours, activation)
-    masks = {"memory_mask": MEMORY_MASK, "mask": MASK} if padded else {}
+    masks = {"memory_mask": MEMORY_MASK, "x_mask": MASK} if padded else {}
     hidden = {"tgt_mask": torch.ones(T, T, dtype=torch.bool).triu(1)}
     if padded:
         hidden |= {"memory_key_padding_mask": torch.tensor(~MEMORY_MASK), "tgt_key_padding_mask": torch.tensor(~MASK)}
