@@ -170,7 +170,7 @@ def test_unknown_setting_and_unknown_recipe_are_refused():
 
 
 def test_early_stopping_keeps_the_best_weights(tmp_path):
-    """With a learning rate of almost nothing at a warm start nothing improves after the first epoch for long."""
+    """Asked for the highest loss, a run that learns finds nothing better than its start and soon stops."""
     settings = {"monitor": "val_loss", "monitor_mode": "max", "patience": 2, "epochs": 9, "verbose": 0}
     folder = train.train("char_rnn_tiny", run_dir=str(tmp_path / "run"), learning_rate=1e-2, **settings)
     rows = (folder / "history.csv").read_text().splitlines()

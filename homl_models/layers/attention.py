@@ -15,6 +15,7 @@ from keras import ops
 
 from homl_models.base import Layer
 from homl_models.errors import UserError
+from homl_models.layers.dropout import Dropout
 
 FAR = -1e9  # score of what is masked; finite, so that a row without any key gives no NaN
 
@@ -59,18 +60,22 @@ class Attention(Layer):
         """What the queries are compared with: the memory (b, s, m), projected once."""
         return memory if self.score == "dot" else self.key_dense(memory)
 
-    def attend(self, query, keys, memory, mask=None):
-        """Queries (b, t, u) -> contexts (b, t, m), weights (b, t, s); mask (b, s)."""
+    def queries(self, query):
+        """What is compared with the keys: queries (..., u), of "concat" projected."""
+        return self.query_dense(query) if self.score == "concat" else query
+
+    def attend(self, queries, keys, memory, mask=None):
+        """`queries` (b, t, u) and `keys` (b, s, u) -> contexts (b, t, m), weights (b, t, s); mask (b, s)."""
         if self.score == "concat":
-            hidden = ops.tanh(self.query_dense(query)[:, :, None] + keys[:, None])  # (b, t, s, units)
-            scores = ops.matmul(hidden, ops.cast(self.v, hidden.dtype)[:, None])[..., 0]
+            hidden = ops.tanh(queries[:, :, None] + keys[:, None])  # (b, t, s, units)
+            scores = ops.sum(hidden * ops.cast(self.v, hidden.dtype), axis=-1)
         else:
-            scores = ops.matmul(query, ops.swapaxes(keys, 1, 2))
+            scores = ops.matmul(queries, ops.swapaxes(keys, 1, 2))
         weights = softmax(scores, None if mask is None else mask[:, None])
         return ops.matmul(ops.cast(weights, memory.dtype), memory), weights
 
     def call(self, query, memory, memory_mask=None):
-        return self.attend(query, self.keys(memory), memory, memory_mask)
+        return self.attend(self.queries(query), self.keys(memory), memory, memory_mask)
 
     def compute_mask(self, *args, **kwargs):
         return None
@@ -96,7 +101,7 @@ class MultiHeadAttention(Layer):
         self.key_dense = keras.layers.Dense(num_heads * self.size, name="key", **settings)
         self.value_dense = keras.layers.Dense(num_heads * self.size, name="value", **settings)
         self.output_dense = keras.layers.Dense(dim, name="output", **settings)
-        self.dropout_layer = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
+        self.dropout_layer = Dropout(dropout, dtype=self.dtype_policy)
 
     def build(self, query_shape, memory_shape=None):
         memory_dim = (memory_shape or query_shape)[-1]
@@ -168,7 +173,7 @@ class _Block(Layer):
         self.norms = [
             keras.layers.LayerNormalization(epsilon=epsilon, name=f"norm_{i}", dtype=dtype) for i in range(count)
         ]
-        self.dropouts = [keras.layers.Dropout(dropout, dtype=dtype) for _ in range(count)]
+        self.dropouts = [Dropout(dropout, dtype=dtype) for _ in range(count)]
 
     def build(self, input_shape, *others):
         for name in self.attentions:

@@ -15,20 +15,18 @@ Shapes: t time, b batch, u units.
 """
 
 import keras
-import numpy as np
 from keras import ops
 
 
 def _scan(step, start, inputs, reverse=False):
-    """`ops.scan`; where the length is unknown over one tensor, as Keras 3.15 fails on several then (TensorFlow)."""
+    """`ops.scan`; where the length is unknown by index, as Keras 3.15 fails on several tensors then (TensorFlow)."""
     if inputs[0].shape[0] is not None:
         return ops.scan(step, start, inputs, reverse=reverse)
-    ends = np.cumsum([x.shape[-1] for x in inputs])[:-1].tolist()
 
-    def joint(carry, joined):
-        return step(carry, ops.split(joined, ends, axis=-1))
+    def indexed(carry, i):
+        return step(carry, [x[i] for x in inputs])
 
-    return ops.scan(joint, start, ops.concatenate(inputs, axis=-1), reverse=reverse)
+    return ops.scan(indexed, start, ops.arange(ops.shape(inputs[0])[0]), reverse=reverse)
 
 
 class _Cell(keras.layers.Layer):

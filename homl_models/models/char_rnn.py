@@ -23,6 +23,7 @@ from homl_models import decoding, text
 from homl_models.base import Model, compiled
 from homl_models.errors import UserError
 from homl_models.layers import recurrent
+from homl_models.layers.dropout import Dropout
 
 CELLS = {"gru": recurrent.GRU, "lstm": recurrent.LSTM}
 
@@ -76,7 +77,7 @@ class CharRNN(Model):
         self.recurrent = [
             CELLS[cell](units, return_sequences=True, return_state=True, dtype=dtype) for _ in range(num_layers)
         ]
-        self.dropouts = [keras.layers.Dropout(dropout, dtype=dtype) for _ in range(num_layers)]
+        self.dropouts = [Dropout(dropout, dtype=dtype) for _ in range(num_layers)]
         if tie_weights:
             self.head = keras.layers.Dense(embed_dim, name="head", dtype=dtype)
         else:

@@ -25,6 +25,7 @@ from homl_models import decoding, schedules, tokens
 from homl_models.errors import UserError
 from homl_models.layers import recurrent
 from homl_models.layers.attention import Attention
+from homl_models.layers.dropout import Dropout
 from homl_models.models.translator import Translator
 
 CELLS = {"lstm": recurrent.LSTM, "gru": recurrent.GRU}
@@ -85,7 +86,7 @@ class Seq2Seq(Translator):
         self.target_embedding = keras.layers.Embedding(len(target_vocabulary), embed_dim, dtype=dtype)
         self.encoder = [reader() for _ in range(num_layers)]
         self.decoder = [CELLS[cell](units, **settings) for _ in range(num_layers)]
-        self.dropouts = [keras.layers.Dropout(dropout, dtype=dtype) for _ in range(2 * num_layers + 2)]
+        self.dropouts = [Dropout(dropout, dtype=dtype) for _ in range(2 * num_layers + 2)]
         if attention != "none":
             score = {"book": "dot", "additive": "concat"}.get(attention, attention)
             self.look = Attention(score, dtype=dtype)
@@ -170,15 +171,16 @@ class Seq2Seq(Translator):
             after.append(list(ended))
         return x, context, after
 
-    def attend_to(self, memory, queries):
+    def attend_to(self, memory, query):
         """Queries (b, t, u) -> contexts (b, t, u), weights (b, t, s)."""
         values, keys, mask = memory
-        return self.look.attend(queries, keys, values, mask)
+        return self.look.attend(self.look.queries(query), keys, values, mask)
 
     def grouped_context(self, memory, query):
         """Queries (r, u) of r = b * k rows over a memory of b rows -> contexts (r, u)."""
-        grouped = ops.reshape(query, (ops.shape(memory[-1])[0], -1, self.units))  # (b, k, u)
-        return ops.reshape(self.attend_to(memory, grouped)[0], (-1, self.units))
+        values, keys, mask = memory
+        queries = ops.reshape(self.look.queries(query), (ops.shape(mask)[0], -1, self.units))  # (b, k, u)
+        return ops.reshape(self.look.attend(queries, keys, values, mask)[0], (-1, self.units))
 
     def attend(self, memory, hidden):
         """Outputs (b, t, u) of the decoder -> what goes to the output layer (b, t, u), weights (b, t, s)."""

@@ -16,6 +16,7 @@ from keras import ops
 from homl_models import tokens
 from homl_models.errors import UserError
 from homl_models.layers.attention import DecoderBlock, EncoderBlock
+from homl_models.layers.dropout import Dropout
 from homl_models.layers.positional import PositionalEncoding, TrainedPositions
 from homl_models.models.translator import Translator
 
@@ -92,7 +93,7 @@ class Transformer(Translator):
         block |= {"activation": activation, "head_dim": head_dim}
         self.encoder = [EncoderBlock(name=f"encoder_{i}", **block) for i in range(num_encoder_layers)]
         self.decoder = [DecoderBlock(name=f"decoder_{i}", **block) for i in range(num_decoder_layers)]
-        self.dropouts = [keras.layers.Dropout(dropout, dtype=dtype) for _ in range(2)]
+        self.dropouts = [Dropout(dropout, dtype=dtype) for _ in range(2)]
         self.norms = [keras.layers.LayerNormalization(epsilon=1e-5, dtype=dtype) for _ in range(2 * pre_norm)]
 
     def build(self, input_shape=None):

@@ -5,6 +5,7 @@ padding; which, and in which order, is a function of the seed and the step.
 """
 
 import collections
+import functools
 import gzip
 import io
 import random
@@ -164,7 +165,7 @@ def encode(pairs, source_tokenizer, target_tokenizer):
 def bucket(sources, targets, num_buckets, max_length=None):
     """Encoded pairs -> [(sources (n, s), targets (n, t)), ...] by length, zeros at the right.
 
-    The longest fiftieth has a bucket of its own, the rest `num_buckets` - 1 of like size.
+    Of at most `num_buckets` lengths, those that leave the least padding.
     max_length: pairs with more tokens on a side are left out.
     """
     lengths = np.array([max(len(s), len(t) - 1) for s, t in zip(sources, targets)])
@@ -173,14 +174,34 @@ def bucket(sources, targets, num_buckets, max_length=None):
         if not len(kept):
             raise UserError(f"no pair has at most {max_length} tokens on both sides; raise --max-length")
         sources, targets, lengths = [sources[i] for i in kept], [targets[i] for i in kept], lengths[kept]
-    shares = [0.98 * i / (num_buckets - 1) for i in range(1, num_buckets)]
-    bounds = sorted({int(np.quantile(lengths, q, method="higher")) for q in shares} | {int(lengths.max())})
+    bounds = _bounds(np.bincount(lengths), num_buckets)
     buckets, low = [], -1
     for high in bounds:
         rows = np.flatnonzero((lengths > low) & (lengths <= high))
         buckets.append((_padded([sources[i] for i in rows]), _padded([targets[i] for i in rows])))
         low = high
     return buckets
+
+
+def _bounds(counts, num_buckets):
+    """Counts of rows by length -> the `num_buckets` lengths to pad to, the last the largest, for the least padding."""
+    present = np.flatnonzero(counts).tolist()
+    below = np.cumsum(counts)
+
+    @functools.cache
+    def best(last, buckets):
+        """Cost in tokens, and bounds, of all rows up to the length present[last]."""
+        alone = below[present[last]] * present[last], (present[last],)
+        if buckets == 1 or not last:
+            return alone
+        rest = ((best(i, buckets - 1), below[present[i]]) for i in range(last))
+        split = (
+            (cost + (below[present[last]] - rows) * present[last], (*lengths, present[last]))
+            for (cost, lengths), rows in rest
+        )
+        return min(alone, *split)
+
+    return best(len(present) - 1, num_buckets)[1]
 
 
 def _padded(rows):

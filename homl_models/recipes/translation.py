@@ -167,7 +167,9 @@ def translated(model, sources, beam_width, batch=250):
 class Seq2Seq(_Translation):
     """The book's recurrent encoder-decoder (Embedding 128, LSTM 512) on its English-Spanish pairs."""
 
+    epochs: int = 4
     learning_rate: float = 3e-3
+    num_buckets: int = 8
     embed_dim: int = 128
     """Size of a token's embedding."""
     units: int = 512
@@ -180,7 +182,7 @@ class Seq2Seq(_Translation):
     """Encode both ways."""
     attention: Literal["none", "dot", "general", "concat", "additive", "book"] = "none"
     """Luong's dot, general or concat; Bahdanau's additive; or the book's shortcut."""
-    dropout: float = 0.0
+    dropout: float = 0.2
     """Dropout rate on embeddings and recurrent outputs."""
     scheduled_sampling: Literal["none", "linear", "exponential", "inverse_sigmoid"] = "none"
     """Feed the decoder its own predictions, more and more, by that schedule."""
@@ -226,6 +228,7 @@ class Dates(Seq2Seq):
     data: Literal["spa-eng", "dates"] = "dates"
     tokenizer: Literal["words", "subwords", "characters"] = "characters"
     num_buckets: int = 1
+    dropout: float = 0.0
     embed_dim: int = 32
     units: int = 128
     cell: Literal["lstm", "gru"] = "gru"
@@ -337,6 +340,7 @@ class Transformer(TransformerBook):
     split: Literal["book", "honest"] = "honest"
     tokenizer: Literal["words", "subwords", "characters"] = "subwords"
     vocab_size: int = 4000
+    num_buckets: int = 8
     dim: int = 256
     num_heads: int = 4
     hidden_units: int = 1024

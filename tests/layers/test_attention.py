@@ -84,7 +84,7 @@ def test_queries_and_memory_can_be_of_other_sizes(score, units):
 def test_keys_can_be_computed_once_for_many_queries(score):
     layer = attention(score)
     keys = layer.keys(ops.convert_to_tensor(MEMORY))
-    parts = [layer.attend(X[:, t : t + 1], keys, MEMORY, MEMORY_MASK) for t in range(T)]
+    parts = [layer.attend(layer.queries(X[:, t : t + 1]), keys, MEMORY, MEMORY_MASK) for t in range(T)]
     together = [ops.concatenate(part, axis=1) for part in zip(*parts)]
     checks.close(together, layer(X, MEMORY, memory_mask=MEMORY_MASK))
 

@@ -4,6 +4,7 @@ import codecs
 import collections
 import gzip
 import io
+import itertools
 import zipfile
 
 import numpy as np
@@ -291,6 +292,16 @@ def test_buckets_hold_every_pair_once_and_go_by_length(num_buckets):
     assert all(max(short) < min(long) for short, long in zip(lengths, lengths[1:]))
     for (source, target), longest in zip(buckets, lengths):
         assert max(source.shape[1], target.shape[1] - 1) == max(longest)
+
+
+@pytest.mark.parametrize("num_buckets", [1, 2, 3, 4, 7])
+def test_no_other_lengths_of_buckets_leave_less_padding(num_buckets):
+    lengths = np.random.RandomState(num_buckets).choice([2, 3, 5, 6, 7, 11, 12, 20], 60, p=np.arange(1, 9)[::-1] / 36)
+    sources = [np.full(n, 9, np.int32) for n in lengths]
+    targets = [np.full(n + 1, 9, np.int32) for n in lengths]
+    cost = sum(source.size for source, _ in translation.bucket(sources, targets, num_buckets))
+    others = itertools.combinations(sorted(set(lengths))[:-1], num_buckets - 1)
+    assert cost == min(sum(min(b for b in (*some, max(lengths)) if b >= n) for n in lengths) for some in others)
 
 
 def test_pairs_of_one_length_share_one_bucket():
