@@ -57,14 +57,14 @@ def export(run, to, model=None):
 
 def write_saved_model(model, folder):
     """Write the endpoints of `model` as a SavedModel to a new folder."""
-    import keras
     import tensorflow as tf
 
-    archive = keras.export.ExportArchive()
-    archive.track(model)
-    described = {}
+    module, signatures, described = tf.Module(), {}, {}
+    module.variables_of_the_model = [variable.value for variable in model.variables]
     for name, (function, signature) in model.endpoints().items():
-        archive.add_endpoint(name, function, input_signature=signature)
+        graph = tf.function(function, input_signature=signature)
+        setattr(module, name, graph)
+        signatures[name] = graph.get_concrete_function()  # traced once; of a `tf.function` saving makes another graph
         described[name] = {
             "doc": inspect.getdoc(function) or "",
             "inputs": [spec.name for spec in signature],
@@ -74,10 +74,11 @@ def write_saved_model(model, folder):
                 if parameter.default is not parameter.empty
             },
         }
+    signatures["serving_default"] = next(iter(signatures.values()))  # what TensorFlow Serving calls unless told
     logger = tf.get_logger()
     level = logger.level
     logger.setLevel("WARNING")  # or else it tells where it writes, which is not where the folder will be
-    archive.write_out(folder, verbose=False)
+    tf.saved_model.save(module, folder, signatures)
     logger.setLevel(level)
     extra = folder / "assets.extra"
     extra.mkdir()

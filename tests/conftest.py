@@ -1,5 +1,6 @@
 """What the tests share: a quiet TensorFlow, and the real data where it is at hand."""
 
+import atexit
 import contextlib
 import dataclasses
 import fcntl
@@ -7,12 +8,17 @@ import io
 import json
 import os
 import shutil
+import tempfile
 import warnings
 from pathlib import Path
 
 import pytest
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # before TensorFlow is imported
+if "TF_XLA_FLAGS" not in os.environ:  # what XLA has compiled is compiled once for all processes of the tests
+    cache = tempfile.mkdtemp(prefix="homl_models_xla_")
+    atexit.register(shutil.rmtree, cache, ignore_errors=True)
+    os.environ["TF_XLA_FLAGS"] = f"--tf_xla_persistent_cache_directory={cache}"
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("HOML_TEST_DATA", ROOT.parent / "shared" / "data"))

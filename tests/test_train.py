@@ -21,6 +21,7 @@ from homl_models import evaluate, predict, runs, train
 from homl_models.errors import UserError
 from homl_models.recipes import RECIPES, get
 from homl_models.recipes.recipe import Recipe
+from tests import checks
 
 ROOT = Path(__file__).parents[1]
 TINY = [name for name in RECIPES if name.endswith("_tiny")]
@@ -84,6 +85,18 @@ def test_a_run_reloads_with_its_configuration_weights_and_optimizer(name, traine
         if id(variable) in weights:
             np.testing.assert_array_equal(variable.numpy(), value)
     assert int(model.optimizer.iterations.numpy()) == info["epoch"] * runs.read_recipe(folder)[1].datasets()[0].steps
+
+
+def test_every_run_loads_in_a_process_that_has_imported_nothing_else(trained):
+    script = """
+import json, sys
+import homl_models
+models = map(homl_models.load, sys.argv[1:])
+print(json.dumps([[type(model).__name__, type(model.loss).__name__] for model in models]))
+"""
+    models = [homl_models.load(str(trained(name))) for name in TINY]
+    loaded = checks.in_fresh_process(script, *(trained(name) for name in TINY))
+    assert loaded == [[type(model).__name__, type(model.loss).__name__] for model in models]
 
 
 @pytest.mark.parametrize("name", TINY)
