@@ -165,7 +165,13 @@ def translated(model, sources, beam_width, batch=250):
 
 @dataclasses.dataclass(frozen=True)
 class Seq2Seq(_Translation):
-    """The book's recurrent encoder-decoder (Embedding 128, LSTM 512) on its English-Spanish pairs."""
+    """The book's recurrent encoder-decoder (Embedding 128, LSTM 512) on its English-Spanish pairs.
+
+    Measured: `python -m homl_models.train seq2seq_attention`, 2 cores of an Intel Xeon: 15 minutes for 4 epochs,
+    validation accuracy 0.7656 (after one epoch 0.6969), the book's 0.7111 after 10 epochs of 581 to 597 s.
+    On 2,000 test pairs BLEU 55.9 greedy and 56.8 with a beam of 4, chrF 65.8 and 66.6, against references in
+    the same 1,000 words, where `[UNK]` stands for every other word on both sides.
+    """
 
     epochs: int = 4
     learning_rate: float = 3e-3
