@@ -4,7 +4,7 @@ Under XLA on a CPU the numbers that Keras draws for a dropout take longer than t
 (100 ns each; `benchmarks/dropout.py`). Ours are hashes of their place, keyed by the layer's seed and the
 step, which XLA fuses into the multiplication: two rounds of the 32-bit finalizer "lowbias32" (Wellons,
 2018, https://nullprogram.com/blog/2018/07/31/). Which units are dropped differs from Keras'; how many,
-what is left, the configuration and the seed's state do not.
+what is left, the configuration and the seed's state do not. Without XLA ours takes half as long again.
 """
 
 import keras
