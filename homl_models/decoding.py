@@ -158,23 +158,26 @@ def beam_search(
     def penalty(tokens):
         return ops.power((5.0 + ops.cast(tokens, "float32")) / 6.0, length_penalty)
 
-    def more(i, live, tokens, ended, scores, state):
+    def more(i, live, tokens, ended, scores, rows, state):
         worst = ops.min(scores[:, :n_best], axis=1)  # minus infinity until n have ended
         best = ops.max(live, axis=1)
         can_win = ops.logical_and(best > below, best / penalty(limits) > worst)
         return ops.logical_and(i < length, ops.any(can_win))
 
-    def one(i, live, tokens, ended, scores, state):
+    def one(i, live, tokens, ended, scores, rows, state):
+        state = keras.tree.map_structure(lambda x: ops.take(x, rows, axis=0), state)  # here XLA merges it with the step
         flat = ops.reshape(tokens, (-1, length))
         last = ops.where(i > 0, ops.max(ops.where(_at(i - 1, length), flat, PAD), axis=1), start)
         logits, state = step(last, state)
-        log_p = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
-        total = ops.reshape(live, (-1, 1)) + rules.apply(log_p, flat, i)  # (b * k, v)
-        vocab_size = logits.shape[-1]
-        live, choice = ops.top_k(ops.reshape(total, (batch, k * vocab_size)), k)
-        parent, token = ops.cast(choice // vocab_size, "int32"), ops.cast(choice % vocab_size, "int32")
-        rows = ops.reshape(parent + k * ops.arange(batch, dtype="int32")[:, None], (-1,))
-        state = keras.tree.map_structure(lambda x: ops.take(x, rows, axis=0), state)
+        logits = ops.cast(logits, "float32")
+        v = logits.shape[-1]
+        n = min(k, v) if isinstance(k, int) else ops.minimum(k, v)  # no hypothesis can have more among the best
+        best, token = ops.top_k(rules.apply(logits, flat, i), n)  # (b * k, n)
+        total = ops.reshape(live, (-1, 1)) + best - ops.logsumexp(logits, axis=-1, keepdims=True)
+        live, choice = ops.top_k(ops.reshape(total, (batch, k * n)), k)
+        choice = ops.cast(choice, "int32")
+        token = ops.take_along_axis(ops.reshape(ops.cast(token, "int32"), (batch, k * n)), choice, axis=1)
+        rows = ops.reshape(choice // n + k * ops.arange(batch, dtype="int32")[:, None], (-1,))
         tokens = ops.reshape(ops.take(flat, rows, axis=0), (batch, k, length))
         tokens = ops.where(_at(i, length), token[..., None], tokens)
         free = k - ops.sum(ops.cast(scores > below, "int32"), axis=1, keepdims=True)
@@ -184,13 +187,14 @@ def beam_search(
         scores, best = ops.top_k(ops.concatenate([scores, new], axis=1), k)
         ended = ops.concatenate([ended, tokens], axis=1)
         ended = ops.take_along_axis(ended, ops.cast(best, "int32")[..., None], axis=1)
-        return i + 1, ops.where(ending, below, live), tokens, ended, scores, state
+        return i + 1, ops.where(ending, below, live), tokens, ended, scores, rows, state
 
     live = ops.where(ops.arange(k) > 0, below, ops.zeros(shape))  # one hypothesis, the empty one
     tokens = ops.full((batch, k, length), PAD, "int32")
+    rows = ops.arange(batch * k, dtype="int32")
     state = keras.tree.map_structure(lambda x: ops.repeat(x, k, axis=0), state)
-    start_at = ops.cast(0, "int32"), live, tokens, tokens, ops.full(shape, below), state
-    *_, ended, scores, _ = ops.while_loop(more, one, start_at)
+    start_at = ops.cast(0, "int32"), live, tokens, tokens, ops.full(shape, below), rows, state
+    *_, ended, scores, _, _ = ops.while_loop(more, one, start_at)
     return ended[:, :n_best], scores[:, :n_best]
 
 
@@ -206,18 +210,18 @@ class _Rules:
         self.end, self.limits, self.min_length = end, limits, min_length
         self.ngram, self.forbidden = no_repeat_ngram, forbidden
 
-    def apply(self, log_p, tokens, i):
-        """Log-probabilities (r, v) of the tokens at place i of tokens (r, t) -> minus infinity for what is refused."""
-        ids = ops.arange(log_p.shape[-1])
+    def apply(self, scores, tokens, i):
+        """Scores (r, v) of what may stand at place i of tokens (r, t) -> minus infinity for what is refused."""
+        ids = ops.arange(scores.shape[-1])
         is_end = ids == self.end
         refused = sum((ops.cast(ids == token, "int32") for token in self.forbidden), 0 * ids) > 0
         refused = ops.logical_or(refused, ops.logical_and(is_end, i < self.min_length))[None]
         if self.ngram:
-            refused = ops.logical_or(refused, self.repeating(tokens, i, log_p.shape[-1]))
+            refused = ops.logical_or(refused, self.repeating(tokens, i, scores.shape[-1]))
             refused = ops.logical_and(refused, ops.logical_or(ids != self.end, i < self.min_length))
         last = ops.logical_or((i + 1 >= self.limits)[:, None], ops.all(refused, axis=1, keepdims=True))
         refused = ops.where(last, ids != self.end, refused)
-        return ops.where(refused, -float("inf"), log_p)
+        return ops.where(refused, -float("inf"), scores)
 
     def repeating(self, tokens, i, vocab_size):
         """(r, v): whether a token would end an n-gram that tokens (r, t), of which i count, hold already."""
