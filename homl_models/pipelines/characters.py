@@ -10,7 +10,7 @@ shuffled in memory: `benchmarks/windows.py` compares it with the book's
 from pathlib import Path
 
 from homl_models.errors import UserError
-from homl_models.pipelines.stream import Stream
+from homl_models.pipelines.stream import Stream, permuted
 
 SHAKESPEARE_URL = "https://homl.info/shakespeare"
 
@@ -100,10 +100,7 @@ def windows(ids, length, batch_size, seed=None, steps=None, stride=1):
 
     def shuffled(step):
         example = step * batch_size + tf.range(batch_size, dtype=tf.int64)
-        turn = example // count
-        key = tf.stack([tf.fill([batch_size], tf.cast(seed, tf.int64)), turn, tf.zeros_like(turn)], axis=1)
-        # 4 rounds, TensorFlow's default, leave neighbours together (correlation 0.4 among a million); 8 do not.
-        return pair(tf.raw_ops.RandomIndexShuffle(index=example % count, seed=key, max_index=count - 1, rounds=8))
+        return pair(permuted(example % count, count, seed, example // count, 0))
 
     if seed is None:
         steps = -(-count // batch_size)

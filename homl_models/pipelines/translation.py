@@ -18,7 +18,7 @@ import numpy as np
 
 from homl_models import tokens
 from homl_models.errors import UserError
-from homl_models.pipelines.stream import Stream
+from homl_models.pipelines.stream import Stream, permuted
 
 SPA_ENG_URL = "https://storage.googleapis.com/download.tensorflow.org/data/spa-eng.zip"
 MALFORMED = 0.01  # share of lines that may be
@@ -235,19 +235,14 @@ def batches(buckets, batch_size, seed=None):
         """Batch `number`, counted over all epochs, of bucket i."""
         example = number * batch_size + tf.range(batch_size, dtype=tf.int64)
         if seed is not None:
-            key = tf.stack([tf.fill([batch_size], tf.cast(x, tf.int64)) for x in (seed, i)], axis=1)
-            key = tf.concat([key, (example // counts[i])[:, None]], axis=1)
-            example = tf.raw_ops.RandomIndexShuffle(
-                index=example % counts[i], seed=key, max_index=counts[i] - 1, rounds=8
-            )
+            example = permuted(example % counts[i], counts[i], seed, i, example // counts[i])
         source, target = (tf.gather(ids, example) for ids in constants[i])
         return (source, target[:, :-1]), target[:, 1:]
 
     def batch(step):
         epoch, slot = step // steps, step % steps
         if seed is not None:
-            key = tf.stack([tf.cast(seed, tf.int64), epoch, tf.constant(-1, tf.int64)])
-            slot = tf.raw_ops.RandomIndexShuffle(index=slot, seed=key, max_index=steps - 1, rounds=8)
+            slot = permuted(slot, steps, seed, epoch, -1)
         else:
             epoch = tf.zeros_like(epoch)
         if len(buckets) == 1:
