@@ -199,7 +199,10 @@ def _parse(key, value, spec):
 
 
 def batches(endpoints, name, inputs, file):
-    """What to call the endpoint with, one after the other: batches of texts, or one picture each; None without."""
+    """What to call the endpoint with, one after the other; None without inputs.
+
+    A batch of texts; all pictures, where the endpoint wants one size, or else one after the other.
+    """
     main = endpoints.main_input(name)
     if main is None:
         yield None
@@ -208,7 +211,11 @@ def batches(endpoints, name, inputs, file):
     if _is_picture(spec):
         if not inputs:
             raise UserError(f"name at least one picture (PNG or JPEG) for {name}")
-        yield from (read_picture(path, spec)[None] for path in inputs)
+        pictures = (read_picture(path, spec)[None] for path in inputs)
+        if None in spec.shape[1:]:
+            yield from pictures
+        else:
+            yield np.concatenate(list(pictures))
     elif spec.dtype.name != "string":
         yield from (_parse(main, text, spec) for text in inputs)
     elif inputs:

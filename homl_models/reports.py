@@ -1,4 +1,4 @@
-"""What people read of a run: history.csv, TensorBoard, learning curves, tables, attention maps."""
+"""What people read of a run: history.csv, TensorBoard, learning curves, tables, attention maps, pictures."""
 
 import csv
 
@@ -83,3 +83,42 @@ def attention(source, target, weights, path):
     figure.colorbar(image, ax=axes)
     with files.write_aside(path) as aside:
         figure.savefig(aside, dpi=120, format="png")
+
+
+def picture(rows, path, scale=2, gap=4):
+    """Rows of pictures (n, h, w) or (n, h, w, c), floats in [0, 1], all of one size -> a PNG, row below row."""
+    import numpy as np
+    from PIL import Image
+
+    longest = max(map(len, rows))
+    rows = [np.concatenate([row, np.ones((longest - len(row), *row.shape[1:]))]) for row in map(np.asarray, rows)]
+    rows = [row.repeat(scale, 1).repeat(scale, 2) for row in rows]
+    edges = [(0, 0), (0, gap), (0, gap)] + [(0, 0)] * (rows[0].ndim - 3)
+    rows = [np.concatenate(list(np.pad(row, edges, constant_values=1)), axis=1) for row in rows]
+    pixels = np.uint8(np.round(np.clip(np.concatenate(rows), 0, 1)[:-gap, :-gap] * 255))
+    with files.write_aside(path) as aside:
+        Image.fromarray(pixels).save(aside, format="PNG")
+
+
+def map_of_codings(codings, labels, images, path, seed=0):
+    """Codings (n, k) in two dimensions by t-SNE, coloured by label, with some of their pictures, as a PNG."""
+    import numpy as np
+    from matplotlib.figure import Figure
+    from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+    from sklearn.manifold import TSNE
+
+    perplexity = min(30, (len(codings) - 1) / 3)
+    places = TSNE(init="pca", learning_rate="auto", perplexity=perplexity, random_state=seed).fit_transform(codings)
+    places = (places - places.min(0)) / np.ptp(places, axis=0)
+    figure = Figure(figsize=(10, 8), layout="constrained")
+    axes = figure.subplots()
+    axes.scatter(*places.T, c=labels, s=6, cmap="tab10")
+    axes.axis("off")
+    shown = np.full((1, 2), np.inf)
+    for place, image in zip(places, images):
+        if np.square(shown - place).sum(1).min() > 0.004:  # far enough from all that are shown
+            shown = np.concatenate([shown, place[None]])
+            thumbnail = OffsetImage(image, cmap="binary", zoom=28 / max(image.shape))
+            axes.add_artist(AnnotationBbox(thumbnail, place, pad=0.1, bboxprops={"lw": 0.5}))
+    with files.write_aside(path) as aside:
+        figure.savefig(aside, dpi=100, format="png")

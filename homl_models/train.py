@@ -125,6 +125,7 @@ def run(name, recipe):
 def claimed(folder, name, recipe):
     """Make the run folder, or check that this run belongs in it; no other process may train there meanwhile."""
     settings = {k: v for k, v in dataclasses.asdict(recipe).items() if k not in NOT_IN_RUN}
+    settings = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}  # as JSON has it
     if (folder / "recipe.json").is_file():
         refuse_other(folder, name, settings)
     elif folder.is_dir() and any(path.name[0] != "." and path.name != "checkpoints" for path in folder.iterdir()):
@@ -201,6 +202,8 @@ def fit(recipe, folder):
         try:
             with progress:
                 while not progress.finished:
+                    if not progress.step:
+                        recipe.begin_epoch(model, progress.epoch)
                     fit_epoch(recipe, model, train, valid, progress)
                     log.write(progress.history)
         except Interrupted as stop:

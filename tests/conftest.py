@@ -42,6 +42,7 @@ def keras_home(tmp_path_factory):
     (home / "datasets").mkdir()
     for name in ("shakespeare.txt", "spa-eng.zip"):
         shutil.copyfile(source / name, home / "datasets" / name)
+    shutil.copytree(source / "fashion-mnist", home / "datasets" / "fashion-mnist")
     return home
 
 

@@ -3,9 +3,9 @@
 import difflib
 
 from homl_models.errors import UserError
-from homl_models.recipes import char_rnn, translation
+from homl_models.recipes import autoencoders, char_rnn, feature_net, translation
 
-RECIPES = {**char_rnn.RECIPES, **translation.RECIPES}
+RECIPES = {**char_rnn.RECIPES, **translation.RECIPES, **autoencoders.RECIPES, **feature_net.RECIPES}
 
 
 def get(name):

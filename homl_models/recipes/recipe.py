@@ -69,6 +69,9 @@ class Recipe:
         """A new model, built and compiled."""
         raise TypeError(f"{type(self).__name__} must say what its model is")
 
+    def begin_epoch(self, model, epoch):
+        """Called before the first step of an epoch (counted from 0); what it changes must be in `model.variables`."""
+
     def evaluate(self, model):
         """Metrics of a trained model: {name: number}. Keyword arguments with defaults become flags of `evaluate`."""
         raise TypeError(f"{type(self).__name__} must say how it is judged")

@@ -1,0 +1,300 @@
+"""Autoencoders (*Hands-On Machine Learning*, 3rd ed., chapter 17).
+
+An encoder maps a picture to a few numbers, its coding; a decoder makes the picture again from them. What
+the coding is worth depends on what keeps the two from copying: its size, noise, sparsity, shared weights.
+Recipes: `autoencoder_linear`, `autoencoder_stacked`, `autoencoder_tied`, `autoencoder_greedy`,
+`autoencoder_conv`, `autoencoder_recurrent`, `autoencoder_denoising`, `autoencoder_sparse_l1`,
+`autoencoder_sparse_kl`, `autoencoder_hashing`.
+Shapes: b batch, h height, w width, c channels, k coding, d = h * w * c.
+
+Deviations from the book: the regularizers of codings are means over the batch (Keras divides the book's by the
+batch size once more); noise is of this package (`layers.dropout`, `layers.gaussian`), with the same distribution.
+"""
+
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from homl_models.errors import UserError
+from homl_models.layers.gaussian import GaussianNoise
+from homl_models.layers.recurrent import LSTM
+from homl_models.layers.tied import DenseTranspose
+from homl_models.models.pictures import PictureModel
+
+
+class Coder(PictureModel):
+    """What models with codings share: pictures to codings and back, in Python and in a SavedModel.
+
+    A subclass has `coding_size` k, `encode(images, training)` -> codings (b, k) and
+    `decode(codings, training)` -> images.
+    """
+
+    def codings(self, images):
+        """Images (n, ...) of bytes or in [0, 1] -> codings (n, k)."""
+        return self.run("encode", self.checked(images))
+
+    def pictures(self, codings):
+        """Codings (n, k) -> images (n, ...) in [0, 1]."""
+        return self.run("shown", np.asarray(codings, np.float32))
+
+    def reconstruct(self, images):
+        """Images (n, ...) of bytes or in [0, 1] -> what the model makes of their codings, in [0, 1]."""
+        return self.pictures(self.codings(images))
+
+    def shown(self, codings):
+        """Codings (b, k) -> images in [0, 1]."""
+        return ops.clip(ops.cast(self.decode(codings, training=False), "float32"), 0, 1)
+
+    def endpoints(self):
+        import tensorflow as tf
+
+        def encode(images):
+            """The codings of images in [0, 1]."""
+            return {"codings": tf.cast(self.encode(self.within(images), training=False), tf.float32)}
+
+        def decode(codings):
+            """The images, in [0, 1], that codings stand for."""
+            return {"images": self.shown(codings)}
+
+        def reconstruct(images):
+            """What is left of images, in [0, 1], when they are encoded and decoded."""
+            return {"images": self.shown(self.encode(self.within(images), training=False))}
+
+        images = self.spec("images")
+        codings = tf.TensorSpec((None, self.coding_size), tf.float32, name="codings")
+        return {"reconstruct": (reconstruct, [images]), "encode": (encode, [images]), "decode": (decode, [codings])}
+
+
+class Autoencoder(Coder):
+    """Images (b, *image_shape) in [0, 1] -> their reconstructions.
+
+    noise: a layer that spoils the images in training, which makes this a denoising autoencoder (Vincent et al.,
+        2008, https://doi.org/10.1145/1390156.1390294); `layers.dropout.Dropout` or `layers.gaussian.GaussianNoise`.
+    coding_regularizer: a function of the codings whose value is added to the loss; see `regularizers.py`.
+    """
+
+    def __init__(self, noise=None, coding_regularizer=None, **kwargs):
+        super().__init__(**kwargs)
+        self.noise, self.coding_regularizer = noise, coding_regularizer
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], *self.image_shape)
+
+    def call(self, images, training=None):
+        if self.noise is not None:
+            images = self.noise(images, training=training)
+        codings = self.encode(images, training)
+        if self.coding_regularizer is not None:
+            self.add_loss(self.coding_regularizer(codings))
+        return self.decode(codings, training)
+
+
+@keras.saving.register_keras_serializable("homl_models")
+class StackedAutoencoder(Autoencoder):
+    """Dense layers that grow narrower and wider again; see `Autoencoder`.
+
+    hidden_units: of the layers between image and coding; the decoder has them in reverse. Without any, and
+        linear (`coding_activation` None), the best codings are the principal components.
+    coding_size: k. activation: of hidden layers. coding_activation: of the coding.
+    tied: decoder layers use the transposed kernels of the encoder's (`layers.tied.DenseTranspose`).
+    coding_noise: standard deviation of Gaussian noise before the coding layer, in training; with a sigmoid and
+        15 or so the coding learns to be binary, whatever the noise: `hash` (Salakhutdinov & Hinton, 2009,
+        Semantic hashing, https://doi.org/10.1016/j.ijar.2008.11.006).
+    """
+
+    def __init__(
+        self,
+        hidden_units=(100,),
+        coding_size=30,
+        activation="relu",
+        coding_activation="relu",
+        tied=False,
+        coding_noise=0.0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.hidden_units, self.coding_size = tuple(hidden_units), coding_size
+        self.activation, self.coding_activation = activation, coding_activation
+        self.tied, self.coding_noise = tied, coding_noise
+        dtype = self.dtype_policy
+        self.encoder = [keras.layers.Dense(units, activation, dtype=dtype) for units in self.hidden_units]
+        self.encoder.append(keras.layers.Dense(coding_size, coding_activation, dtype=dtype))
+        self.noise_before_coding = GaussianNoise(coding_noise, dtype=dtype)
+        functions = [activation] * len(self.hidden_units) + [None]
+        if tied:
+            mirrored = zip(reversed(self.encoder), functions)
+            self.decoder = [DenseTranspose(dense, function, dtype=dtype) for dense, function in mirrored]
+        else:
+            sizes = [*reversed(self.hidden_units), self.pixels]
+            self.decoder = [keras.layers.Dense(size, f, dtype=dtype) for size, f in zip(sizes, functions)]
+
+    def build(self, input_shape=None):
+        sizes = [self.pixels, *self.hidden_units, self.coding_size]
+        for layer, size in zip([*self.encoder, *self.decoder], sizes[:-1] + sizes[:0:-1]):
+            layer.build((None, size))
+        self.built = True
+
+    def encode(self, images, training=None):
+        """Images (b, ...) -> codings (b, k)."""
+        x = ops.reshape(images, (-1, self.pixels))
+        for layer in self.encoder[:-1]:
+            x = layer(x)
+        return self.encoder[-1](self.noise_before_coding(x, training=training))
+
+    def decode(self, codings, training=None):
+        """Codings (b, k) -> images (b, ...), near [0, 1]."""
+        x = codings
+        for layer in self.decoder:
+            x = layer(x)
+        return ops.reshape(x, (-1, *self.image_shape))
+
+    def hash(self, images):
+        """Images (n, ...) -> bits (n, k), bool: whether a unit of the coding is more on than off."""
+        return self.codings(images) > 0.5
+
+    def endpoints(self):
+        import tensorflow as tf
+
+        offered = super().endpoints()
+        if self.coding_noise:
+            encode, signature = offered["encode"]
+
+            def hash(images):
+                """The bits of images: 1 where a unit of the coding is more on than off."""
+                return {"bits": tf.cast(encode(images)["codings"] > 0.5, tf.int32)}
+
+            offered["hash"] = hash, signature
+        return offered
+
+
+@keras.saving.register_keras_serializable("homl_models")
+class GreedyAutoencoder(StackedAutoencoder):
+    """A `StackedAutoencoder` that is trained one layer at a time (Bengio et al., 2006, Greedy layer-wise training).
+
+    phase, a variable: 0 trains the outermost layer of encoder and decoder to reconstruct images, 1 the next
+    two to reconstruct what the outermost encodes, and so on; after the last, all are trained together. The
+    others stay as they are, as long as the optimizer starts anew with each phase (`start_phase`).
+    """
+
+    def build(self, input_shape=None):
+        self.phase = self.add_weight(name="phase", shape=(), dtype="int32", initializer="zeros", trainable=False)
+        super().build(input_shape)
+
+    @property
+    def num_phases(self):
+        return len(self.encoder) + 1
+
+    def start_phase(self, phase):
+        """Train that part from the next step on, with an optimizer that remembers nothing."""
+        self.phase.assign(phase)
+        for variable in self.optimizer.variables:
+            if variable is not self.optimizer._learning_rate:
+                variable.assign(ops.zeros_like(variable))
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        def part(i):
+            h = ops.reshape(x, (-1, self.pixels))
+            for layer in self.encoder[:i]:
+                h = layer(h)
+            h = ops.stop_gradient(h)
+            again = self.decoder[-1 - i](self.encoder[i](h))
+            return ops.mean(ops.square(ops.cast(again, "float32") - ops.cast(h, "float32")))
+
+        def whole():
+            return super(GreedyAutoencoder, self).compute_loss(x, y, y_pred, sample_weight, training)
+
+        parts = [lambda i=i: part(i) for i in range(len(self.encoder))]
+        return ops.switch(self.phase, [*parts, whole])
+
+
+@keras.saving.register_keras_serializable("homl_models")
+class ConvAutoencoder(Autoencoder):
+    """Convolutions with max pooling, averaged over what is left of the picture; transposed convolutions back.
+
+    filters: of the convolutions (3x3) of the encoder, each followed by 2x2 pooling.
+    coding_size: k, the filters of one more convolution, whose maps are averaged.
+    decoder_filters: of what the decoder starts with, and of all its transposed convolutions but the last.
+    """
+
+    def __init__(self, filters=(16, 32, 64), coding_size=30, decoder_filters=(16, 32, 16), activation="relu", **kwargs):
+        super().__init__(**kwargs)
+        self.filters, self.coding_size, self.activation = tuple(filters), coding_size, activation
+        self.decoder_filters = tuple(decoder_filters)
+        if len(self.filters) != len(self.decoder_filters):
+            raise UserError("filters and decoder_filters must be as many, one for each halving of the picture")
+        sizes = [self.image_shape[:2]]
+        for _ in self.filters:
+            sizes.append(tuple(n // 2 for n in sizes[-1]))
+        if min(sizes[-1]) < 1:
+            raise UserError(f"pictures of {self.image_shape[:2]} cannot be halved {len(self.filters)} times")
+        self.sizes, dtype = sizes[::-1], self.dtype_policy
+        self.convolutions = [
+            keras.layers.Conv2D(n, 3, padding="same", activation=activation, dtype=dtype)
+            for n in (*self.filters, coding_size)
+        ]
+        self.pool = keras.layers.MaxPooling2D(2, dtype=dtype)
+        self.dense = keras.layers.Dense(math.prod(self.sizes[0]) * self.decoder_filters[0], dtype=dtype)
+        after = [*self.decoder_filters[1:], self.channels]
+        functions = [activation] * (len(after) - 1) + [None]
+        self.transposed = [
+            keras.layers.Conv2DTranspose(n, 3, strides=2, activation=f, dtype=dtype) for n, f in zip(after, functions)
+        ]
+
+    def build(self, input_shape=None):
+        before = [self.channels, *self.filters]
+        for layer, n in zip(self.convolutions, before):
+            layer.build((None, None, None, n))
+        self.dense.build((None, self.coding_size))
+        for layer, n in zip(self.transposed, self.decoder_filters):
+            layer.build((None, None, None, n))
+        self.built = True
+
+    def encode(self, images, training=None):
+        """Images (b, ...) -> codings (b, k)."""
+        x = ops.reshape(images, (-1, *self.image_shape[:2], self.channels))
+        for layer in self.convolutions[:-1]:
+            x = self.pool(layer(x))
+        return ops.mean(self.convolutions[-1](x), axis=(1, 2))
+
+    def decode(self, codings, training=None):
+        """Codings (b, k) -> images (b, ...), near [0, 1]."""
+        x = ops.reshape(self.dense(codings), (-1, *self.sizes[0], self.decoder_filters[0]))
+        for layer, (height, width) in zip(self.transposed, self.sizes[1:]):
+            x = layer(x)[:, :height, :width]  # 2n + 1 cut to 2n is what padding "same" gives
+        return ops.reshape(x, (-1, *self.image_shape))
+
+
+@keras.saving.register_keras_serializable("homl_models")
+class RecurrentAutoencoder(Autoencoder):
+    """LSTMs that read a picture row by row and write it again from its coding, the last state.
+
+    units: of the outer LSTMs. coding_size: k, the units of the one in the middle.
+    """
+
+    def __init__(self, units=100, coding_size=30, **kwargs):
+        super().__init__(**kwargs)
+        self.units, self.coding_size = units, coding_size
+        dtype = self.dtype_policy
+        self.reader = LSTM(units, return_sequences=True, dtype=dtype)
+        self.coder = LSTM(coding_size, dtype=dtype)
+        self.writer = LSTM(units, return_sequences=True, dtype=dtype)
+        self.head = keras.layers.Dense(self.pixels // self.image_shape[0], dtype=dtype)
+
+    def build(self, input_shape=None):
+        self.reader.build((None, None, self.pixels // self.image_shape[0]))
+        self.coder.build((None, None, self.units))
+        self.writer.build((None, None, self.coding_size))
+        self.head.build((None, None, self.units))
+        self.built = True
+
+    def encode(self, images, training=None):
+        """Images (b, h, ...) -> codings (b, k)."""
+        rows = ops.reshape(images, (-1, self.image_shape[0], self.pixels // self.image_shape[0]))
+        return self.coder(self.reader(rows, training=training), training=training)
+
+    def decode(self, codings, training=None):
+        """Codings (b, k) -> images (b, ...), near [0, 1]."""
+        same = ops.repeat(codings[:, None], self.image_shape[0], axis=1)
+        return ops.reshape(self.head(self.writer(same, training=training)), (-1, *self.image_shape))

@@ -1,0 +1,206 @@
+"""Variational autoencoder (Kingma & Welling, 2013, Auto-encoding variational Bayes, https://arxiv.org/abs/1312.6114).
+
+An encoder maps an image to a Gaussian over codings, a decoder maps a coding drawn from it to an image. The loss is
+the negative evidence lower bound (ELBO): what the image costs given the coding, and what the coding costs given
+that codings are standard normal. So a standard normal coding decodes to a new image.
+Recipes: `vae`, `vae_conv`. Shapes: b batch, k coding, d pixels times channels.
+
+Deviations from the paper: the book's dense layers of 150 and 100 ReLUs; a convolutional version; `beta`
+(Higgins et al., 2017). The loss is divided by d, as the book's is: nats per pixel for a Bernoulli likelihood,
+and mean squared error + KL / d for a Gaussian one (of variance 1/2, up to a constant).
+"""
+
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from homl_models.errors import UserError
+from homl_models.layers.gaussian import Sampling, kl_divergence, normal
+from homl_models.models.autoencoders import Coder
+
+
+@keras.saving.register_keras_serializable("homl_models")
+class VAE(Coder):
+    """Images (b, *image_shape) in [0, 1] -> {"outputs": (b, *image_shape), "mean": (b, k), "log_var": (b, k)}.
+
+    coding_size: k. hidden_units: dense layers of the encoder; the decoder has them in reverse.
+    filters: convolutions (4x4, halving the picture) before the dense layers, and transposed ones after; () for none.
+    activation: of all hidden layers.
+    likelihood: "gaussian", outputs are pixels and the loss is the squared error; or "bernoulli", outputs are logits
+        of pixels and the loss is the cross-entropy.
+    beta: weight of the KL divergence in the loss; 1 for the ELBO.
+    seed: of the draws in training.
+    """
+
+    def __init__(
+        self,
+        coding_size=10,
+        hidden_units=(150, 100),
+        filters=(),
+        activation="relu",
+        likelihood="gaussian",
+        beta=1.0,
+        seed=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if likelihood not in ("gaussian", "bernoulli"):
+            raise UserError(f"likelihood must be gaussian or bernoulli, not {likelihood!r}")
+        self.coding_size, self.hidden_units, self.filters = coding_size, tuple(hidden_units), tuple(filters)
+        self.activation, self.likelihood, self.beta, self.seed = activation, likelihood, beta, seed
+        height, width = self.image_shape[:2]
+        halved = 2 ** len(self.filters)
+        if height % halved or width % halved:
+            raise UserError(f"pictures of {height}x{width} cannot be halved {len(self.filters)} times without a rest")
+        channels = self.filters[-1] if self.filters else self.channels
+        self.inner = (height // halved, width // halved, channels)
+        dtype = self.dtype_policy
+
+        def dense(units):
+            return [keras.layers.Dense(n, activation, dtype=dtype) for n in units]
+
+        self.convolutions = [
+            keras.layers.Conv2D(n, 4, strides=2, padding="same", activation=activation, dtype=dtype)
+            for n in self.filters
+        ]
+        self.encoder = dense(self.hidden_units)
+        self.mean = keras.layers.Dense(coding_size, name="mean", dtype=dtype)
+        self.log_var = keras.layers.Dense(coding_size, name="log_var", dtype="float32")
+        self.sampling = Sampling(seed, dtype="float32")
+        self.decoder = dense(reversed(self.hidden_units))
+        self.unfold = keras.layers.Dense(math.prod(self.inner), activation if filters else None, dtype=dtype)
+        after = [*self.filters[-2::-1], self.channels] if self.filters else []
+        functions = [activation] * (len(after) - 1) + [None]
+        self.transposed = [
+            keras.layers.Conv2DTranspose(n, 4, strides=2, padding="same", activation=f, dtype=dtype)
+            for n, f in zip(after, functions)
+        ]
+        self.trackers = [keras.metrics.Mean(name) for name in ("reconstruction", "kl")]
+
+    def build(self, input_shape=None):
+        before = [self.channels, *self.filters]
+        for layer, n in zip(self.convolutions, before):
+            layer.build((None, None, None, n))
+        sizes = [math.prod(self.inner), *self.hidden_units]
+        for layer, n in zip(self.encoder, sizes):
+            layer.build((None, n))
+        for layer in (self.mean, self.log_var):
+            layer.build((None, sizes[-1]))
+        sizes = [self.coding_size, *reversed(self.hidden_units)]
+        for layer, n in zip([*self.decoder, self.unfold], sizes):
+            layer.build((None, n))
+        for layer, n in zip(self.transposed, reversed(self.filters)):
+            layer.build((None, None, None, n))
+        self.built = True
+
+    def distribution(self, images):
+        """Images (b, ...) -> mean and log-variance of their codings, (b, k) each."""
+        x = ops.reshape(images, (-1, *self.image_shape[:2], self.channels))
+        for layer in self.convolutions:
+            x = layer(x)
+        x = ops.reshape(x, (-1, math.prod(self.inner)))
+        for layer in self.encoder:
+            x = layer(x)
+        return self.mean(x), self.log_var(x)
+
+    def encode(self, images, training=None):
+        """Images (b, ...) -> the mean of their codings (b, k)."""
+        return self.distribution(images)[0]
+
+    def outputs_of(self, codings):
+        """Codings (b, k) -> outputs (b, ...): pixels or their logits; see `likelihood`."""
+        x = codings
+        for layer in (*self.decoder, self.unfold):
+            x = layer(x)
+        x = ops.reshape(x, (-1, *self.inner))
+        for layer in self.transposed:
+            x = layer(x)
+        return ops.cast(ops.reshape(x, (-1, *self.image_shape)), "float32")
+
+    def decode(self, codings, training=None):
+        """Codings (b, k) -> images (b, ...), near [0, 1]."""
+        outputs = self.outputs_of(codings)
+        return ops.sigmoid(outputs) if self.likelihood == "bernoulli" else outputs
+
+    def compute_output_shape(self, input_shape):
+        coding = (input_shape[0], self.coding_size)
+        return {"outputs": (input_shape[0], *self.image_shape), "mean": coding, "log_var": coding}
+
+    def call(self, images, training=None):
+        mean, log_var = self.distribution(images)
+        outputs = self.outputs_of(self.sampling([mean, log_var]))
+        return {"outputs": outputs, "mean": mean, "log_var": log_var}
+
+    def parts_of_loss(self, images, y_pred):
+        """Images and what `call` gives -> for each image (b,): squared error or cross-entropy, and KL in nats."""
+        images, outputs = (ops.reshape(x, (-1, self.pixels)) for x in (images, y_pred["outputs"]))
+        if self.likelihood == "gaussian":
+            error = ops.square(outputs - images)
+        else:
+            error = ops.softplus(outputs) - images * outputs
+        mean, log_var = (ops.cast(y_pred[name], "float32") for name in ("mean", "log_var"))
+        return ops.sum(error, axis=-1), kl_divergence(mean, log_var)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        error, kl = map(ops.mean, self.parts_of_loss(y, y_pred))
+        for tracker, value in zip(self.trackers, (error / self.pixels, kl)):
+            tracker.update_state(value, sample_weight=ops.shape(y)[0])
+        return (error + self.beta * kl) / self.pixels
+
+    def elbo(self, images, y_pred):
+        """The evidence lower bound of each image (b,), in nats; of a density for a Gaussian likelihood."""
+        error, kl = self.parts_of_loss(images, y_pred)
+        constant = self.pixels / 2 * math.log(math.pi) if self.likelihood == "gaussian" else 0.0
+        return -(error + constant) - kl
+
+    def bound(self, images):
+        """Images (b, ...) -> their `elbo` (b,), with codings drawn once."""
+        return self.elbo(images, self(images, training=False))
+
+    def draw(self, count, seed):
+        """Standard normal codings (count, k) from `seed` (2,)."""
+        return normal((count, self.coding_size), seed)
+
+    def sample(self, count=64, seed=0):
+        """New images (count, ...) in [0, 1]."""
+        return self.pictures(ops.convert_to_numpy(self.draw(count, np.array([seed, 0], np.uint32))))
+
+    def interpolate(self, images, steps=8):
+        """From each image (n, ...) to the next in equal steps between their codings: ((n - 1) * steps, ...) in [0, 1].
+
+        `UserError` for fewer than two images.
+        """
+        images = self.checked(images)
+        if len(images) < 2 or steps < 2:
+            raise UserError(f"interpolation needs 2 images and 2 steps at least, not {len(images)} and {steps}")
+        return self.pictures(ops.convert_to_numpy(self.between(self.codings(images), ops.linspace(0.0, 1.0, steps))))
+
+    def between(self, codings, shares):
+        """Codings (n, k), shares (s,) -> codings ((n - 1) * s, k) on the lines from each to the next."""
+        shares = ops.cast(shares, codings.dtype)[:, None]
+        return ops.reshape((1 - shares) * codings[:-1, None] + shares * codings[1:, None], (-1, self.coding_size))
+
+    def endpoints(self):
+        import tensorflow as tf
+
+        def sample(count=64, seed=0):
+            """New images; the same seed draws the same."""
+            return {"images": self.shown(self.draw(count, tf.stack([seed, 0])))}
+
+        def interpolate(images, steps=8):
+            """From each image to the next in equal steps between their codings."""
+            enough = (tf.shape(images)[0] >= 2) & (steps >= 2)
+            tf.debugging.Assert(enough, ["interpolation needs 2 images and 2 steps at least"])
+            codings = self.encode(self.within(images), training=False)
+            return {"images": self.shown(self.between(codings, tf.linspace(0.0, 1.0, steps)))}
+
+        def whole(name):
+            return tf.TensorSpec((), tf.int32, name=name)
+
+        return {
+            "sample": (sample, [whole("count"), whole("seed")]),
+            **super().endpoints(),
+            "interpolate": (interpolate, [self.spec("images"), whole("steps")]),
+        }

@@ -1,0 +1,291 @@
+"""Recipes of autoencoders (`models/autoencoders.py`) and of the variational one (`models/vae.py`)."""
+
+import dataclasses
+from typing import Literal
+
+from homl_models.errors import UserError
+from homl_models.recipes.pictures import SHOWN, Pictures
+from homl_models.recipes.recipe import positive, rate
+
+
+@dataclasses.dataclass(frozen=True)
+class _Coder(Pictures):
+    """What all of them share: how codings and reconstructions are shown."""
+
+    map_size: int = 2000
+    """Validation pictures whose codings are laid out by t-SNE in codings.png. 0: none."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.map_size < 0:
+            raise UserError("--map-size must be 0 or more")
+
+    def objective(self):
+        import keras
+
+        return {"loss": "mse", "metrics": [keras.metrics.MeanSquaredError("mse")]} | super().objective()
+
+    def show(self, model, folder):
+        """reconstructions.png and codings.png, and what they show."""
+        from homl_models import reports
+
+        images = model.checked(self.parts[1][0][:SHOWN])
+        reports.picture([images, model.reconstruct(images)], folder / "reconstructions.png")
+        lines = ["reconstructions.png  validation pictures above what their codings decode to"]
+        if self.map_size:
+            images, labels = model.checked(self.parts[1][0][: self.map_size]), self.parts[1][1][: self.map_size]
+            reports.map_of_codings(model.codings(images), labels, images, folder / "codings.png", self.seed)
+            lines.append("codings.png          codings of validation pictures in two dimensions, by t-SNE")
+        return "\n".join(lines)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Autoencoder(_Coder):
+    """Those that reconstruct a picture from its coding."""
+
+    coding_size: int = 30
+    """Numbers in a coding."""
+    noise: Literal["none", "dropout", "gaussian"] = "none"
+    """What spoils the pictures in training."""
+    noise_amount: float = 0.5
+    """Share of pixels that `dropout` blanks, or standard deviation of `gaussian` noise."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        positive(coding_size=self.coding_size)
+        if self.noise == "dropout":
+            rate(noise_amount=self.noise_amount)
+        if self.noise_amount < 0:
+            raise UserError("--noise-amount must be 0 or more")
+
+    def settings(self):
+        """Arguments that all models take."""
+        from homl_models.layers.dropout import Dropout
+        from homl_models.layers.gaussian import GaussianNoise
+
+        noise = {"none": None, "dropout": Dropout, "gaussian": GaussianNoise}[self.noise]
+        settings = {"image_shape": self.image_shape, "coding_size": self.coding_size, "dtype": self.precision}
+        return settings | {"noise": noise and noise(self.noise_amount, name="noise", dtype=self.precision)}
+
+    def judge(self, model, images):
+        import numpy as np
+
+        return {"mean_activity": float(np.mean(model.codings(images)))}
+
+    def show(self, model, folder):
+        """As all do; excitement.png, and spoiled pictures if the model was trained on them."""
+        import numpy as np
+
+        from homl_models import reports
+
+        text = super().show(model, folder)
+        images = model.checked(self.parts[1][0])
+        codings = model.codings(images)
+        most = np.argsort(-codings[:, :SHOWN], axis=0, kind="stable")[:SHOWN].T
+        reports.picture([images[row] for row in most], folder / "excitement.png")
+        text += "\nexcitement.png       a row for each of the first units of the coding: what excites it most"
+        if model.noise is not None:
+            spoiled = np.clip(model.noise(images[:SHOWN], training=True), 0, 1)
+            rows = [images[:SHOWN], spoiled, model.reconstruct(spoiled)]
+            reports.picture(rows, folder / "denoised.png")
+            text += "\ndenoised.png         pictures, the same spoiled, and what the model makes of those"
+        return text
+
+
+@dataclasses.dataclass(frozen=True)
+class Stacked(_Autoencoder):
+    """The book's autoencoder of dense layers (784, 100, 30, 100, 784) on Fashion MNIST."""
+
+    hidden_units: tuple[int, ...] = (100,)
+    """Units of the layers between picture and coding."""
+    activation: str = "relu"
+    """Of hidden layers."""
+    coding_activation: str = "relu"
+    """Of the coding; `linear` for none."""
+    tied: bool = False
+    """Use the encoder's kernels in the decoder, transposed."""
+    coding_noise: float = 0.0
+    """Standard deviation of Gaussian noise before the coding layer, which makes sigmoid codings binary."""
+    sparsity: Literal["none", "l1", "kl"] = "none"
+    """Regularize the codings: their sum, or the divergence of each unit's mean activity from --sparsity-target."""
+    sparsity_weight: float = 1e-4
+    """Weight of the regularization."""
+    sparsity_target: float = 0.1
+    """Mean activity that `kl` aims at, in (0, 1)."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        for units in self.hidden_units:
+            positive(hidden_units=units)
+        if self.coding_noise < 0 or self.sparsity_weight < 0:
+            raise UserError("--coding-noise and --sparsity-weight must be 0 or more")
+        if not 0 < self.sparsity_target < 1:
+            raise UserError(f"--sparsity-target must lie in (0, 1), not {self.sparsity_target}")
+
+    def settings(self):
+        from homl_models import regularizers
+
+        regularizer = {
+            "none": None,
+            "l1": regularizers.L1ActivityRegularizer(self.sparsity_weight),
+            "kl": regularizers.KLDivergenceRegularizer(self.sparsity_weight, self.sparsity_target),
+        }[self.sparsity]
+        settings = {"hidden_units": tuple(self.hidden_units), "activation": self.activation, "tied": self.tied}
+        settings |= {"coding_activation": self.coding_activation, "coding_noise": self.coding_noise}
+        return super().settings() | settings | {"coding_regularizer": regularizer}
+
+    def model(self):
+        from homl_models.models.autoencoders import StackedAutoencoder
+
+        return self.compiled(StackedAutoencoder(**self.settings()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Greedy(Stacked):
+    """The stacked autoencoder trained one layer at a time, for an equal share of the epochs each, then as a whole."""
+
+    monitor: str = "val_mse"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.epochs % self.num_phases:
+            raise UserError(f"--epochs must be a multiple of {self.num_phases}, the phases; not {self.epochs}")
+
+    @property
+    def num_phases(self):
+        return len(self.hidden_units) + 2
+
+    def model(self):
+        from homl_models.models.autoencoders import GreedyAutoencoder
+
+        return self.compiled(GreedyAutoencoder(**self.settings()))
+
+    def optimizer(self, steps):
+        return super().optimizer(steps // self.num_phases)
+
+    def begin_epoch(self, model, epoch):
+        phase, done = divmod(epoch, self.epochs // self.num_phases)
+        if not done:
+            model.start_phase(phase)
+
+
+@dataclasses.dataclass(frozen=True)
+class Conv(_Autoencoder):
+    """The book's convolutional autoencoder on Fashion MNIST."""
+
+    filters: tuple[int, ...] = (16, 32, 64)
+    """Filters of the encoder's convolutions, each of which halves the picture."""
+    decoder_filters: tuple[int, ...] = (16, 32, 16)
+    """Filters that the decoder starts with, and of its convolutions but the last."""
+
+    def model(self):
+        from homl_models.models.autoencoders import ConvAutoencoder
+
+        filters = {"filters": tuple(self.filters), "decoder_filters": tuple(self.decoder_filters)}
+        return self.compiled(ConvAutoencoder(**self.settings(), **filters))
+
+
+@dataclasses.dataclass(frozen=True)
+class Recurrent(_Autoencoder):
+    """The book's recurrent autoencoder: LSTMs (100, 30, 100) over the rows of Fashion MNIST."""
+
+    units: int = 100
+    """Units of the outer LSTMs."""
+
+    def model(self):
+        from homl_models.models.autoencoders import RecurrentAutoencoder
+
+        return self.compiled(RecurrentAutoencoder(units=self.units, **self.settings()))
+
+
+@dataclasses.dataclass(frozen=True)
+class VAE(_Coder):
+    """The book's variational autoencoder (dense 150, 100, coding 10) on Fashion MNIST."""
+
+    epochs: int = 25
+    batch_size: int = 128
+    coding_size: int = 10
+    """Numbers in a coding."""
+    hidden_units: tuple[int, ...] = (150, 100)
+    """Units of the encoder's dense layers; the decoder has them in reverse."""
+    filters: tuple[int, ...] = ()
+    """Filters of convolutions before them, each of which halves the picture. Empty: none."""
+    activation: str = "relu"
+    """Of hidden layers."""
+    likelihood: Literal["gaussian", "bernoulli"] = "gaussian"
+    """`gaussian` for squared errors, `bernoulli` for cross-entropy."""
+    beta: float = 1.0
+    """Weight of the KL divergence in the loss; 1 for the evidence lower bound."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        positive(coding_size=self.coding_size)
+        if self.beta < 0:
+            raise UserError("--beta must be 0 or more")
+
+    def objective(self):
+        return Pictures.objective(self)  # the loss is the model's own
+
+    def model(self):
+        from homl_models.models.vae import VAE
+
+        model = VAE(
+            self.coding_size,
+            tuple(self.hidden_units),
+            tuple(self.filters),
+            self.activation,
+            self.likelihood,
+            self.beta,
+            seed=self.seed,
+            image_shape=self.image_shape,
+            dtype=self.precision,
+        )
+        return self.compiled(model)
+
+    def judge(self, model, images):
+        return {"elbo": float(model.run("bound", model.checked(images)).mean())}
+
+    def evaluate(self, model, images=""):
+        """As all are, with the same draws every time; `elbo` is the evidence lower bound of a picture in nats."""
+        model.sampling.seed_generator.state.assign([self.seed, 0])
+        return super().evaluate(model, images)
+
+    def show(self, model, folder):
+        """As all do; samples.png and interpolation.png."""
+        from homl_models import reports
+
+        text = super().show(model, folder)
+        samples = model.sample(64, self.seed)
+        reports.picture(samples.reshape(8, 8, *samples.shape[1:]), folder / "samples.png")
+        images = model.checked(self.parts[1][0][: 2 * 6])
+        rows = [model.interpolate(images[i : i + 2], SHOWN) for i in range(0, len(images) - 1, 2)]
+        reports.picture(rows, folder / "interpolation.png")
+        text += "\nsamples.png          new pictures, from codings drawn at random"
+        return text + "\ninterpolation.png    from a validation picture to another, in equal steps between codings"
+
+
+SPARSE = {"coding_size": 300, "coding_activation": "sigmoid"}
+DIGITS = {"data": "digits", "epochs": 50}
+TINY = {"data": "digits", "epochs": 2, "batch_size": 64, "num_images": 320, "steps_per_execution": 1, "map_size": 0}
+
+RECIPES = {
+    "autoencoder_linear": Stacked(hidden_units=(), coding_activation="linear"),
+    "autoencoder_stacked": Stacked(epochs=20),
+    "autoencoder_tied": Stacked(tied=True),
+    "autoencoder_greedy": Greedy(epochs=30),
+    "autoencoder_conv": Conv(),
+    "autoencoder_recurrent": Recurrent(),
+    "autoencoder_denoising": Stacked(noise="dropout"),
+    "autoencoder_sparse_l1": Stacked(**SPARSE, sparsity="l1"),
+    "autoencoder_sparse_kl": Stacked(**SPARSE, sparsity="kl", sparsity_weight=5e-3),
+    "autoencoder_hashing": Stacked(coding_size=16, coding_activation="sigmoid", coding_noise=15.0),
+    "autoencoder_digits": Stacked(**DIGITS),
+    "vae": VAE(),
+    "vae_conv": VAE(filters=(32, 64), hidden_units=(128,)),
+    "vae_digits": VAE(**DIGITS),
+    "autoencoder_tiny": Stacked(**TINY, hidden_units=(20,), coding_size=8, tied=True, noise="gaussian", sparsity="l1"),
+    "autoencoder_greedy_tiny": Greedy(**TINY | {"epochs": 3}, hidden_units=(20,), coding_size=8, coding_noise=1.0),
+    "autoencoder_conv_tiny": Conv(**TINY, filters=(4, 8), decoder_filters=(8, 4), coding_size=6, noise="dropout"),
+    "autoencoder_recurrent_tiny": Recurrent(**TINY, units=12, coding_size=6),
+    "vae_tiny": VAE(**TINY | {"map_size": 60}, filters=(4,), hidden_units=(20,), coding_size=4),
+}

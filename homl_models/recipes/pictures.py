@@ -1,0 +1,96 @@
+"""What recipes of pictures share: where the pictures come from, batches of them, and how models are judged on them."""
+
+import dataclasses
+import functools
+from typing import Literal
+
+from homl_models.errors import UserError
+from homl_models.recipes.recipe import Recipe, positive
+
+SHOWN = 10  # pictures in a row
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures(Recipe):
+    """A recipe whose data are pictures, in three parts."""
+
+    monitor: str = "val_loss"
+    data: Literal["fashion_mnist", "mnist", "digits"] = "fashion_mnist"
+    """Fashion MNIST, from Keras' cache or the network; MNIST, from the folder --images; or scikit-learn's digits."""
+    images: str = ""
+    """Your own pictures: a folder, an .npy or .npz file; with --data mnist the folder of its four IDX files."""
+    size: int = 0
+    """Height and width to bring the pictures of a folder to. 0: those of the first."""
+    channels: Literal[1, 3] = 1
+    """1: grey, 3: colour."""
+    num_images: int = 0
+    """Train on that many pictures only. 0: all."""
+    steps_per_execution: int = 50
+    """Training steps between two looks at the progress; more costs less time."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        positive(steps_per_execution=self.steps_per_execution)
+        if min(self.size, self.num_images) < 0:
+            raise UserError("--size and --num-images must be 0 or more")
+        if self.data == "mnist" and not self.images:
+            raise UserError("--data mnist needs --images, the folder of its four IDX files")
+
+    @functools.cached_property
+    def parts(self):
+        """Training, validation and test part: (images, labels) each."""
+        from homl_models.pipelines import images
+
+        if self.images and self.data != "mnist":
+            size = (self.size, self.size) if self.size else None
+            train, valid, test = images.read(self.images, size, self.channels, self.seed)
+        elif self.data == "mnist":
+            train, valid, test = images.mnist(self.images)
+        else:
+            train, valid, test = images.fashion_mnist() if self.data == "fashion_mnist" else images.digits()
+        return tuple(x[: self.num_images or None] for x in train), valid, test
+
+    @property
+    def image_shape(self):
+        return self.parts[0][0].shape[1:]
+
+    def stream(self, part, batch_size=500, seed=None):
+        """Batches of a part, as the model is trained on them: a picture is its own target."""
+        from homl_models.pipelines import images
+
+        return images.batches(part[0], batch_size, seed)
+
+    def datasets(self):
+        return self.stream(self.parts[0], self.batch_size, self.seed), self.stream(self.parts[1])
+
+    def compiled(self, model):
+        """`model` with its optimizer and objective."""
+        model.build()
+        model.compile(self.optimizer(self.epochs * self.datasets()[0].steps), **self.objective())
+        return model
+
+    def objective(self):
+        """What the model is compiled with beside an optimizer."""
+        return {"jit_compile": True, "steps_per_execution": self.steps_per_execution}
+
+    def evaluate(self, model, images=""):
+        """The loss and its parts on validation and test pictures, or on `images`, a folder or file of yours."""
+        from homl_models.pipelines import images as pipeline
+
+        if not model.compiled:
+            model.compile(**self.objective())
+        if images:
+            read = pipeline.read_array if images.endswith((".npy", ".npz")) else pipeline.read_folder
+            parts = {"": read(images, model.image_shape[:2], self.channels)}
+        else:
+            parts = {"val_": self.parts[1], "test_": self.parts[2]}
+        metrics = {}
+        for prefix, part in parts.items():
+            found = model.evaluate(self.stream(part).dataset(), return_dict=True, verbose=0)
+            metrics |= {prefix + name: float(value) for name, value in found.items()}
+            metrics |= {prefix + name: value for name, value in self.judge(model, part[0]).items()}
+        return metrics
+
+    def judge(self, model, images):
+        """More metrics on images (n, ...)."""
+        return {}

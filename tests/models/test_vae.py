@@ -1,0 +1,217 @@
+"""The variational autoencoder: its loss against double precision and against statistics, its draws, its endpoints."""
+
+import keras
+import numpy as np
+import pytest
+import scipy.stats
+import tensorflow as tf
+from keras import ops
+from sklearn.datasets import load_digits
+
+from homl_models.errors import UserError
+from homl_models.models.vae import VAE
+from tests import checks
+
+DIGITS = np.float32(load_digits().images / 16)
+X = DIGITS[:12]
+KINDS = {"dense": {}, "bernoulli": {"likelihood": "bernoulli"}, "conv": {"filters": (4, 6)}}
+EVERY = pytest.mark.parametrize("kind", KINDS)
+
+
+def make(kind="dense", **more):
+    keras.utils.set_random_seed(0)
+    model = VAE(**{"coding_size": 3, "hidden_units": (20, 10), "image_shape": (8, 8), "seed": 4} | KINDS[kind] | more)
+    model.build()
+    for weight in model.trainable_weights:
+        weight.assign(weight + keras.random.normal(weight.shape, stddev=0.05, seed=1))  # biases too
+    return model
+
+
+def doubles(y_pred):
+    return {name: np.float64(value) for name, value in y_pred.items()}
+
+
+def parts(kind, x, y):
+    """Squared error or cross-entropy, and KL, of each picture, from what the model gives, in double precision."""
+    outputs = y["outputs"]
+    if kind == "bernoulli":
+        p = 1 / (1 + np.exp(-outputs))
+        error = -(x * np.log(p) + (1 - x) * np.log(1 - p))
+    else:
+        error = (outputs - x) ** 2
+    kl = (np.exp(y["log_var"]) + y["mean"] ** 2 - 1 - y["log_var"]).sum(-1) / 2
+    return error.sum((1, 2)), kl
+
+
+@EVERY
+@pytest.mark.parametrize("beta", [1.0, 4.0])
+def test_the_loss_is_that_of_the_book(kind, beta):
+    """Mean squared error (or cross-entropy) of a pixel plus beta * KL / pixels; both are reported."""
+    model = make(kind, beta=beta)
+    state = model.sampling.seed_generator.state.numpy()
+    error, kl = parts(kind, np.float64(X), doubles(model(X)))
+    model.sampling.seed_generator.state.assign(state)
+    model.compile("adam", jit_compile=False)
+    found = model.evaluate(X, X, batch_size=12, return_dict=True, verbose=0)
+    assert found["loss"] == pytest.approx((error.mean() + beta * kl.mean()) / 64, rel=1e-5)
+    assert found["reconstruction"] == pytest.approx(error.mean() / 64, rel=1e-5)
+    assert found["kl"] == pytest.approx(kl.mean(), rel=1e-5)
+
+
+@EVERY
+def test_the_bound_is_the_likelihood_minus_kl_in_nats(kind):
+    """log p(x | z) by scipy's densities: a normal of variance 1/2, or Bernoulli."""
+    model = make(kind)
+    y_pred = model(X)
+    y, x = doubles(y_pred), np.float64(X)
+    if kind == "bernoulli":
+        log_p = -parts(kind, x, y)[0]
+    else:
+        log_p = scipy.stats.norm.logpdf(x, y["outputs"], 0.5**0.5).sum((1, 2))
+    checks.close(model.elbo(X, y_pred), log_p - parts(kind, x, y)[1], 2e-5)
+
+
+def test_the_bound_lies_below_the_likelihood_which_samples_estimate():
+    """Codings z from q: the mean of log (p(x, z) / q(z)) is the bound, the log of the mean p(x, z) / q(z) is more."""
+    model, x = make("bernoulli"), X[:1]
+    mean, log_var = (np.float64(part[0]) for part in model.distribution(x))
+    sigma = np.exp(log_var / 2)
+    z = mean + sigma * np.random.default_rng(0).normal(size=(20_000, 3))
+    logits = np.float64(model.outputs_of(np.float32(z)))
+    ratios = (x * logits - np.logaddexp(0, logits)).sum((1, 2))
+    ratios += (scipy.stats.norm.logpdf(z) - scipy.stats.norm.logpdf(z, mean, sigma)).sum(1)
+    bounds = [float(model.elbo(x, model(x))[0]) for _ in range(200)]
+    assert np.mean(bounds) == pytest.approx(ratios.mean(), abs=4 * np.std(bounds) / 200**0.5 + 0.05)
+    assert ratios.mean() < np.log(np.exp(ratios - ratios.max()).mean()) + ratios.max()
+
+
+@EVERY
+def test_outputs_come_from_the_sampled_coding(kind):
+    model = make(kind)
+    state = model.sampling.seed_generator.state.numpy()
+    y = model(X)
+    model.sampling.seed_generator.state.assign(state)
+    coding = model.sampling([y["mean"], y["log_var"]])
+    checks.close(model.outputs_of(coding), y["outputs"])
+    checks.close(model.encode(X), y["mean"])
+    shown = np.float64(model.outputs_of(coding))
+    shown = 1 / (1 + np.exp(-shown)) if kind == "bernoulli" else shown
+    checks.close(model.decode(coding), shown)
+    assert (np.float64(model(X)["outputs"]) != np.float64(y["outputs"])).any()
+
+
+def test_conv_is_keras_layers_put_together():
+    model = make("conv")
+    layers = keras.layers
+    encoder = keras.Sequential([layers.Input((8, 8)), layers.Reshape((8, 8, 1))])
+    for filters in (4, 6):
+        encoder.add(layers.Conv2D(filters, 4, strides=2, padding="same", activation="relu"))
+    encoder.add(layers.Flatten())
+    for units in (20, 10):
+        encoder.add(layers.Dense(units, activation="relu"))
+    encoder.add(layers.Dense(3))
+    decoder = keras.Sequential([layers.Input((3,))])
+    for units in (10, 20, 2 * 2 * 6):
+        decoder.add(layers.Dense(units, activation="relu"))
+    decoder.add(layers.Reshape((2, 2, 6)))
+    decoder.add(layers.Conv2DTranspose(4, 4, strides=2, padding="same", activation="relu"))
+    decoder.add(layers.Conv2DTranspose(1, 4, strides=2, padding="same"))
+    decoder.add(layers.Reshape((8, 8)))
+    weights = [w for part in (model.convolutions, model.encoder) for layer in part for w in layer.get_weights()]
+    encoder.set_weights(weights + model.mean.get_weights())
+    parts = (model.decoder, [model.unfold], model.transposed)
+    decoder.set_weights([w for part in parts for layer in part for w in layer.get_weights()])
+    checks.close(model.encode(X), encoder(X))
+    checks.close(model.decode(encoder(X)), decoder(encoder(X)))
+
+
+# Draws.
+
+
+def test_samples_come_from_standard_normal_codings_and_a_seed():
+    model = make()
+    codings = ops.convert_to_numpy(model.draw(5_000, np.array([1, 0], "uint32")))
+    assert scipy.stats.kstest(codings.ravel(), "norm").pvalue > 1e-3
+    checks.close(model.sample(7, seed=1), model.pictures(model.draw(7, np.array([1, 0], "uint32"))))
+    np.testing.assert_array_equal(model.sample(7, seed=1), model.sample(7, seed=1))
+    assert (model.sample(7, seed=1) != model.sample(7, seed=2)).any()
+    assert model.sample(0).shape == (0, 8, 8)
+
+
+def test_interpolation_goes_in_equal_steps_between_codings():
+    model = make()
+    ends = model.codings(X[:3])
+    path = model.interpolate(X[:3], 5)
+    assert len(path) == 10
+    checks.close(path[[0, 4, 5, 9]], model.reconstruct(X[[0, 1, 1, 2]]))
+    checks.close(path[2], model.pictures(ends[:2].mean(0, keepdims=True))[0])
+    checks.close(path[8], model.pictures(0.25 * ends[1:2] + 0.75 * ends[2:])[0])
+    with pytest.raises(UserError, match="2 images and 2 steps at least, not 1"):
+        model.interpolate(X[:1])
+
+
+def test_two_models_with_a_seed_train_alike():
+    weights = []
+    for _ in range(2):
+        model = make()
+        model.compile("adam", jit_compile=False)
+        for _ in range(3):
+            model.train_on_batch(X, X)
+        weights.append(model.get_weights())
+    checks.close(*weights, 0)
+
+
+@EVERY
+def test_training_raises_the_bound(kind):
+    model = make(kind)
+    model.compile(keras.optimizers.Adam(3e-3), jit_compile=True, steps_per_execution=50)
+    before = float(np.mean(model.run("bound", DIGITS)))
+    model.fit(tf.data.Dataset.from_tensor_slices((DIGITS, DIGITS)).batch(1797).repeat(200), shuffle=False, verbose=0)
+    assert float(np.mean(model.run("bound", DIGITS))) > before + 5
+
+
+# What every model has to pass.
+
+
+@EVERY
+def test_files_shapes_and_precision(kind, tmp_path):
+    checks.config_round_trip(VAE, **KINDS[kind], coding_size=3, hidden_units=(20, 10), beta=2.0, image_shape=(8, 8))
+    model = make(kind)
+    model.compile("adam", jit_compile=False)
+    model.train_on_batch(X, X)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    checks.close(loaded.weights, model.weights, 0)
+    checks.close(loaded.encode(X), model.encode(X))
+    checks.any_batch_and_length(model.encode, X, unknown=(0,))
+    checks.gradients_reach(model, model.trainable_weights, X)
+    exact = make(kind)
+    for policy, tolerance in checks.HALF.items():
+        half = make(kind, dtype=policy)
+        half.set_weights(exact.get_weights())
+        half.sampling.seed_generator.state.assign(exact.sampling.seed_generator.state)
+        error = np.abs(np.float64(half.encode(X)) - np.float64(exact.encode(X))).max()
+        assert 0 < error < 2 * tolerance * np.abs(np.float64(exact.encode(X))).max()
+        half.compile("adam", jit_compile=False)
+        assert np.isfinite(half.train_on_batch(X, X)).all()
+        assert {w.dtype for w in half.trainable_weights} == {"float32"}
+
+
+@EVERY
+def test_endpoints_are_the_methods(kind, tmp_path):
+    model = make(kind)
+    codings = model.codings(X)
+    calls = {"sample": [6, 2], "reconstruct": [X], "encode": [X], "decode": [codings], "interpolate": [X[:3], 5]}
+    assert set(calls) == set(model.endpoints())
+    checks.export_agrees(model, tmp_path / "saved", calls)
+    saved = tf.saved_model.load(str(tmp_path / "saved"))
+    checks.close(saved.sample(tf.constant(6), tf.constant(2))["images"], model.sample(6, 2))
+    checks.close(saved.interpolate(tf.constant(X[:3]), tf.constant(5))["images"], model.interpolate(X[:3], 5))
+    checks.close(saved.reconstruct(tf.constant(X[:5]))["images"], model.reconstruct(X[:5]))
+
+
+def test_bad_settings_are_refused():
+    with pytest.raises(UserError, match="likelihood must be"):
+        VAE(likelihood="poisson")
+    with pytest.raises(UserError, match="cannot be halved 3 times"):
+        VAE(filters=(4, 8, 16))
