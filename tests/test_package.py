@@ -19,7 +19,7 @@ PACKAGE = ROOT / "homl_models"
 LAYERS = [
     {"errors"},
     {"files", "reports", "text", "tokens"},
-    {"base", "layers", "decoding", "losses", "metrics", "schedules"},
+    {"base", "layers", "decoding", "losses", "metrics", "regularizers", "schedules"},
     {"models"},
     {"checkpoints"},
     {"pipelines"},

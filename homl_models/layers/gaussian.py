@@ -36,6 +36,7 @@ class GaussianNoise(Layer):
             raise UserError(f"stddev must be 0 or more, not {stddev}")
         self.stddev, self.seed = stddev, seed
         self.seed_generator = keras.random.SeedGenerator(seed)
+        self.built = True
 
     def call(self, inputs, training=False):
         if not training or not self.stddev:
@@ -54,6 +55,7 @@ class Sampling(Layer):
         super().__init__(**kwargs)
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
+        self.built = True
 
     def call(self, inputs):
         mean, log_var = inputs

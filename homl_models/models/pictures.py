@@ -42,13 +42,17 @@ class PictureModel(Model):
     def _compiled(self):
         return {}
 
-    def run(self, name, array, batch_size=500):
-        """The method `name` of this model, compiled, on an array of a row per picture, batch by batch -> floats."""
+    def run(self, name, array, batch_size=100):
+        """The method `name` of this model, compiled, on an array of a row per picture, batch by batch -> floats.
+
+        The last batch is filled up, so that there is one shape to compile.
+        """
         if name not in self._compiled:
             self._compiled[name] = compiled(getattr(self, name))
-        starts = range(0, max(len(array), 1), batch_size)
-        parts = [self._compiled[name](ops.convert_to_tensor(array[i : i + batch_size])) for i in starts]
-        return np.concatenate([ops.convert_to_numpy(ops.cast(part, "float32")) for part in parts])
+        batches = [array[i : i + batch_size] for i in range(0, max(len(array), 1), batch_size)]
+        batches[-1] = np.pad(batches[-1], [(0, batch_size - len(batches[-1]))] + [(0, 0)] * (np.ndim(array) - 1))
+        parts = [self._compiled[name](ops.convert_to_tensor(batch)) for batch in batches]
+        return np.concatenate([ops.convert_to_numpy(ops.cast(part, "float32")) for part in parts])[: len(array)]
 
     # In a graph.
 

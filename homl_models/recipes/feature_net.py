@@ -27,11 +27,8 @@ class Features(Pictures):
         positive(dim=self.dim)
         rate(dropout=self.dropout)
 
-    def stream(self, part, batch_size=500, seed=None):
-        """Batches of a part: pictures and their classes."""
-        from homl_models.pipelines import images
-
-        return images.batches(part[0], batch_size, seed, targets=part[1])
+    def targets(self, part):
+        return part[1]
 
     def objective(self):
         import keras

@@ -8,6 +8,7 @@ from homl_models.errors import UserError
 from homl_models.recipes.recipe import Recipe, positive
 
 SHOWN = 10  # pictures in a row
+JUDGED = 500  # pictures in a batch of evaluation, unless a part has fewer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,14 +55,19 @@ class Pictures(Recipe):
     def image_shape(self):
         return self.parts[0][0].shape[1:]
 
-    def stream(self, part, batch_size=500, seed=None):
-        """Batches of a part, as the model is trained on them: a picture is its own target."""
+    def stream(self, part, batch_size, seed=None):
+        """Batches of a part, as the model is trained on them."""
         from homl_models.pipelines import images
 
-        return images.batches(part[0], batch_size, seed)
+        return images.batches(part[0], batch_size, seed, self.targets(part))
+
+    def targets(self, part):
+        """What a part's pictures are to be mapped to; None for themselves."""
+        return None
 
     def datasets(self):
-        return self.stream(self.parts[0], self.batch_size, self.seed), self.stream(self.parts[1])
+        train, valid, _ = self.parts
+        return self.stream(train, self.batch_size, self.seed), self.stream(valid, min(JUDGED, len(valid[0])))
 
     def compiled(self, model):
         """`model` with its optimizer and objective."""
@@ -84,9 +90,9 @@ class Pictures(Recipe):
             parts = {"": read(images, model.image_shape[:2], self.channels)}
         else:
             parts = {"val_": self.parts[1], "test_": self.parts[2]}
-        metrics = {}
+        metrics, size = {}, min(JUDGED, *(len(images) for images, _ in parts.values()))
         for prefix, part in parts.items():
-            found = model.evaluate(self.stream(part).dataset(), return_dict=True, verbose=0)
+            found = model.evaluate(self.stream(part, size).dataset(), return_dict=True, verbose=0)
             metrics |= {prefix + name: float(value) for name, value in found.items()}
             metrics |= {prefix + name: value for name, value in self.judge(model, part[0]).items()}
         return metrics
