@@ -94,7 +94,12 @@ class _Autoencoder(_Coder):
 
 @dataclasses.dataclass(frozen=True)
 class Stacked(_Autoencoder):
-    """The book's autoencoder of dense layers (784, 100, 30, 100, 784) on Fashion MNIST."""
+    """The book's autoencoder of dense layers (784, 100, 30, 100, 784) on Fashion MNIST.
+
+    Measured: `python -m homl_models.train RECIPE`, 2 cores of an Intel Xeon; validation loss, beside the book's.
+        autoencoder_stacked  20 epochs, 1.0 minute   0.01316   0.0132
+        autoencoder_tied     10 epochs, 0.5 minutes  0.01323   0.0133
+    """
 
     hidden_units: tuple[int, ...] = (100,)
     """Units of the layers between picture and coding."""
