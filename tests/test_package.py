@@ -108,6 +108,10 @@ def test_help_shows_the_flags_that_every_recipe_has(name):
         (["char_rnn", "--cell", "rnn"], "--cell"),
         (["char_rnn", "--learning-rate", "-1"], "--learning-rate must be above 0"),
         (["char_rnn_stateful", "--strategy", "mirrored"], "--strategy"),
+        (["autoencoder_stacked", "--size", "32"], "--size and --channels are for --images"),
+        (["autoencoder_stacked", "--data", "mnist"], "--data mnist needs --images"),
+        (["autoencoder_stacked", "--activation", "rely"], "--activation"),
+        (["vae", "--hidden-units", "0"], "--hidden-units must be above 0"),
     ],
 )
 def test_usage_errors_are_one_line_that_says_what_to_do(args, message):

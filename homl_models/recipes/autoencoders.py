@@ -103,9 +103,9 @@ class Stacked(_Autoencoder):
 
     hidden_units: tuple[int, ...] = (100,)
     """Units of the layers between picture and coding."""
-    activation: str = "relu"
+    activation: Literal["relu", "elu", "gelu", "silu", "tanh"] = "relu"
     """Of hidden layers."""
-    coding_activation: str = "relu"
+    coding_activation: Literal["relu", "sigmoid", "tanh", "linear"] = "relu"
     """Of the coding; `linear` for none."""
     tied: bool = False
     """Use the encoder's kernels in the decoder, transposed."""
@@ -215,7 +215,7 @@ class VAE(_Coder):
     """Units of the encoder's dense layers; the decoder has them in reverse."""
     filters: tuple[int, ...] = ()
     """Filters of convolutions before them, each of which halves the picture. Empty: none."""
-    activation: str = "relu"
+    activation: Literal["relu", "elu", "gelu", "silu", "tanh"] = "relu"
     """Of hidden layers."""
     likelihood: Literal["gaussian", "bernoulli"] = "gaussian"
     """`gaussian` for squared errors, `bernoulli` for cross-entropy."""
@@ -225,6 +225,10 @@ class VAE(_Coder):
     def __post_init__(self):
         super().__post_init__()
         positive(coding_size=self.coding_size)
+        for units in self.hidden_units:
+            positive(hidden_units=units)
+        for filters in self.filters:
+            positive(filters=filters)
         if self.beta < 0:
             raise UserError("--beta must be 0 or more")
 

@@ -36,6 +36,8 @@ class Pictures(Recipe):
             raise UserError("--size and --num-images must be 0 or more")
         if self.data == "mnist" and not self.images:
             raise UserError("--data mnist needs --images, the folder of its four IDX files")
+        if (self.size or self.channels != 1) and (self.data == "mnist" or not self.images):
+            raise UserError("--size and --channels are for --images of your own; the data sets are grey, of one size")
 
     @functools.cached_property
     def parts(self):
