@@ -19,6 +19,16 @@ def translation(translations, references):
 # Generation: features (n, d) of real and of generated things, in double precision.
 
 
+def generation(real, fake, probabilities):
+    """All of the measures below by name, of features `real` and `fake`, and of p(y | x) of the fake."""
+    return {
+        "frechet": frechet_distance(real, fake),
+        "kernel": kernel_distance(real, fake),
+        **neighbourhoods(real, fake),
+        "classifier_score": classifier_score(probabilities),
+    }
+
+
 def frechet_distance(real, fake):
     """Squared Fréchet distance of two normal distributions with the moments of the features (Heusel et al., 2017).
 

@@ -12,8 +12,9 @@ import tensorflow as tf
 from PIL import Image
 
 import homl_models
-from homl_models import evaluate, export, pack, predict, runs
+from homl_models import evaluate, export, metrics, pack, predict, runs
 from homl_models.errors import UserError
+from homl_models.recipes import get
 
 
 @pytest.fixture
@@ -197,6 +198,32 @@ def test_evaluate_refuses_in_one_line(run, capsys, tmp_path):
     assert "--text-file" in refusal(capsys, run, "--picture", "x", main=evaluate.main)
     assert "neither a run folder" in refusal(capsys, tmp_path, main=evaluate.main)
     assert "--text-file" in output(capsys, run, "--help", main=evaluate.main)
+
+
+def test_evaluate_measures_what_a_model_draws_by_another_run(trained, capsys):
+    drawn, judge = trained("vae_tiny"), trained("features_tiny")
+    table = output(capsys, drawn, "--features", judge, "--count", 150, main=evaluate.main)
+    found = {key: float(value) for key, value in map(str.split, table.splitlines())}
+    model, net, test = (homl_models.load(str(drawn)), homl_models.load(str(judge)), get("vae_tiny").parts[2][0][:150])
+    fake, p = net.judged(model.sample(150, get("vae_tiny").seed))
+    real = net.judged(test)[0]
+    alive = real.std(0) > 1e-6
+    fake, real = (x[:, alive] / real.std(0)[alive] for x in (fake, real))
+    expected = metrics.generation(real, fake, p)
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-4)
+    assert [found[f"share_{label}"] for label in range(10)] == pytest.approx(metrics.class_shares(p), abs=1e-4)
+    assert found["frechet_floor"] < min(found["frechet"], found["frechet_noise"])
+    assert found["coverage_floor"] > max(found["coverage"], found["coverage_noise"])
+
+
+def test_evaluate_refuses_to_measure_by_what_cannot_judge(trained, capsys, tmp_path):
+    drawn, judge = trained("vae_tiny"), trained("features_tiny")
+    asked = {"main": evaluate.main}
+    assert "is no run of a feature network" in refusal(capsys, drawn, "--features", drawn, **asked)
+    assert "judges pictures of (28, 28)" in refusal(capsys, drawn, "--features", "fashion_features", **asked)
+    assert "neither a run folder" in refusal(capsys, drawn, "--features", tmp_path, **asked)
+    assert "too few" in refusal(capsys, drawn, "--features", judge, "--count", 20, **asked)
+    assert "frechet" not in output(capsys, trained("autoencoder_tiny"), "--features", judge, **asked)
 
 
 def test_a_packed_run_loads_evaluates_and_predicts_by_name(run, capsys, tmp_path, monkeypatch):

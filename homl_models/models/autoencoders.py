@@ -27,8 +27,8 @@ from homl_models.models.pictures import PictureModel
 class Coder(PictureModel):
     """What models with codings share: pictures to codings and back, in Python and in a SavedModel.
 
-    A subclass has `coding_size` k, `encode(images, training)` -> codings (b, k) and
-    `decode(codings, training)` -> images.
+    A subclass has `coding_size` k, `encode(images, training)` -> codings (b, k), `encoding_layers` which that uses,
+    and `decode(codings, training)` -> images.
     """
 
     def codings(self, images):
@@ -135,6 +135,10 @@ class StackedAutoencoder(Autoencoder):
         for layer, size in zip([*self.encoder, *self.decoder], sizes[:-1] + sizes[:0:-1]):
             layer.build((None, size))
         self.built = True
+
+    @property
+    def encoding_layers(self):
+        return self.encoder
 
     def encode(self, images, training=None):
         """Images (b, ...) -> codings (b, k)."""
@@ -251,6 +255,10 @@ class ConvAutoencoder(Autoencoder):
             layer.build((None, None, None, n))
         self.built = True
 
+    @property
+    def encoding_layers(self):
+        return self.convolutions
+
     def encode(self, images, training=None):
         """Images (b, ...) -> codings (b, k)."""
         x = ops.reshape(images, (-1, *self.image_shape[:2], self.channels))
@@ -288,6 +296,10 @@ class RecurrentAutoencoder(Autoencoder):
         self.writer.build((None, None, self.coding_size))
         self.head.build((None, None, self.units))
         self.built = True
+
+    @property
+    def encoding_layers(self):
+        return [self.reader, self.coder]
 
     def encode(self, images, training=None):
         """Images (b, h, ...) -> codings (b, k)."""

@@ -1,8 +1,10 @@
-"""A small convolutional classifier whose features judge generated pictures, as Inception's do for larger ones.
+"""Classifiers of pictures that also give features: what a layer of classes reads.
 
-Pairs of 3x3 convolutions, each pair followed by pooling, and a dense layer of features below the classes.
-Recipe: `fashion_features`, whose weights come with the package as the preset of that name.
-Shapes: b batch, d features.
+`FeatureNet`, pairs of 3x3 convolutions, each pair followed by pooling, and a dense layer of features: it judges
+generated pictures, as Inception does larger ones. `EncoderClassifier` reads the codings of an autoencoder, so
+that few labels are enough (exercise 10 of the chapter).
+Recipes: `fashion_features`, whose weights come with the package as the preset of that name; `fashion_few_labels`.
+Shapes: b batch, n pictures, d features.
 """
 
 import keras
@@ -13,19 +15,60 @@ from homl_models.layers.dropout import Dropout
 from homl_models.models.pictures import PictureModel
 
 
+class FeatureClassifier(PictureModel):
+    """Images (b, *image_shape) in [0, 1] -> logits (b, num_classes), a dense layer on the features.
+
+    A subclass has `features(images, training)` -> (b, d). dropout: rate on the features.
+    """
+
+    def __init__(self, num_classes=10, dropout=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.num_classes, self.dropout = num_classes, dropout
+        self.dropout_of_features = Dropout(dropout, dtype=self.dtype_policy)
+        self.head = keras.layers.Dense(num_classes, dtype=self.dtype_policy)
+
+    def call(self, images, training=None):
+        return self.head(self.dropout_of_features(self.features(images, training), training=training))
+
+    def classes(self, features):
+        """Features (b, d) -> p(class) (b, num_classes)."""
+        return ops.softmax(ops.cast(self.head(features), "float32"))
+
+    def described(self, images):
+        """Images (b, ...) -> what to compare them by (b, e), of which the last d are the features."""
+        return self.features(images, training=False)
+
+    def judged(self, images):
+        """Images (n, ...) -> what to compare them by (n, e) and p(class) (n, num_classes), as arrays."""
+        described = self.run("described", self.checked(images))
+        return described, self.run("classes", described[:, -self.head.kernel.shape[0] :])
+
+    def endpoints(self):
+        def classify(images):
+            """The probability of every class for images in [0, 1]."""
+            return {"probabilities": self.classes(self.features(self.within(images), training=False))}
+
+        def features(images):
+            """The features of images in [0, 1]."""
+            return {"features": ops.cast(self.features(self.within(images), training=False), "float32")}
+
+        signature = [self.spec("images")]
+        return {"classify": (classify, signature), "features": (features, signature)}
+
+
 @keras.saving.register_keras_serializable("homl_models")
-class FeatureNet(PictureModel):
-    """Images (b, *image_shape) in [0, 1] -> logits (b, num_classes).
+class FeatureNet(FeatureClassifier):
+    """Convolutions for features; see `FeatureClassifier`.
 
     filters: of each pair of convolutions, which halves the picture. dim: d. dropout: rate after each pair and
     on the features.
     """
 
-    def __init__(self, num_classes=10, filters=(32, 64), dim=128, dropout=0.3, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(self, filters=(32, 64), dim=128, dropout=0.3, **kwargs):
+        super().__init__(dropout=dropout, **kwargs)
         if min(self.image_shape[:2]) < 2 ** len(filters):
             raise UserError(f"pictures of {self.image_shape[:2]} cannot be halved {len(filters)} times")
-        self.num_classes, self.filters, self.dim, self.dropout = num_classes, tuple(filters), dim, dropout
+        self.filters, self.dim = tuple(filters), dim
         dtype = self.dtype_policy
         self.convolutions = [
             keras.layers.Conv2D(n, 3, padding="same", activation="relu", dtype=dtype)
@@ -33,9 +76,8 @@ class FeatureNet(PictureModel):
             for _ in range(2)
         ]
         self.pool = keras.layers.MaxPooling2D(2, dtype=dtype)
-        self.dropouts = [Dropout(dropout, dtype=dtype) for _ in range(len(self.filters) + 1)]
+        self.dropouts = [Dropout(dropout, dtype=dtype) for _ in self.filters]
         self.dense = keras.layers.Dense(dim, activation="relu", dtype=dtype)
-        self.head = keras.layers.Dense(num_classes, dtype=dtype)
 
     def build(self, input_shape=None):
         channels = [self.channels, *(n for n in self.filters for _ in range(2))]
@@ -46,35 +88,49 @@ class FeatureNet(PictureModel):
         self.head.build((None, self.dim))
         self.built = True
 
+    def maps(self, images, training=None):
+        """Images (b, ...) -> the maps of each pair of convolutions, and what the dense layer reads."""
+        x, maps = ops.reshape(images, (-1, *self.image_shape[:2], self.channels)), []
+        for i in range(len(self.filters)):
+            maps.append(self.convolutions[2 * i + 1](self.convolutions[2 * i](x)))
+            x = self.dropouts[i](self.pool(maps[-1]), training=training)
+        return maps, ops.reshape(x, (-1, self.dense.kernel.shape[0]))
+
     def features(self, images, training=None):
         """Images (b, ...) -> features (b, d), 0 or more."""
-        x = ops.reshape(images, (-1, *self.image_shape[:2], self.channels))
-        for i in range(len(self.filters)):
-            x = self.convolutions[2 * i + 1](self.convolutions[2 * i](x))
-            x = self.dropouts[i](self.pool(x), training=training)
-        x = ops.reshape(x, (-1, self.dense.kernel.shape[0]))
-        return self.dense(x)
+        return self.dense(self.maps(images, training)[1])
 
-    def call(self, images, training=None):
-        return self.head(self.dropouts[-1](self.features(images, training), training=training))
+    def described(self, images):
+        """Images (b, ...) -> the mean of every map, and the features (b, sum(filters) + d).
 
-    def probabilities(self, images):
-        """Images (b, ...) -> p(class) (b, num_classes)."""
-        return ops.softmax(ops.cast(self(images, training=False), "float32"))
+        By the features alone noise passes for a bag: a classifier keeps only what tells its classes apart.
+        """
+        maps, x = self.maps(images, training=False)
+        return ops.concatenate([*(ops.mean(m, axis=(1, 2)) for m in maps), self.dense(x)], axis=-1)
 
-    def judged(self, images):
-        """Images (n, ...) -> features (n, d) and p(class) (n, num_classes), as arrays."""
-        images = self.checked(images)
-        return self.run("features", images), self.run("probabilities", images)
 
-    def endpoints(self):
-        def classify(images):
-            """The probability of every class for images in [0, 1]."""
-            return {"probabilities": self.probabilities(self.within(images))}
+@keras.saving.register_keras_serializable("homl_models")
+class EncoderClassifier(FeatureClassifier):
+    """The codings of an autoencoder as features; see `FeatureClassifier`.
 
-        def features(images):
-            """The features of images in [0, 1]."""
-            return {"features": ops.cast(self.features(self.within(images), training=False), "float32")}
+    coder: an `Autoencoder` or a `VAE`, trained or not, whose decoder is not used. frozen: leave its encoder as it is.
+    """
 
-        signature = [self.spec("images")]
-        return {"classify": (classify, signature), "features": (features, signature)}
+    def __init__(self, coder, frozen=False, **kwargs):
+        super().__init__(**kwargs)
+        if coder.image_shape != self.image_shape:
+            raise UserError(f"the encoder is for images of {coder.image_shape}, not of {self.image_shape}")
+        self.coder, self.frozen = coder, frozen
+
+    def build(self, input_shape=None):
+        if not self.coder.built:
+            self.coder.build()
+        used = [] if self.frozen else self.coder.encoding_layers
+        for layer in self.coder.layers:
+            layer.trainable = any(layer is one for one in used)
+        self.head.build((None, self.coder.coding_size))
+        self.built = True
+
+    def features(self, images, training=None):
+        """Images (b, ...) -> codings (b, d)."""
+        return self.coder.encode(images, training=training)

@@ -95,6 +95,10 @@ class VAE(Coder):
             layer.build((None, None, None, n))
         self.built = True
 
+    @property
+    def encoding_layers(self):
+        return [*self.convolutions, *self.encoder, self.mean]
+
     def distribution(self, images):
         """Images (b, ...) -> mean and log-variance of their codings, (b, k) each."""
         x = ops.reshape(images, (-1, *self.image_shape[:2], self.channels))

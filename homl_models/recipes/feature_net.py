@@ -1,7 +1,11 @@
-"""Recipes of the classifier whose features judge generated pictures (`models/feature_net.py`)."""
+"""Recipes of classifiers with features (`models/feature_net.py`): to judge generated pictures, to need few labels."""
 
 import dataclasses
+import functools
+from typing import Literal
 
+from homl_models.errors import UserError
+from homl_models.recipes import autoencoders
 from homl_models.recipes.pictures import SHOWN, Pictures
 from homl_models.recipes.recipe import positive, rate
 
@@ -9,46 +13,21 @@ FASHION = "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", 
 
 
 @dataclasses.dataclass(frozen=True)
-class Features(Pictures):
-    """A convolutional classifier of Fashion MNIST, whose features measure how good generated pictures are."""
-
-    epochs: int = 12
-    batch_size: int = 64
-    learning_rate: float = 2e-3
-    filters: tuple[int, ...] = (32, 64)
-    """Filters of the pairs of convolutions, each of which halves the picture."""
-    dim: int = 128
-    """Number of features."""
-    dropout: float = 0.3
-    """Dropout rate after each pair and on the features."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        positive(dim=self.dim)
-        rate(dropout=self.dropout)
+class _Classifier(Pictures):
+    """What both share: labels as targets, and how mistakes are shown."""
 
     def targets(self, part):
         return part[1]
+
+    @property
+    def num_classes(self):
+        return int(self.parts[0][1].max()) + 1
 
     def objective(self):
         import keras
 
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         return {"loss": loss, "metrics": ["accuracy"]} | super().objective()
-
-    def model(self):
-        from homl_models.models.feature_net import FeatureNet
-
-        classes = int(self.parts[0][1].max()) + 1
-        model = FeatureNet(
-            classes,
-            tuple(self.filters),
-            self.dim,
-            self.dropout,
-            image_shape=self.image_shape,
-            dtype=self.precision,
-        )
-        return self.compiled(model)
 
     def show(self, model, folder):
         """mistakes.png, and how much of each class of the test part is recognized."""
@@ -70,9 +49,113 @@ class Features(Pictures):
         return "\n".join(rows)
 
 
+@dataclasses.dataclass(frozen=True)
+class Features(_Classifier):
+    """A convolutional classifier of Fashion MNIST, whose features measure how good generated pictures are."""
+
+    epochs: int = 12
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+    monitor: str = "val_accuracy"
+    monitor_mode: Literal["min", "max"] = "max"
+    filters: tuple[int, ...] = (32, 64)
+    """Filters of the pairs of convolutions, each of which halves the picture."""
+    dim: int = 128
+    """Number of features."""
+    dropout: float = 0.3
+    """Dropout rate after each pair and on the features."""
+    convolutional = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        positive(dim=self.dim)
+        for filters in self.filters:
+            positive(filters=filters)
+        rate(dropout=self.dropout)
+
+    def model(self):
+        from homl_models.models.feature_net import FeatureNet
+
+        model = FeatureNet(
+            tuple(self.filters),
+            self.dim,
+            self.dropout,
+            num_classes=self.num_classes,
+            image_shape=self.image_shape,
+            dtype=self.precision,
+        )
+        return self.compiled(model)
+
+
+@dataclasses.dataclass(frozen=True)
+class FewLabels(_Classifier):
+    """A classifier of few labelled pictures, on the encoder of an autoencoder (exercise 10 of chapter 17)."""
+
+    epochs: int = 100
+    monitor: str = ""
+    num_labels: int = 500
+    """Labelled pictures to train on, drawn by --seed."""
+    encoder: str = "autoencoder_stacked"
+    """An autoencoder's run, for what it has learnt without labels; or a recipe's name, to start from nothing."""
+    frozen: bool = False
+    """Leave the encoder as it is and train only the layer of classes."""
+    dropout: float = 0.0
+    """Dropout rate on the codings."""
+    steps_per_execution: int = 1
+
+    def __post_init__(self):
+        super().__post_init__()
+        positive(num_labels=self.num_labels)
+        rate(dropout=self.dropout)
+
+    @functools.cached_property
+    def parts(self):
+        """As of all, the training part with as many labels as wanted."""
+        import numpy as np
+
+        train, valid, test = super().parts
+        chosen = np.random.default_rng(self.seed).permutation(len(train[0]))[: self.num_labels]
+        return tuple(x[chosen] for x in train), valid, test
+
+    @property
+    def num_classes(self):
+        return int(self.parts[2][1].max()) + 1
+
+    def model(self):
+        from homl_models.models.feature_net import EncoderClassifier
+
+        model = EncoderClassifier(
+            self.coder(),
+            self.frozen,
+            num_classes=self.num_classes,
+            dropout=self.dropout,
+            image_shape=self.image_shape,
+            dtype=self.precision,
+        )
+        return self.compiled(model)
+
+    def coder(self):
+        """The autoencoder whose encoder is to be used, new or trained."""
+        from homl_models import recipes, runs
+        from homl_models.models.autoencoders import Coder
+
+        if self.encoder in recipes.RECIPES:
+            new = recipes.get(self.encoder)
+            if isinstance(new, autoencoders.Coding):
+                data = {name: getattr(self, name) for name in ("data", "images", "size", "channels", "precision")}
+                return dataclasses.replace(new, **data).model()
+        elif isinstance(coder := runs.load(self.encoder), Coder):
+            return coder
+        raise UserError(f"{self.encoder} is no autoencoder; name a recipe of one, or the folder of its run")
+
+
 RECIPES = {
-    "fashion_features": Features(monitor="val_accuracy", monitor_mode="max"),
+    "fashion_features": Features(),
+    "fashion_few_labels": FewLabels(),
     "features_tiny": Features(
         data="digits", epochs=2, num_images=320, steps_per_execution=1, filters=(4, 8), dim=16, dropout=0.1
+    ),
+    "few_labels_tiny": FewLabels(
+        data="digits", epochs=2, learning_rate=0.01, num_labels=320, encoder="autoencoder_tiny"
     ),
 }

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from typing import Literal
 
 from homl_models.errors import UserError
@@ -9,6 +10,7 @@ from homl_models.recipes.recipe import Recipe, positive
 
 SHOWN = 10  # pictures in a row
 JUDGED = 500  # pictures in a batch of evaluation, unless a part has fewer
+FEWEST = 100  # pictures to measure generation by
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,12 +79,23 @@ class Pictures(Recipe):
         model.compile(self.optimizer(self.epochs * self.datasets()[0].steps), **self.objective())
         return model
 
+    @property
+    def convolutional(self):
+        """Whether the time goes into convolutions, which TensorFlow's kernels for a CPU do faster than XLA's."""
+        return False
+
     def objective(self):
         """What the model is compiled with beside an optimizer."""
-        return {"jit_compile": True, "steps_per_execution": self.steps_per_execution}
+        jit_compile = "auto" if self.convolutional else True  # "auto": XLA wherever there is more than a CPU
+        return {"jit_compile": jit_compile, "steps_per_execution": self.steps_per_execution}
 
-    def evaluate(self, model, images=""):
-        """The loss and its parts on validation and test pictures, or on `images`, a folder or file of yours."""
+    def evaluate(self, model, images="", features="", count=10_000):
+        """The loss and its parts on validation and test pictures, or on `images`, a folder or file of yours.
+
+        What a model can draw is compared with `count` of the test pictures (or of `images`) by the network
+        `features`, a run of a recipe of `recipes/feature_net.py`: see `measured`. Default: the preset
+        fashion_features for models of Fashion MNIST, no comparison for others.
+        """
         from homl_models.pipelines import images as pipeline
 
         if not model.compiled:
@@ -97,8 +110,47 @@ class Pictures(Recipe):
             found = model.evaluate(self.stream(part, size).dataset(), return_dict=True, verbose=0)
             metrics |= {prefix + name: float(value) for name, value in found.items()}
             metrics |= {prefix + name: value for name, value in self.judge(model, part[0]).items()}
+        if self.data == "fashion_mnist" and not self.images:
+            features = features or "fashion_features"
+        if features and hasattr(model, "sample"):
+            metrics |= self.measured(model, part[0][:count], features)
         return metrics
 
     def judge(self, model, images):
         """More metrics on images (n, ...)."""
         return {}
+
+    def measured(self, model, real, features):
+        """`metrics.generation` of as many pictures that `model` draws as there are of `real`, and shares of classes.
+
+        Beside it the same of training pictures, NAME_floor, and of noise, NAME_noise. Pictures are compared by
+        `FeatureNet.described`, each number in units of its standard deviation among the real.
+        """
+        import numpy as np
+
+        from homl_models import metrics, runs
+        from homl_models.models.feature_net import FeatureNet
+
+        net, count = runs.load(features), len(real)
+        if not isinstance(net, FeatureNet):
+            raise UserError(f"{features} is no run of a feature network, as fashion_features trains one")
+        if math.prod(net.image_shape) != math.prod(model.image_shape):
+            raise UserError(f"{features} judges pictures of {net.image_shape}, the model draws {model.image_shape}")
+        if count < FEWEST:
+            raise UserError(f"{count} pictures are too few to measure generation by; give {FEWEST} at least")
+        rng = np.random.default_rng(self.seed)
+        train = self.parts[0][0]
+        kinds = {
+            "": model.sample(count, self.seed),
+            "_floor": train[rng.choice(len(train), count, replace=count > len(train))],
+            "_noise": rng.uniform(size=real.shape),
+        }
+        judged = {suffix: net.judged(images.reshape(-1, *net.image_shape)) for suffix, images in kinds.items()}
+        wanted = net.judged(real.reshape(-1, *net.image_shape))[0]
+        spread = wanted.std(0)
+        alive, found = spread > 1e-6, {}
+        for suffix, (fake, probabilities) in judged.items():
+            values = metrics.generation(*(x[:, alive] / spread[alive] for x in (wanted, fake)), probabilities)
+            found |= {name + suffix: value for name, value in values.items()}
+        shares = metrics.class_shares(judged[""][1])
+        return found | {f"share_{label}": float(share) for label, share in enumerate(shares)}

@@ -51,6 +51,7 @@ class Recipe:
     """Seconds between checkpoints within an epoch; one is always written at its end."""
     verbose: Literal[0, 1, 2] = 1
     """0: silent, 1: progress bar, 2: one line per epoch."""
+    beta_2 = 0.999  # of Adam
 
     def __post_init__(self):
         positive(epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate)
@@ -88,4 +89,4 @@ class Recipe:
         schedule = keras.optimizers.schedules.CosineDecay(
             0.0, max(1, steps - warmup), warmup_target=self.learning_rate, warmup_steps=warmup
         )
-        return keras.optimizers.Adam(schedule, clipnorm=1.0)
+        return keras.optimizers.Adam(schedule, beta_2=self.beta_2, clipnorm=1.0)

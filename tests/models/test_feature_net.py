@@ -1,12 +1,18 @@
-"""The classifier whose features judge pictures."""
+"""Classifiers of pictures: the one whose features judge others, and the one on an autoencoder's encoder."""
+
+import dataclasses
 
 import keras
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+import homl_models
 from homl_models.errors import UserError
-from homl_models.models.feature_net import FeatureNet
+from homl_models.models.autoencoders import ConvAutoencoder, RecurrentAutoencoder, StackedAutoencoder
+from homl_models.models.feature_net import EncoderClassifier, FeatureNet
+from homl_models.models.vae import VAE
+from homl_models.recipes import get
 from tests import checks
 
 DATA = load_digits()
@@ -22,8 +28,12 @@ def make(**more):
     return model
 
 
-def compiled(model):
-    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False)
+def compiled(model, learning_rate=1e-3):
+    model.compile(
+        keras.optimizers.Adam(learning_rate),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=False,
+    )
     return model
 
 
@@ -39,10 +49,14 @@ def test_it_is_keras_layers_put_together():
     features = keras.Model(reference.inputs, reference.outputs)
     reference.add(layers.Dense(10))
     model = make()
-    reference.set_weights(model.get_weights())
+    for layer, other in zip([x for x in reference.layers if x.weights], [*model.convolutions, model.dense, model.head]):
+        layer.set_weights(other.get_weights())
     checks.close(model(X), reference(X))
     checks.close(model.features(X), features(X))
+    maps = keras.Model(reference.inputs, [reference.layers[i].output for i in (2, 5)])(X[..., None])
     found, p = model.judged(X)
+    checks.close(found[:, :10], np.concatenate([np.float64(m).mean((1, 2)) for m in maps], axis=1))
+    found = found[:, 10:]
     checks.close(found, features(X))
     checks.close(p, keras.ops.softmax(reference(X)))
 
@@ -74,3 +88,72 @@ def test_files_shapes_precision_and_endpoints(tmp_path):
 def test_pictures_that_are_too_small_are_refused():
     with pytest.raises(UserError, match="cannot be halved 4 times"):
         FeatureNet(filters=(1, 2, 3, 4), image_shape=(8, 8))
+
+
+# On the encoder of an autoencoder.
+
+CODERS = {
+    "stacked": lambda: StackedAutoencoder((20,), 6, image_shape=(8, 8)),
+    "conv": lambda: ConvAutoencoder((4,), 6, (3,), image_shape=(8, 8)),
+    "recurrent": lambda: RecurrentAutoencoder(9, 6, image_shape=(8, 8)),
+    "vae": lambda: VAE(6, (20,), (3,), image_shape=(8, 8)),
+}
+
+
+def on_coder(kind="stacked", frozen=False, **more):
+    keras.utils.set_random_seed(0)
+    model = EncoderClassifier(CODERS[kind](), frozen, image_shape=(8, 8), **more)
+    model.build()
+    return model
+
+
+@pytest.mark.parametrize("kind", CODERS)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_classes_are_read_off_the_codings_and_only_the_encoder_is_trained_unless_frozen(kind, frozen):
+    model = on_coder(kind, frozen)
+    codings = np.float64(model.coder.encode(X))
+    checks.close(model.features(X), codings)
+    logits = codings @ np.float64(model.head.kernel) + np.float64(model.head.bias)
+    checks.close(model(X), logits)
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    checks.close(model.judged(X)[1], p)
+    before = {weight.path: weight.numpy() for weight in model.weights}
+    compiled(model).train_on_batch(X, Y)
+    moved = {
+        path for path, value in before.items() if (value != {w.path: w for w in model.weights}[path].numpy()).any()
+    }
+    encoder = {weight.path for layer in model.coder.encoding_layers for weight in layer.weights}
+    head = {weight.path for weight in model.head.weights}
+    assert head <= moved <= head | encoder
+    kernels = {path for path in encoder if "kernel" in path}
+    assert moved & kernels == (set() if frozen else kernels)
+    if not frozen:
+        checks.overfits(compiled(on_coder(kind), 0.03), X, Y, steps=100, share=0.6)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_an_encoder_classifier_is_saved_with_its_encoder(frozen, tmp_path):
+    checks.keras_file_round_trip(compiled(on_coder(frozen=frozen, dropout=0.1)), X, Y, tmp_path)
+    model = on_coder(frozen=frozen)
+    checks.symbolic_agrees(model, X, unknown=(0,))
+    checks.any_batch_and_length(model, X, unknown=(0,))
+    checks.export_agrees(model, tmp_path / "saved", {"classify": [X], "features": [X]})
+
+
+def test_an_encoder_of_other_pictures_is_refused():
+    with pytest.raises(UserError, match="the encoder is for images of"):
+        EncoderClassifier(StackedAutoencoder((20,), 6, image_shape=(28, 28)), image_shape=(8, 8))
+
+
+def test_few_labels_start_from_the_weights_of_a_run_or_from_none(trained):
+    recipe, folder = get("few_labels_tiny"), trained("autoencoder_tiny")
+    learnt = homl_models.load(str(folder)).codings(X)
+    reused = dataclasses.replace(recipe, encoder=str(folder)).model()
+    checks.close(reused.features(X), learnt)
+    assert np.abs(recipe.model().features(X) - learnt).max() > 0.01
+    labels = recipe.parts[0][1]
+    assert len(labels) == recipe.num_labels
+    assert (dataclasses.replace(recipe, seed=1).parts[0][1] != labels).any()
+    for bad, message in (("features_tiny", "is no autoencoder"), ("nothing", "neither a run folder")):
+        with pytest.raises(UserError, match=message):
+            dataclasses.replace(recipe, encoder=bad).model()
