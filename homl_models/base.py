@@ -1,5 +1,6 @@
 """What every layer and model of the package has: a configuration equal to its constructor arguments; endpoints."""
 
+import functools
 import inspect
 
 import keras
@@ -76,4 +77,5 @@ def compiled(function):
         return function
     import tensorflow as tf
 
-    return tf.function(function, jit_compile=True, autograph=False)
+    own = functools.partial(function)  # or else TensorFlow takes the same method of several models for one, and warns
+    return tf.function(own, jit_compile=True, autograph=False)

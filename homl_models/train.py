@@ -71,8 +71,18 @@ def described(name, recipe):
     line = type(recipe).__doc__.splitlines()[0]
     if name.endswith("_tiny"):
         return f"(seconds) {line}"
-    changed = [f for f in dataclasses.fields(recipe) if getattr(recipe, f.name) != f.default]
-    return " ".join([line, *(f"--{f.name.replace('_', '-')} {getattr(recipe, f.name)}" for f in changed)])
+    changed = {
+        f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe) if getattr(recipe, f.name) != f.default
+    }
+    return " ".join([line, *(_as_flag(name, value) for name, value in changed.items())])
+
+
+def _as_flag(name, value):
+    """A setting as it is given on the command line."""
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{flag}" if value else f"--no-{flag}"
+    return " ".join([f"--{flag}", *map(str, value if isinstance(value, (tuple, list)) else [value])])
 
 
 def guarded(command):

@@ -1,6 +1,7 @@
 """predict, evaluate, export and pack, as a person uses them."""
 
 import dataclasses
+import hashlib
 import io
 import json
 import shutil
@@ -275,6 +276,13 @@ def test_load_refuses_what_is_no_run(tmp_path):
 
 
 PRESETS = sorted(path.parent.name for path in runs.PRESETS.glob("*/recipe.json"))
+
+
+def test_the_judge_of_generated_pictures_is_the_one_that_its_recipe_describes():
+    weights = runs.PRESETS / "fashion_features" / "weights.npz"
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() in type(get("fashion_features")).__doc__
+    assert weights.stat().st_size < 2_000_000
+    assert json.loads((weights.parent / "metrics.json").read_text())["test_accuracy"] >= 0.92
 
 
 def test_the_presets_stay_under_their_limit():

@@ -120,3 +120,44 @@ def test_a_ladder_of_noise_blur_and_missing_classes(metric):
     for name, ladder in ladders.items():
         found = [metric(real, x) for x in ladder]
         assert all(a < b for a, b in zip(found, found[1:])), (name, found)
+
+
+def test_the_shipped_features_see_noise_blur_and_missing_classes(keras_home):
+    """The ladder on Fashion MNIST, by the network of the package; noise lies among no pictures, training pictures do."""
+    script = """
+import json
+import numpy as np
+import homl_models
+from homl_models import metrics
+from homl_models.pipelines import images
+
+(train, _), _, (test, labels) = images.fashion_mnist()
+net = homl_models.load("fashion_features")
+rng = np.random.default_rng(0)
+test, labels = test[:2000] / 255, labels[:2000]
+real = net.judged(train[:2000])[0]
+spread = real.std(0)
+alive = spread > 1e-6
+ladders = {
+    "noise": [np.clip(test + rng.normal(0, s, test.shape), 0, 1) for s in (0, 0.05, 0.1, 0.2, 0.4)],
+    "classes": [test[labels >= n] for n in (0, 2, 4, 6, 8)],
+    "blur": [test],
+}
+for _ in range(4):
+    last = ladders["blur"][-1]
+    for axis in (1, 2):
+        last = (np.roll(last, 1, axis) + 2 * last + np.roll(last, -1, axis)) / 4
+    ladders["blur"].append(last)
+found = {}
+for name, ladder in ladders.items():
+    judged = [net.judged(x)[0][:, alive] / spread[alive] for x in ladder]
+    for metric in (metrics.frechet_distance, metrics.kernel_distance):
+        found[f"{name} {metric.__name__}"] = [metric(real[:, alive] / spread[alive], x) for x in judged]
+noise = net.judged(rng.uniform(size=test.shape))[0][:, alive] / spread[alive]
+found["noise"] = metrics.neighbourhoods(real[:, alive] / spread[alive], noise)
+print(json.dumps(found))
+"""
+    found = checks.in_fresh_process(script, KERAS_HOME=str(keras_home))
+    assert set(found.pop("noise").values()) == {0.0}
+    for name, ladder in found.items():
+        assert all(a < b for a, b in zip(ladder, ladder[1:])), (name, ladder)

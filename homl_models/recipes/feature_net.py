@@ -51,7 +51,13 @@ class _Classifier(Pictures):
 
 @dataclasses.dataclass(frozen=True)
 class Features(_Classifier):
-    """A convolutional classifier of Fashion MNIST, whose features measure how good generated pictures are."""
+    """A convolutional classifier of Fashion MNIST, whose features measure how good generated pictures are.
+
+    Measured: `python -m homl_models.train fashion_features`, 2 cores of an Intel Xeon, 12 epochs, 16.5 minutes beside
+    other work; test accuracy 93.38 %, validation accuracy 94.00 %. By `python -m homl_models.pack runs/fashion_features
+    fashion_features` it became the preset, whose weights.npz (0.9 MB) has the sha256
+    3cd33a27ca543759f1fcaf84b7b9920b14c167e2482a8514916855f98ffdd3b9.
+    """
 
     epochs: int = 12
     batch_size: int = 64
@@ -95,11 +101,11 @@ class FewLabels(_Classifier):
     monitor: str = ""
     num_labels: int = 500
     """Labelled pictures to train on, drawn by --seed."""
-    encoder: str = "autoencoder_stacked"
+    encoder: str = "autoencoder_conv"
     """An autoencoder's run, for what it has learnt without labels; or a recipe's name, to start from nothing."""
     frozen: bool = False
     """Leave the encoder as it is and train only the layer of classes."""
-    dropout: float = 0.0
+    dropout: float = 0.3
     """Dropout rate on the codings."""
     steps_per_execution: int = 1
 
