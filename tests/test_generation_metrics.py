@@ -123,7 +123,7 @@ def test_a_ladder_of_noise_blur_and_missing_classes(metric):
 
 
 def test_the_shipped_features_see_noise_blur_and_missing_classes(keras_home):
-    """The ladder on Fashion MNIST, by the network of the package; noise lies among no pictures, training pictures do."""
+    """The ladder on Fashion MNIST, by the network of the package; noise lies among no pictures."""
     script = """
 import json
 import numpy as np

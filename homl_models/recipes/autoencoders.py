@@ -210,8 +210,8 @@ class Conv(_Autoencoder):
 class Recurrent(_Autoencoder):
     """The book's recurrent autoencoder: LSTMs (100, 30, 100) over the rows of Fashion MNIST.
 
-    Measured: `python -m homl_models.train autoencoder_recurrent`, 2 cores of an Intel Xeon, 10 epochs, 6.9 minutes beside
-    other work; validation loss 0.0098, the book's 0.0104.
+    Measured: `python -m homl_models.train autoencoder_recurrent`, 2 cores of an Intel Xeon, 10 epochs, 6.9 minutes
+    beside other work; validation loss 0.0098, the book's 0.0104.
     """
 
     units: int = 100
