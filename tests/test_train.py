@@ -279,6 +279,35 @@ sys.exit(status)
     np.testing.assert_allclose(model(ids).numpy(), np.load(outputs), atol=1e-5)
 
 
+def test_on_jax_models_of_pictures_learn():
+    """Draws, phases, recurrent gradients and a part that stays as it is are each a case of their own there."""
+    script = """
+import dataclasses, json, sys
+import keras
+from homl_models import recipes
+assert keras.backend.backend() == "jax"
+found = {}
+for name in sys.argv[1:]:
+    recipe = dataclasses.replace(recipes.get(name), learning_rate=1e-2, steps_per_execution=1)
+    keras.utils.set_random_seed(0)
+    model = recipe.model()
+    batches, valid = recipe.datasets()
+    recipe.begin_epoch(model, 0)
+    before = model.evaluate(valid.dataset(), return_dict=True, verbose=0)["loss"]
+    model.fit(batches.dataset(0, 3 * batches.steps), shuffle=False, verbose=0)
+    if hasattr(model, "num_phases"):
+        model.start_phase(model.num_phases - 1)
+        model.fit(batches.dataset(0, 3 * batches.steps), shuffle=False, verbose=0)
+    found[name] = before, model.evaluate(valid.dataset(), return_dict=True, verbose=0)["loss"]
+print(json.dumps(found))
+"""
+    names = ["vae_tiny", "autoencoder_greedy_tiny", "autoencoder_recurrent_tiny", "few_labels_tiny"]
+    found = checks.in_fresh_process(script, *names, KERAS_BACKEND="jax", JAX_PLATFORMS="cpu")
+    assert set(found) == set(names)
+    for name, (before, after) in found.items():
+        assert after < before, name
+
+
 def test_recipe_methods_that_are_missing_say_so():
     for method in ("datasets", "model"):
         with pytest.raises(TypeError, match="Recipe"):

@@ -7,6 +7,8 @@ step, which XLA fuses into the multiplication: two rounds of the 32-bit finalize
 what is left, the configuration and the seed's state do not. Without XLA ours takes half as long again.
 """
 
+import math
+
 import keras
 import numpy as np
 from keras import ops
@@ -23,7 +25,7 @@ def random_bits(shape, seed):
     """Independent uint32 of that shape, uniform, from `seed` (2,): what `SeedGenerator.next()` gives."""
     key = ops.cast(seed, "uint32")
     first, second = mix(mix(key[0]) + key[1]), mix(mix(key[1] + np.uint32(0x9E3779B9)) + key[0])
-    place = ops.cast(ops.reshape(ops.arange(ops.prod(shape)), shape), "uint32")
+    place = ops.cast(ops.reshape(ops.arange(math.prod(shape)), shape), "uint32")
     return mix(ops.bitwise_xor(mix(place + first), second))
 
 

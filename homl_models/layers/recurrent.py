@@ -68,8 +68,10 @@ def _recurrent_gradients(previous, inner):
 
 
 def _upstream(args, upstream):
-    """What a custom gradient receives: positional on TensorFlow and JAX, `upstream` on PyTorch."""
-    return args if upstream is None else upstream if isinstance(upstream, (tuple, list)) else (upstream,)
+    """What a custom gradient receives: arguments on TensorFlow, one nest on JAX, `upstream` on PyTorch."""
+    if upstream is None:
+        return args[0] if isinstance(args[0], (tuple, list)) else args
+    return upstream if isinstance(upstream, (tuple, list)) else (upstream,)
 
 
 @ops.custom_gradient

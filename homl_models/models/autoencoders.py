@@ -195,7 +195,7 @@ class GreedyAutoencoder(StackedAutoencoder):
         self.phase.assign(phase)
         for variable in self.optimizer.variables:
             if variable is not self.optimizer._learning_rate:
-                variable.assign(ops.zeros_like(variable))
+                variable.assign(ops.zeros(variable.shape, variable.dtype))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         def part(i):
@@ -210,7 +210,7 @@ class GreedyAutoencoder(StackedAutoencoder):
             return super(GreedyAutoencoder, self).compute_loss(x, y, y_pred, sample_weight, training)
 
         parts = [lambda i=i: part(i) for i in range(len(self.encoder))]
-        return ops.switch(self.phase, [*parts, whole])
+        return ops.switch(ops.convert_to_tensor(self.phase), [*parts, whole])
 
 
 @keras.saving.register_keras_serializable("homl_models")

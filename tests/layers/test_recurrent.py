@@ -255,3 +255,36 @@ def test_one_batch_overfits(kind):
     model = keras.Sequential([PAIRS[kind][0](16), keras.layers.Dense(1)])
     model.compile(keras.optimizers.Adam(0.03), "mse", jit_compile=False)
     checks.overfits(model, x, states[0][:, :1])
+
+
+def test_gradients_on_jax_are_those_of_keras():
+    script = """
+import json
+import jax, keras
+import numpy as np
+from homl_models.layers import recurrent
+
+assert keras.backend.backend() == "jax"
+rng = np.random.default_rng(0)
+x = rng.normal(size=(3, 7, 4)).astype("float32")
+mask = np.arange(7) < np.array([[7], [3], [5]])
+found = {}
+for name in ("GRU", "LSTM"):
+    gradients = []
+    for module in (keras.layers, recurrent):
+        layer = getattr(module, name)(5, return_sequences=True, return_state=True)
+        layer.build((None, None, 4))
+        weights = [jax.numpy.array(np.random.default_rng(1).normal(0, 0.5, w.shape), "float32") for w in layer.weights]
+
+        def loss(weights, x):
+            out, _ = layer.stateless_call(weights, [v.value for v in layer.non_trainable_variables], x, mask=mask)
+            return sum((y * jax.numpy.sin(jax.numpy.arange(y.size)).reshape(y.shape)).sum() for y in out)
+
+        gradients.append(jax.tree_util.tree_leaves(jax.jit(jax.grad(loss, (0, 1)))(weights, x)))
+    theirs, ours = gradients
+    found[name] = max(float(abs(a - b).max() / abs(a).max()) for a, b in zip(theirs, ours))
+print(json.dumps(found))
+"""
+    found = checks.in_fresh_process(script, KERAS_BACKEND="jax", JAX_PLATFORMS="cpu")
+    assert set(found) == {"GRU", "LSTM"}
+    assert max(found.values()) < 1e-5
