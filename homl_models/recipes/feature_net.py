@@ -97,7 +97,7 @@ class Features(_Classifier):
 class FewLabels(_Classifier):
     """A classifier of few labelled pictures, on the encoder of an autoencoder (exercise 10 of chapter 17).
 
-    Measured: 500 labels, 2 cores of an Intel Xeon, under a minute each; mean and standard deviation of the test accuracy
+    Measured: 500 labels, 2 cores of an Intel Xeon, under a minute each; mean and spread of the test accuracy
     over `--seed` 0 to 4, which also draw the labelled pictures.
         `train fashion_few_labels`                                                   77.3 % +- 0.7
         `--encoder runs/autoencoder_conv`                                            80.8 % +- 0.7
