@@ -235,7 +235,7 @@ class VAE(Coding):
         vae_conv  9.6 minutes  0.0293   -471.6   193.6     14.12   0.222      0.011   0.092    0.077     6.11
         training pictures                          0.7      0.00   0.923      0.923   1.007    0.966     9.04
         noise                                    656.3    140.61   0.000      0.000   0.000    0.000     1.36
-    (vae_conv beside other work: 6 minutes on a quiet machine.) Sharper, with `--beta 0.2`: see the README.
+    (vae_conv beside other work; some 6 minutes on a quiet machine.)
     """
 
     epochs: int = 25
