@@ -59,6 +59,7 @@ class Trained:
     """Tiny recipes, each trained once by whichever test process comes first, with what the run left on its way."""
 
     place: Path
+    models: dict = dataclasses.field(default_factory=dict)  # those of this process, as compiled in training
 
     def __call__(self, name):
         """The run folder."""
@@ -78,10 +79,22 @@ class Trained:
         """What the training warned of."""
         return json.loads((self(name).parent / "warned.json").read_text())
 
+    def model(self, name):
+        """The model of a run, with whatever training left in it, or else a new one."""
+        from homl_models.recipes import RECIPES
+
+        self(name)
+        return self.models.get(name) or RECIPES[name].model()
+
     def train(self, name, folder):
         from homl_models import resume, train
+        from homl_models.recipes import RECIPES
 
-        save = resume.Progress.save
+        save, new = resume.Progress.save, type(RECIPES[name]).model
+
+        def model(recipe):
+            self.models[name] = new(recipe)
+            return self.models[name]
 
         def save_and_copy(progress):
             save(progress)
@@ -93,6 +106,7 @@ class Trained:
         with silent, pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
             patch.setattr(resume.Progress, "save", save_and_copy)
+            patch.setattr(type(RECIPES[name]), "model", model)
             train.train(name, run_dir=str(folder / "run"), verbose=0, checkpoint_seconds=0)
         warned = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
         (folder / "warned.json").write_text(json.dumps(warned))

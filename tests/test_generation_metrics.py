@@ -134,8 +134,8 @@ from homl_models.pipelines import images
 (train, _), _, (test, labels) = images.fashion_mnist()
 net = homl_models.load("fashion_features")
 rng = np.random.default_rng(0)
-test, labels = test[:2000] / 255, labels[:2000]
-real = net.judged(train[:2000])[0]
+test, labels = test[:1000] / 255, labels[:1000]
+real = net.judged(train[:1000])[0]
 spread = real.std(0)
 alive = spread > 1e-6
 ladders = {

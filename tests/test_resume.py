@@ -69,10 +69,9 @@ def test_killed_at_random_times_a_run_ends_as_one_never_killed(name, attempt, tr
 def test_stopped_in_mid_epoch_or_as_one_begins_a_run_ends_as_one_never_stopped(name, trained, tmp_path, monkeypatch):
     """Also the checkpoint at the start of an epoch, which kills at random times rarely meet.
 
-    One model goes on from all of them: it is compiled once, and nothing of what it holds may matter.
+    The model of the finished run goes on from all of them: compiled once; nothing of what it holds may matter.
     """
-    finished, recipe = trained(name), dataclasses.replace(RECIPES[name], verbose=0)
-    model = recipe.model()
+    finished, recipe, model = trained(name), dataclasses.replace(RECIPES[name], verbose=0), trained.model(name)
     monkeypatch.setattr(type(recipe), "model", lambda recipe: model)
     stops = trained.stops(name)
     assert len(stops) == 3
