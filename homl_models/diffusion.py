@@ -126,9 +126,8 @@ def sampler(schedule, times, method="ancestral", eta=0.0, variance="posterior", 
     zeros = xp.zeros_like(signal_t)
     if method == "dpm_solver":
         end = noise_u == 0  # a step to time 0 ends in x0
-        length = xp.log(signal_u / signal_t) + xp.log(
-            noise_t / xp.where(end, 1e-300, noise_u)
-        )  # in log signal-to-noise
+        to_noise = noise_t / xp.where(end, 1e-300, noise_u)
+        length = xp.log(signal_u / signal_t) + xp.log(to_noise)  # in log signal-to-noise
         before = xp.concatenate([xp.full_like(length[:1], np.inf), length[:-1]])  # the first step has none
         second = xp.where(end, 0.0, length / before / 2)
         gain = signal_u * -xp.expm1(-length)

@@ -224,7 +224,8 @@ def test_evaluate_refuses_to_measure_by_what_cannot_judge(trained, capsys, tmp_p
     assert "judges pictures of (28, 28)" in refusal(capsys, drawn, "--features", "fashion_features", **asked)
     assert "neither a run folder" in refusal(capsys, drawn, "--features", tmp_path, **asked)
     assert "too few" in refusal(capsys, drawn, "--features", judge, "--count", 20, **asked)
-    assert "frechet" not in output(capsys, trained("autoencoder_tiny"), "--features", judge, **asked)
+    assert "too few" in refusal(capsys, drawn, "--features", judge, "--count", -5, **asked)
+    assert "does not know --features" in refusal(capsys, trained("autoencoder_tiny"), "--features", judge, **asked)
 
 
 def test_a_packed_run_loads_evaluates_and_predicts_by_name(run, capsys, tmp_path, monkeypatch):

@@ -7,8 +7,9 @@ Recipes: `autoencoder_linear`, `autoencoder_stacked`, `autoencoder_tied`, `autoe
 `autoencoder_sparse_kl`, `autoencoder_hashing`.
 Shapes: b batch, h height, w width, c channels, k coding, d = h * w * c.
 
-Deviations from the book: the regularizers of codings are means over the batch (Keras divides the book's by the
-batch size once more); noise is of this package (`layers.dropout`, `layers.gaussian`), with the same distribution.
+Deviations from the book: the regularizers of codings are means over the batch. (Keras divides the book's by the batch
+size once more, so that the weight of 5e-3 of its divergence counts as 1.6e-4; the recipe has 1e-3.) Noise is of this
+package (`layers.dropout`, `layers.gaussian`), with the same distribution.
 """
 
 import math

@@ -235,7 +235,7 @@ class VAE(Coding):
         vae_conv  9.6 minutes  0.0293   -471.6   193.6     14.12   0.222      0.011   0.092    0.077     6.11
         training pictures                          0.7      0.00   0.923      0.923   1.007    0.966     9.04
         noise                                    656.3    140.61   0.000      0.000   0.000    0.000     1.36
-    (vae_conv beside other work; some 6 minutes on a quiet machine.)
+    (vae_conv beside other work.)
     """
 
     epochs: int = 25
@@ -297,7 +297,13 @@ class VAE(Coding):
         `Pictures.measured`. Default: the preset fashion_features for models of Fashion MNIST.
         """
         model.sampling.seed_generator.state.assign([self.seed, 0])
-        return super().evaluate(model, images, features, count)
+        parts = self.judged_on(model, images)
+        metrics = self.scores(model, parts)
+        if self.data == "fashion_mnist" and not self.images:
+            features = features or "fashion_features"
+        if features:
+            metrics |= self.measured(model, list(parts.values())[-1][0][: max(count, 0)], features)
+        return metrics
 
     def show(self, model, folder):
         """As all do; samples.png and interpolation.png."""

@@ -89,31 +89,28 @@ class Pictures(Recipe):
         jit_compile = "auto" if self.convolutional else True  # "auto": XLA wherever there is more than a CPU
         return {"jit_compile": jit_compile, "steps_per_execution": self.steps_per_execution}
 
-    def evaluate(self, model, images="", features="", count=10_000):
-        """The loss and its parts on validation and test pictures, or on `images`, a folder or file of yours.
+    def evaluate(self, model, images=""):
+        """The loss and its parts on validation and test pictures, or on `images`, a folder or file of yours."""
+        return self.scores(model, self.judged_on(model, images))
 
-        What a model can draw is compared with `count` of the test pictures (or of `images`) by the network
-        `features`, a run of a recipe of `recipes/feature_net.py`: see `measured`. Default: the preset
-        fashion_features for models of Fashion MNIST, no comparison for others.
-        """
+    def judged_on(self, model, images):
+        """{prefix of metrics: part}: validation and test part, or `images`, a folder or file."""
         from homl_models.pipelines import images as pipeline
 
+        if not images:
+            return {"val_": self.parts[1], "test_": self.parts[2]}
+        read = pipeline.read_array if images.endswith((".npy", ".npz")) else pipeline.read_folder
+        return {"": read(images, model.image_shape[:2], self.channels)}
+
+    def scores(self, model, parts):
+        """The loss and its parts, and what `judge` adds, on `parts`."""
         if not model.compiled:
             model.compile(**self.objective())
-        if images:
-            read = pipeline.read_array if images.endswith((".npy", ".npz")) else pipeline.read_folder
-            parts = {"": read(images, model.image_shape[:2], self.channels)}
-        else:
-            parts = {"val_": self.parts[1], "test_": self.parts[2]}
         metrics, size = {}, min(JUDGED, *(len(images) for images, _ in parts.values()))
         for prefix, part in parts.items():
             found = model.evaluate(self.stream(part, size).dataset(), return_dict=True, verbose=0)
             metrics |= {prefix + name: float(value) for name, value in found.items()}
             metrics |= {prefix + name: value for name, value in self.judge(model, part[0]).items()}
-        if self.data == "fashion_mnist" and not self.images:
-            features = features or "fashion_features"
-        if features and hasattr(model, "sample"):
-            metrics |= self.measured(model, part[0][:count], features)
         return metrics
 
     def judge(self, model, images):

@@ -157,3 +157,10 @@ def test_few_labels_start_from_the_weights_of_a_run_or_from_none(trained):
     for bad, message in (("features_tiny", "is no autoencoder"), ("nothing", "neither a run folder")):
         with pytest.raises(UserError, match=message):
             dataclasses.replace(recipe, encoder=bad).model()
+
+
+def test_pictures_without_labels_are_refused(tmp_path):
+    np.save(tmp_path / "pictures.npy", X)
+    recipe = dataclasses.replace(get("features_tiny"), images=str(tmp_path / "pictures.npy"))
+    with pytest.raises(UserError, match="have no labels"):
+        recipe.model()
