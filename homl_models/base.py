@@ -71,11 +71,18 @@ def _with_tuples(value):
     return {key: _with_tuples(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
-def compiled(function):
-    """`function` compiled by XLA on TensorFlow; on JAX as it is, since its loops are compiled anyway."""
+def compiled(function, jit_compile=True, inputs=None):
+    """`function` compiled on TensorFlow; on JAX as it is, since its loops are compiled anyway.
+
+    jit_compile: by XLA; "auto" for XLA wherever there is more than a CPU.
+    inputs: [(shape, dtype), ...] to trace it once for all of them; by default, for each that comes.
+    """
     if keras.backend.backend() != "tensorflow":
         return function
     import tensorflow as tf
 
     own = functools.partial(function)  # or else TensorFlow takes the same method of several models for one, and warns
-    return tf.function(own, jit_compile=True, autograph=False)
+    if jit_compile == "auto":
+        jit_compile = bool(tf.config.list_physical_devices("GPU"))
+    signature = inputs and [tf.TensorSpec(shape, dtype) for shape, dtype in inputs]
+    return tf.function(own, input_signature=signature, jit_compile=jit_compile, autograph=False)

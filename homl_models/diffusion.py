@@ -102,7 +102,7 @@ def times(steps, count, spacing="even", first=None, xp=np):
     if xp is np and not 1 <= count <= first:
         raise UserError(f"the number of steps must lie in 1 to {first}, not {count}")
     left = xp.array(xp.arange(count, -1, -1), dtype="int64")
-    whole = xp.array(count, dtype="int64")
+    whole, first = xp.array(count, dtype="int64"), xp.array(first, dtype="int64")
     if spacing == "quadratic":
         share, whole = left * left, whole * whole
     else:
@@ -142,16 +142,18 @@ def sampler(schedule, times, method="ancestral", eta=0.0, variance="posterior", 
     return xp.stack([of_noise / noise_t, signal_u - of_noise * signal_t / noise_t, zeros, sigma], axis=1)
 
 
-def walk(denoise, x, times, table, seed, known=None, mask=None, schedule=None, clip=True):
+def walk(denoise, x, times, table, seed, known=None, mask=None, schedule=None, clip=True, before=None, part=None):
     """Go down `times` (n + 1,) by the `table` (n, 4) of a sampler, from x at the first -> x at the last, (b, ...).
 
+    Beside it, the x0 that the last step saw.
     denoise: (x (b, ...), t (b,)) -> the x0 that it sees. seed: a whole number, or a tensor of one.
     known, mask (b, ...): a picture and 1 where it is to stay, which is put in after each step with the noise of
         its time, drawn by `schedule` (Lugmayr et al., 2022, https://arxiv.org/abs/2201.09865, without resampling).
     clip: keep x0 in [-1, 1].
+    part: (first, last), to take only the steps first <= i < last, where `before` is the x0 that was seen before.
     """
     times, table = ops.cast(times, "int32"), ops.cast(table, "float32")
-    count = ops.shape(table)[0]
+    first, last = part or (0, ops.shape(table)[0])
 
     def drawn(i, stream):
         return normal(ops.shape(x), ops.stack([ops.cast(seed, "uint32"), ops.cast(2 * i + stream, "uint32")]))
@@ -166,5 +168,5 @@ def walk(denoise, x, times, table, seed, known=None, mask=None, schedule=None, c
             x = mask * schedule.q_sample(known, at, drawn(i, 1)) + (1 - mask) * x
         return i + 1, x, x0
 
-    start = ops.convert_to_tensor(0, "int32"), x, ops.zeros_like(x)
-    return ops.while_loop(lambda i, *_: i < count, body, start)[1]
+    start = ops.convert_to_tensor(first, "int32"), x, ops.zeros_like(x) if before is None else before
+    return ops.while_loop(lambda i, *_: i < last, body, start)[1:]

@@ -108,8 +108,10 @@ class Progress(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         row = {"epoch": epoch + 1, **{name: float(value) for name, value in logs.items()}}
-        if not math.isfinite(row.get("loss", 0.0)):
-            raise UserError(f"the loss became {row['loss']} in epoch {epoch + 1}; try a smaller --learning-rate")
+        for name, value in row.items():
+            if name.endswith("loss") and not math.isfinite(value):
+                raise UserError(f"{name} became {value} in epoch {epoch + 1}; try a smaller --learning-rate")
+        row |= self.recipe.end_epoch(self.model, epoch + 1, self.folder)
         self.history.append(row)
         self.epoch, self.step = epoch + 1, 0
         if self.recipe.monitor:

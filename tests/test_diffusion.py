@@ -150,7 +150,7 @@ def drawn(schedule, count, method, n=10_000, **more):
     times = diffusion.times(1000, count)
     table = diffusion.sampler(schedule, times, method, **more)
     x = np.random.default_rng(1).normal(size=(n, 1)).astype("float32")
-    walk = tf.function(lambda x: diffusion.walk(best(schedule), x, times, table, seed=3, clip=False))
+    walk = tf.function(lambda x: diffusion.walk(best(schedule), x, times, table, seed=3, clip=False)[0])
     return walk(x).numpy()
 
 
@@ -185,7 +185,7 @@ def test_samplers_without_draws_converge_at_their_order(method, order):
     for count in (20, 40, 80, 160):
         times = np.round(np.linspace(first, last, count + 1)).astype(int)
         table = diffusion.sampler(schedule, times, method)
-        found = diffusion.walk(best(schedule), x, times, table, seed=0, clip=False)
+        found = diffusion.walk(best(schedule), x, times, table, seed=0, clip=False)[0]
         errors.append(np.abs(np.float64(found) - exact).max())
     slopes = np.log2(np.divide(errors[:-1], errors[1:]))
     assert np.abs(slopes - order).max() < 0.25, (errors, slopes)
@@ -196,13 +196,13 @@ def test_the_loop_compiles_for_any_number_of_steps_and_pictures_and_repeats_itse
 
     @tf.function(input_signature=[tf.TensorSpec((None, 3)), rows, tf.TensorSpec((None, 4)), scalar])
     def compiled(x, times, table, seed):
-        return diffusion.walk(best(COSINE), x, times, table, seed)
+        return diffusion.walk(best(COSINE), x, times, table, seed)[0]
 
     for n, count in ((5, 10), (2, 25)):
         times = diffusion.times(1000, count)
         table = np.float32(diffusion.sampler(COSINE, times))
         x = RNG.normal(size=(n, 3)).astype("float32")
-        eager = diffusion.walk(best(COSINE), x, times, table, 7)
+        eager = diffusion.walk(best(COSINE), x, times, table, 7)[0]
         checks.close(compiled(x, np.int32(times), table, 7), eager)
         assert np.abs(compiled(x, np.int32(times), table, 8) - eager).max() > 0.01
         assert np.abs(eager).max() <= 1
@@ -220,10 +220,10 @@ def test_what_is_known_stays_and_the_rest_fits_to_it():
     times = diffusion.times(1000, 250)
     x = RNG.normal(size=(3, 8)).astype("float32")
     table = diffusion.sampler(COSINE, times)
-    found = diffusion.walk(denoise, x, times, table, 5, known, mask, COSINE).numpy()
+    found = diffusion.walk(denoise, x, times, table, 5, known, mask, COSINE)[0].numpy()
     checks.close(found[:, :7], known[:, :7])
     assert np.abs(found[:, 7] - 0.6).max() < 0.15
-    free = diffusion.walk(denoise, x, times, table, 5).numpy()
+    free = diffusion.walk(denoise, x, times, table, 5)[0].numpy()
     assert np.abs(free - 0.6).max() > 0.15
 
 
@@ -284,7 +284,7 @@ def test_trajectories_are_those_of_diffusers(diffusers, kind, method, name):
         signal, noise = schedule.signal[at][:, None], schedule.noise[at][:, None]
         prediction = {"x0": x0, "noise": (x - signal * x0) / noise, "velocity": (signal * x - x0) / noise}[kind]
         x = theirs.step(torch.tensor(np.float64(prediction)), t, torch.tensor(np.float64(x))).prev_sample.numpy()
-    ours = diffusion.walk(denoise, start, times, diffusion.sampler(schedule, times, method), 0, clip=False)
+    ours = diffusion.walk(denoise, start, times, diffusion.sampler(schedule, times, method), 0, clip=False)[0]
     checks.close(ours, x, 2e-4 if kind == "noise" else 1e-4)
 
 

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "homl_models"
 LAYERS = [
     {"errors"},
     {"files", "reports", "text", "tokens"},
-    {"base", "layers", "decoding", "diffusion", "losses", "metrics", "regularizers", "schedules"},
+    {"base", "layers", "decoding", "diffusion", "losses", "metrics", "optimizers", "regularizers", "schedules"},
     {"models"},
     {"checkpoints"},
     {"pipelines"},

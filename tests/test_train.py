@@ -35,7 +35,8 @@ def state(folder):
 
 
 def nameless(config):
-    """A configuration without the names of the model and of models in it, which count up."""
+    """A configuration, as JSON has it, without the names of the model and of models in it, which count up."""
+    config = json.loads(json.dumps(config))
     return {
         key: nameless(value) if isinstance(value, dict) else value for key, value in config.items() if key != "name"
     }

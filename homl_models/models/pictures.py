@@ -6,11 +6,13 @@ Shapes: b batch, n pictures, h height, w width, c channels.
 import functools
 import math
 
+import keras
 import numpy as np
 from keras import ops
 
 from homl_models.base import Model, compiled
 from homl_models.errors import UserError
+from homl_models.layers.dropout import random_bits
 
 
 class PictureModel(Model):
@@ -69,3 +71,63 @@ class PictureModel(Model):
         inside = tf.reduce_all((images >= 0) & (images <= 1))
         tf.debugging.Assert(inside, ["images must lie in [0, 1]; divide bytes by 255"])
         return images
+
+
+class DrawingModel(PictureModel):
+    """What models share that draw pictures with an average of a network's weights: maps in [-1, 1], draws, labels.
+
+    ema: decay of the average. seed: of the draws in training. A subclass sets `num_classes`, if it tells classes apart.
+    """
+
+    num_classes = 0
+
+    def __init__(self, ema=0.999, seed=None, **kwargs):
+        super().__init__(**kwargs)
+        self.ema, self.seed = ema, seed
+        self.maps_shape = (*self.image_shape[:2], self.channels)
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.updates = self.add_weight(shape=(), dtype="float32", initializer="zeros", trainable=False, name="updates")
+
+    @property
+    def compute_dtype(self):
+        return "float32"  # half precision is for the networks alone
+
+    def maps(self, images):
+        """Images (b, ...) in [0, 1] -> maps (b, h, w, c) in [-1, 1]."""
+        return ops.reshape(2 * ops.cast(images, "float32") - 1, (-1, *self.maps_shape))
+
+    def images(self, maps):
+        """Maps (b, h, w, c) -> images (b, ...) in [0, 1]."""
+        return ops.reshape(ops.clip((maps + 1) / 2, 0, 1), (-1, *self.image_shape))
+
+    def uniform(self, count):
+        """New draws (count,) in [0, 1)."""
+        bits = ops.bitwise_right_shift(random_bits((count,), self.seed_generator.next()), np.uint32(8))
+        return ops.cast(bits, "float32") * 2.0**-24
+
+    def copy_of(self, network):
+        """A network like it, for the average of its weights; not to be trained: to be seen to where it is built."""
+        return type(network).from_config(network.get_config() | {"name": "average"})
+
+    def follow(self, average, network):
+        """The average takes in the weights as they are, with a decay of n / (n + 9) up to `ema`."""
+        decay = ops.minimum(self.updates / (self.updates + 9), self.ema)
+        for mean, weight in zip(average.weights, network.weights):
+            mean.assign(mean + (1 - decay) * (weight - mean))
+        self.updates.assign_add(1.0)
+
+    def checked_labels(self, labels, count):
+        """`labels`, one for all or (n,) taken in turn, as (count,); None for None.
+
+        `UserError` for labels that are not classes, or without classes.
+        """
+        if labels is None:
+            return None
+        if not self.num_classes:
+            raise UserError("this model was trained without classes: it takes no labels")
+        labels = np.atleast_1d(np.asarray(labels))
+        if labels.dtype.kind not in "iu" or labels.ndim != 1 or not len(labels):
+            raise UserError("labels must be whole numbers: one, or a list")
+        if labels.min() < 0 or labels.max() >= self.num_classes:
+            raise UserError(f"labels must lie in 0 to {self.num_classes - 1}, not {labels.min()} to {labels.max()}")
+        return np.resize(labels, count).astype(np.int32)

@@ -3,9 +3,16 @@
 import difflib
 
 from homl_models.errors import UserError
-from homl_models.recipes import autoencoders, char_rnn, feature_net, translation
+from homl_models.recipes import autoencoders, char_rnn, ddpm, feature_net, gan, translation
 
-RECIPES = {**char_rnn.RECIPES, **translation.RECIPES, **autoencoders.RECIPES, **feature_net.RECIPES}
+RECIPES = {
+    **char_rnn.RECIPES,
+    **translation.RECIPES,
+    **autoencoders.RECIPES,
+    **feature_net.RECIPES,
+    **ddpm.RECIPES,
+    **gan.RECIPES,
+}
 
 
 def get(name):

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Literal
 
 from homl_models.errors import UserError
-from homl_models.recipes.pictures import SHOWN, Pictures
+from homl_models.recipes.pictures import SHOWN, Generative, Pictures
 from homl_models.recipes.recipe import positive, rate
 
 
@@ -224,7 +224,7 @@ class Recurrent(_Autoencoder):
 
 
 @dataclasses.dataclass(frozen=True)
-class VAE(Coding):
+class VAE(Generative, Coding):
     """The book's variational autoencoder (dense 150, 100, coding 10) on Fashion MNIST.
 
     Measured: `python -m homl_models.train RECIPE`, 2 cores of an Intel Xeon, 25 epochs; validation loss (the book's
@@ -289,21 +289,8 @@ class VAE(Coding):
     def judge(self, model, images):
         return {"elbo": float(model.run("bound", model.checked(images)).mean())}
 
-    def evaluate(self, model, images="", features="", count=10_000):
-        """The loss and its parts on validation and test pictures, or on `images`, a folder or file of yours.
-
-        The same draws every time; `elbo` is the evidence lower bound of a picture in nats. New pictures are
-        compared with `count` of the test pictures (or of `images`) by the network `features`; see
-        `Pictures.measured`. Default: the preset fashion_features for models of Fashion MNIST.
-        """
+    def restart_draws(self, model):
         model.sampling.seed_generator.state.assign([self.seed, 0])
-        parts = self.judged_on(model, images)
-        metrics = self.scores(model, parts)
-        if self.data == "fashion_mnist" and not self.images:
-            features = features or "fashion_features"
-        if features:
-            metrics |= self.measured(model, list(parts.values())[-1][0][: max(count, 0)], features)
-        return metrics
 
     def show(self, model, folder):
         """As all do; samples.png and interpolation.png."""

@@ -19,15 +19,6 @@ class _Classifier(Pictures):
     def targets(self, part):
         return part[1]
 
-    @property
-    def num_classes(self):
-        labels = [labels for _, labels in self.parts]
-        if min(map(min, labels)) < 0:
-            raise UserError(
-                "the pictures have no labels; give each class a folder of its own, or an .npz with `labels`"
-            )
-        return int(max(map(max, labels))) + 1
-
     def objective(self):
         import keras
 

@@ -59,6 +59,15 @@ class Pictures(Recipe):
     def image_shape(self):
         return self.parts[0][0].shape[1:]
 
+    @property
+    def num_classes(self):
+        labels = [labels for _, labels in self.parts]
+        if min(map(min, labels)) < 0:
+            raise UserError(
+                "the pictures have no labels; give each class a folder of its own, or an .npz with `labels`"
+            )
+        return int(max(map(max, labels))) + 1
+
     def stream(self, part, batch_size, seed=None):
         """Batches of a part, as the model is trained on them."""
         from homl_models.pipelines import images
@@ -117,11 +126,56 @@ class Pictures(Recipe):
         """More metrics on images (n, ...)."""
         return {}
 
+
+class Generative(Pictures):
+    """A recipe of a model that draws pictures: `model.sample(count, seed)`."""
+
+    conditional = False  # whether it is trained on pairs (images, labels)
+
+    def stream(self, part, batch_size, seed=None):
+        from homl_models.pipelines.stream import Stream
+
+        pairs = super().stream(part, batch_size, seed)
+        return Stream(lambda step: (pairs.batch(step),), pairs.steps) if self.conditional else pairs
+
+    def targets(self, part):
+        return part[1] if self.conditional else None
+
+    def restart_draws(self, model):
+        """Make the draws of the next evaluation those of every evaluation."""
+
+    def evaluate(self, model, images="", features="", count=10_000):
+        """The loss and its parts on validation and test pictures, or on `images`, a folder or file of yours.
+
+        The same draws every time. New pictures are compared with `count` of the test pictures (or of `images`) by the
+        network `features`; see `Generative.measured`. Default: the preset fashion_features for models of Fashion MNIST;
+        without one, by their pixels, through `metrics.neighbourhoods` alone.
+        """
+        self.restart_draws(model)
+        parts = self.judged_on(model, images)
+        metrics = self.scores(model, parts)
+        features, real = features or self.features, list(parts.values())[-1][0][: max(count, 0)]
+        if features:
+            metrics |= self.measured(model, real, features)
+        elif len(real) >= FEWEST:
+            metrics |= by_pixels(model.checked(real), self.drawn(model, len(real))[0])
+        return metrics
+
+    @property
+    def features(self):
+        """The preset that judges what is drawn, or ""."""
+        return "fashion_features" if self.data == "fashion_mnist" and not self.images else ""
+
+    def drawn(self, model, count):
+        """New pictures (count, ...) and the labels (count,) that they were drawn for, or None."""
+        return model.sample(count, self.seed), None
+
     def measured(self, model, real, features):
         """`metrics.generation` of as many pictures that `model` draws as there are of `real`, and shares of classes.
 
         Beside it the same of training pictures, NAME_floor, and of noise, NAME_noise. Pictures are compared by
-        `FeatureNet.described`, each number in units of its standard deviation among the real.
+        `FeatureNet.described`, each number in units of its standard deviation among the real. label_agreement: the
+        share of pictures that the features' classifier takes for what they were drawn for.
         """
         import numpy as np
 
@@ -137,17 +191,33 @@ class Pictures(Recipe):
             raise UserError(f"{count} pictures are too few to measure generation by; give {FEWEST} at least")
         rng = np.random.default_rng(self.seed)
         train = self.parts[0][0]
+        images, labels = self.drawn(model, count)
         kinds = {
-            "": model.sample(count, self.seed),
+            "": images,
             "_floor": train[rng.choice(len(train), count, replace=count > len(train))],
             "_noise": rng.uniform(size=real.shape),
         }
         judged = {suffix: net.judged(images.reshape(-1, *net.image_shape)) for suffix, images in kinds.items()}
-        wanted = net.judged(real.reshape(-1, *net.image_shape))[0]
-        spread = wanted.std(0)
-        alive, found = spread > 1e-6, {}
+        wanted, found = net.judged(real.reshape(-1, *net.image_shape))[0], {}
+        scaled = in_units_of(wanted)
         for suffix, (fake, probabilities) in judged.items():
-            values = metrics.generation(*(x[:, alive] / spread[alive] for x in (wanted, fake)), probabilities)
+            values = metrics.generation(scaled(wanted), scaled(fake), probabilities)
             found |= {name + suffix: value for name, value in values.items()}
+        if labels is not None:
+            found["label_agreement"] = float(np.mean(judged[""][1].argmax(1) == labels))
         shares = metrics.class_shares(judged[""][1])
         return found | {f"share_{label}": float(share) for label, share in enumerate(shares)}
+
+
+def in_units_of(real):
+    """What brings features (n, d) to units of the standard deviations among `real`, those that never vary left out."""
+    spread = real.std(0)
+    alive = spread > 1e-6
+    return lambda features: features[:, alive] / spread[alive]
+
+
+def by_pixels(real, fake):
+    """`metrics.neighbourhoods` of images (n, ...), by their pixels."""
+    from homl_models import metrics
+
+    return metrics.neighbourhoods(real.reshape(len(real), -1), fake.reshape(len(fake), -1))

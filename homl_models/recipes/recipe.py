@@ -73,6 +73,13 @@ class Recipe:
     def begin_epoch(self, model, epoch):
         """Called before the first step of an epoch (counted from 0); what it changes must be in `model.variables`."""
 
+    def end_epoch(self, model, epoch, folder):
+        """Called after the last step of an epoch (counted from 1) -> more metrics of it; may write into `folder`.
+
+        It must not change `model.variables`. What it gives can be monitored.
+        """
+        return {}
+
     def evaluate(self, model):
         """Metrics of a trained model: {name: number}. Keyword arguments with defaults become flags of `evaluate`."""
         raise TypeError(f"{type(self).__name__} must say how it is judged")

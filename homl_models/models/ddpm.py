@@ -1,0 +1,360 @@
+"""Denoising diffusion (Ho et al., 2020, Denoising diffusion probabilistic models, https://arxiv.org/abs/2006.11239).
+
+A network learns what noise hides at every time t of a process that turns pictures into noise in T steps; drawing is
+that process backwards, from noise, a step at a time (`diffusion.py` has the schedules and samplers, `unet.py` the
+networks). With classes, labels are left out now and then in training, so that one network knows the pictures of a
+class and those of all, and the difference can be exaggerated: classifier-free guidance (Ho & Salimans, 2022,
+https://arxiv.org/abs/2207.12598).
+Recipes: `ddpm_book`, `ddpm`, `ddpm_conditional`. Shapes: b batch, n pictures, h height, w width, c channels.
+
+Deviations from the paper: the times of a batch are spread evenly over 1 to T (Kingma et al., 2021, appendix I.1,
+https://arxiv.org/abs/2107.00630), each by itself uniform; the average of the weights follows faster at first;
+velocity or x0 may be predicted instead of the noise.
+"""
+
+import functools
+
+import keras
+import numpy as np
+from keras import ops
+
+from homl_models import diffusion
+from homl_models.base import compiled
+from homl_models.errors import UserError
+from homl_models.layers.gaussian import normal
+from homl_models.models.pictures import DrawingModel
+
+PREDICTIONS = "noise", "x0", "velocity"
+LOSSES = {
+    "mse": ops.square,
+    "mae": ops.abs,
+    "huber": lambda e: ops.where(ops.abs(e) < 1, ops.square(e) / 2, ops.abs(e) - 0.5),
+}
+BATCH = 100  # pictures that are drawn together
+STEPS, INPAINTING_STEPS = 25, 100  # that are taken unless told, if T is not below them
+
+
+@keras.saving.register_keras_serializable("homl_models")
+class DDPM(DrawingModel):
+    """Images (b, *image_shape) in [0, 1] -> {"outputs", "target"}, (b, h, w, c) each, at times drawn at random.
+
+    If `network.num_classes`, inputs are (images, labels (b,)).
+
+    network: what predicts; a `UNet` or a `SeparableUNet`, or another layer of that kind (`unet.Network`).
+    num_steps: T. schedule: "cosine" or "linear". prediction: what the network is to predict, "noise", "x0" or
+    "velocity". loss: "mse", "mae" or "huber", of each pixel in [-1, 1].
+    ema: decay of the average of the weights, which validation and drawing use.
+    label_dropout: share of labels that are left out in training.
+    seed: of the draws in training.
+    """
+
+    def __init__(
+        self,
+        network,
+        num_steps=1000,
+        schedule="cosine",
+        prediction="velocity",
+        loss="mse",
+        ema=0.999,
+        label_dropout=0.1,
+        seed=None,
+        **kwargs,
+    ):
+        super().__init__(ema=ema, seed=seed, **kwargs)
+        for name, value, known in (
+            ("schedule", schedule, diffusion.SCHEDULES),
+            ("prediction", prediction, PREDICTIONS),
+            ("loss", loss, LOSSES),
+        ):
+            if value not in known:
+                raise UserError(f"{name} must be one of {', '.join(known)}, not {value!r}")
+        if network.channels != self.channels:
+            raise UserError(f"the network is for {network.channels} channels, the pictures have {self.channels}")
+        self.network, self.num_steps, self.schedule, self.prediction = network, num_steps, schedule, prediction
+        self.pixel_loss, self.label_dropout, self.num_classes = loss, label_dropout, network.num_classes
+        self.tables = diffusion.Schedule(diffusion.SCHEDULES[schedule](num_steps))
+        self.average = self.copy_of(network)
+
+    def get_config(self):
+        return super().get_config() | {"loss": self.pixel_loss}  # `loss` itself is Keras'
+
+    def build(self, input_shape=None):
+        for network in (self.network, self.average):
+            if not network.built:
+                network.build((None, *self.maps_shape))
+        self.average.trainable = False
+        self.built = True
+
+    def compute_output_shape(self, input_shape):
+        batch = (input_shape[0] if self.num_classes else input_shape)[0]
+        return dict.fromkeys(("outputs", "target"), (batch, *self.maps_shape))
+
+    # Training.
+
+    def draw_times(self, count):
+        """Times (count,), the i-th in the i-th of `count` equal parts of 1 to T."""
+        shares = (ops.cast(ops.arange(count), "float32") + self.uniform(count)) / ops.cast(count, "float32")
+        return ops.minimum(ops.cast(shares * self.num_steps, "int32") + 1, self.num_steps)
+
+    def call(self, inputs, training=None):
+        images, labels = inputs if self.num_classes else (inputs, None)
+        x0 = self.maps(images)
+        count = ops.shape(x0)[0]
+        times, noise = self.draw_times(count), normal(ops.shape(x0), self.seed_generator.next())
+        if labels is not None and training:
+            labels = ops.where(self.uniform(count) < self.label_dropout, self.num_classes, ops.cast(labels, "int32"))
+        if training:
+            self.follow(self.average, self.network)
+        network = self.network if training else self.average
+        outputs = network(self.tables.q_sample(x0, times, noise), times, labels, training=training)
+        return {"outputs": outputs, "target": self.tables.target(self.prediction, x0, times, noise)}
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return ops.mean(LOSSES[self.pixel_loss](y_pred["outputs"] - y_pred["target"]))
+
+    # Drawing.
+
+    def predicted(self, x, times, labels=None, guidance=None):
+        """Maps (b, h, w, c) at times (b,) -> what the average network predicts, (b, h, w, c).
+
+        labels: (b,), num_classes for none. guidance: how far to go from what it predicts without the class (0) to
+        what it predicts with it (1), and beyond.
+        """
+        if not self.num_classes:
+            return self.see(x, times)
+        none = ops.full_like(times, self.num_classes)
+
+        def given():
+            return self.see(x, times, labels)
+
+        def guided():
+            twice = [ops.concatenate([part, part]) for part in (x, times)]
+            without, with_label = ops.split(self.see(*twice, ops.concatenate([none, labels])), 2)
+            return without + guidance * (with_label - without)
+
+        return ops.cond(ops.equal(guidance, 1.0), given, guided)
+
+    @functools.cached_property
+    def see(self):
+        """What the average network predicts; in a graph it stands once, whoever asks."""
+        inputs = [((None, *self.maps_shape), "float32"), ((None,), "int32"), ((None,), "int32")]
+        call = functools.partial(self.average, training=False)
+        return compiled(call, False, inputs if self.num_classes else inputs[:2])
+
+    def denoiser(self, labels=None, guidance=None):
+        """What `diffusion.walk` asks: (x (b, h, w, c), times (b,)) -> the x0 that the network sees; see `predicted`."""
+
+        def denoise(x, times):
+            return self.tables.predict_x0(self.prediction, self.predicted(x, times, labels, guidance), x, times)
+
+        return denoise
+
+    def advance(self, x, before, part, times, table, seed, labels, guidance, known, mask):
+        """A part of the steps of a sampler on maps x (b, h, w, c) -> maps, and the x0 that the last step saw."""
+        denoise, part = self.denoiser(labels, guidance), (part[0], part[1])
+        return diffusion.walk(denoise, x, times, table, seed, known, mask, self.tables, True, before, part)
+
+    def walked(self, count, seed, first, images, masks, steps, labels, guidance, method, eta, spacing, callback):
+        """What `sample`, `inpaint` and `vary` have in common, batch by batch."""
+        if steps is None:
+            steps = min(STEPS if masks is None else INPAINTING_STEPS, first or self.num_steps)
+        times = diffusion.times(self.num_steps, steps, spacing, first)
+        table = diffusion.sampler(self.tables, times, method, eta)
+        rows = [(0, self.num_steps - steps)]  # as many as can be, so that there is one shape to compile
+        times, table = np.pad(times, rows), np.pad(np.float32(table), [*rows, (0, 0)])
+        if guidance != 1 and (labels is None or not self.num_classes):
+            needs = "labels, to go towards" if self.num_classes else "a model that was trained with classes"
+            raise UserError(f"guidance needs {needs}")
+        labels = self.checked_labels(labels, count)
+        if labels is None and self.num_classes:
+            labels = np.full(count, self.num_classes, np.int32)
+        if not 0 <= seed < 2**31:
+            raise UserError(f"seed must lie in [0, 2^31), not {seed}")
+        if "advance" not in self._compiled:
+            self._compiled["advance"] = compiled(self.advance, jit_compile="auto")
+        drawn, size = [], max(1, min(BATCH, count))
+        for i in range(0, count, size):
+            here = slice(i, i + size)
+            own = seed if i == 0 else int(np.random.SeedSequence([seed, i]).generate_state(1)[0]) // 2
+            filled = [None if x is None else _filled(x[here], size) for x in (labels, images, masks)]
+            x = self.begin(size, own, times[0], filled[1])
+            known, mask = (None, None) if masks is None else (self.maps(filled[1]), filled[2])
+            before, stride = ops.zeros_like(x), 1 if callback else steps
+            for done in range(0, steps, stride):
+                part = np.array([done, done + stride], np.int32)
+                settings = (times, table, np.uint32(own), filled[0], np.float32(guidance), known, mask)
+                x, before = self._compiled["advance"](x, before, part, *settings)
+                if callback:
+                    callback(done + 1, ops.convert_to_numpy(self.images(before))[: count - i])
+            drawn.append(ops.convert_to_numpy(self.images(x)))
+        return np.concatenate(drawn)[:count] if drawn else np.zeros((0, *self.image_shape), np.float32)
+
+    def begin(self, count, seed, first, images=None):
+        """Where drawing begins: noise (count, h, w, c), or images (count, ...) with the noise of time `first`."""
+        noise = normal((count, *self.maps_shape), ops.stack([ops.cast(seed, "uint32"), np.uint32(2**32 - 1)]))
+        if images is None:
+            return noise
+        return self.tables.q_sample(self.maps(images), ops.broadcast_to(ops.cast(first, "int32"), (count,)), noise)
+
+    def sample(
+        self,
+        count=64,
+        seed=0,
+        steps=None,
+        labels=None,
+        guidance=1.0,
+        method="dpm_solver",
+        eta=0.0,
+        spacing="even",
+        callback=None,
+    ):
+        """New images (count, ...) in [0, 1].
+
+        steps: calls of the network, at most T; by default 25. labels: the class of all, or classes to take in turn.
+        guidance: 1 as learned, more for more typical pictures of the class, 0 for those of any.
+        method, eta: see `diffusion.sampler`; spacing: see `diffusion.times`.
+        callback: called after each step with its number and the images (b, ...) that the network sees by then.
+        `UserError` for more than T steps, labels out of range, or labels and guidance without classes.
+        """
+        rest = (steps, labels, guidance, method, eta, spacing, callback)
+        return self.walked(count, seed, None, None, None, *rest)
+
+    def inpaint(
+        self,
+        images,
+        masks,
+        seed=0,
+        steps=None,
+        labels=None,
+        guidance=1.0,
+        method="ancestral",
+        eta=0.0,
+        spacing="even",
+        callback=None,
+    ):
+        """Images (n, ...) with new content where masks (n, h, w) or (h, w) are 0; see `sample`."""
+        images, masks = self.checked(images), np.asarray(masks)
+        if masks.shape not in (self.image_shape[:2], (len(images), *self.image_shape[:2])):
+            size = "x".join(map(str, self.image_shape[:2]))
+            raise UserError(f"masks must be {size}, one or as many as images, not {masks.shape}")
+        if not ((masks == 0) | (masks == 1)).all():
+            raise UserError("masks must be 1 where the image is to stay and 0 elsewhere")
+        masks = np.broadcast_to(np.float32(masks), (len(images), *self.image_shape[:2]))[..., None]
+        rest = (steps, labels, guidance, method, eta, spacing, callback)
+        return self.walked(len(images), seed, None, images, masks, *rest)
+
+    def vary(
+        self,
+        images,
+        strength=0.5,
+        seed=0,
+        steps=None,
+        labels=None,
+        guidance=1.0,
+        method="dpm_solver",
+        eta=0.0,
+        spacing="even",
+        callback=None,
+    ):
+        """Images (n, ...) again, from the noise of time `strength` * T on: 1 forgets them; see `sample`.
+
+        At most strength * T steps are taken. (Meng et al., 2021, SDEdit, https://arxiv.org/abs/2108.01073.)
+        """
+        images = self.checked(images)
+        if not 0 < strength <= 1:
+            raise UserError(f"strength must lie in (0, 1], not {strength}")
+        first = max(1, round(strength * self.num_steps))
+        if steps is not None and steps <= self.num_steps:
+            steps = min(steps, first)
+        rest = (steps, labels, guidance, method, eta, spacing, callback)
+        return self.walked(len(images), seed, first, images, None, *rest)
+
+    def denoise(self, images, noise=0.1):
+        """Images (n, ...) with Gaussian noise of that standard deviation -> what they show: (n, ...) in [0, 1].
+
+        One call of the network: the mean of all pictures that may lie below the noise, not one of them.
+        """
+        images = np.float32(images)
+        if images.shape[1:] != self.image_shape:
+            raise UserError(f"images must have the shape (n, {', '.join(map(str, self.image_shape))})")
+        noises = np.full(len(images), noise, np.float32)
+        batches = [slice(i, i + BATCH) for i in range(0, max(len(images), 1), BATCH)]
+        return np.concatenate([ops.convert_to_numpy(self.denoised(images[b], noises[b])) for b in batches])
+
+    def denoised(self, images, noise):
+        """Images (b, ...) and the standard deviations (b,) of their noise -> what they show, in [0, 1]."""
+        ratios = ops.cast(self.tables.noise[1:] / self.tables.signal[1:], "float32")  # rising, in units of [-1, 1]
+        times = ops.searchsorted(ratios, 2 * ops.cast(noise, "float32")) + 1
+        times = ops.minimum(ops.cast(times, "int32"), self.num_steps)
+        x = self.tables.q_sample(self.maps(images), times, ops.zeros((1, *self.maps_shape)))
+        labels = ops.full_like(times, self.num_classes) if self.num_classes else None
+        return self.images(self.denoiser(labels, 1.0)(x, times))
+
+    # In a graph.
+
+    def endpoints(self):
+        import tensorflow as tf
+
+        few, many = (min(steps, self.num_steps) for steps in (STEPS, INPAINTING_STEPS))
+
+        def ask(condition, message):
+            tf.debugging.Assert(condition, [message])
+
+        def drawn(x, first, steps, seed, labels, guidance, method="dpm_solver", known=None, mask=None):
+            """Images from maps x at time `first`."""
+            ask((steps >= 1) & (steps <= first), f"the number of steps must lie in 1 to {self.num_steps}")
+            steps = tf.clip_by_value(steps, 1, first)  # what is refused runs on for a while
+            if self.num_classes:
+                inside = tf.reduce_all((labels >= -1) & (labels < self.num_classes)) & (tf.size(labels) > 0)
+                ask(inside, f"labels must lie in 0 to {self.num_classes - 1}, or be -1 for none")
+                ask((guidance == 1) | tf.reduce_all(labels >= 0), "guidance needs labels, to go towards")
+                labels = tf.gather(labels, tf.range(tf.shape(x)[0]) % tf.size(labels))
+                labels = tf.where((labels < 0) | (labels > self.num_classes), self.num_classes, labels)
+            else:
+                plain = tf.reduce_all(labels == -1) & (guidance == 1)
+                ask(plain, "this model was trained without classes: it takes no labels and no guidance")
+            times = diffusion.times(self.num_steps, steps, "even", first, ops)
+            table = diffusion.sampler(self.tables, times, method, xp=ops)
+            denoise = self.denoiser(labels, guidance)
+            return {"images": self.images(diffusion.walk(denoise, x, times, table, seed, known, mask, self.tables)[0])}
+
+        def sample(count=64, seed=0, steps=few, labels=(-1,), guidance=1.0):
+            """New images; labels: classes, taken in turn, -1 for any; guidance: 1 as learned, more for more typical."""
+            return drawn(self.begin(count, seed, 0), self.num_steps, steps, seed, labels, guidance)
+
+        def inpaint(images, masks, seed=0, steps=many, labels=(-1,), guidance=1.0):
+            """Images in [0, 1] with new content where masks are 0."""
+            ask(tf.reduce_all((masks == 0) | (masks == 1)), "masks must be 1 where the image is to stay, 0 elsewhere")
+            ask(tf.shape(masks)[0] == tf.shape(images)[0], "there must be as many masks as images")
+            known, noise = self.maps(self.within(images)), self.begin(tf.shape(images)[0], seed, 0)
+            settings = (steps, seed, labels, guidance, "ancestral")
+            return drawn(noise, self.num_steps, *settings, known, masks[..., None])
+
+        def vary(images, strength=0.5, seed=0, steps=few, labels=(-1,), guidance=1.0):
+            """Images in [0, 1] again, from that share of all noise on: 1 forgets them, 0.1 keeps most."""
+            ask((strength > 0) & (strength <= 1), "strength must lie in (0, 1]")
+            first = tf.clip_by_value(tf.cast(tf.round(strength * self.num_steps), tf.int32), 1, self.num_steps)
+            steps = tf.where(steps <= self.num_steps, tf.minimum(steps, first), steps)
+            start = self.begin(tf.shape(images)[0], seed, first, self.within(images))
+            return drawn(start, first, steps, seed, labels, guidance)
+
+        def denoise(images, noise=0.1):
+            """What images show below Gaussian noise of that standard deviation: the mean of all that they may."""
+            return {"images": self.denoised(images, tf.repeat(noise, tf.shape(images)[0]))}
+
+        def spec(name, dtype=tf.int32, shape=()):
+            return tf.TensorSpec(shape, dtype, name=name)
+
+        images, masks = self.spec("images"), spec("masks", tf.float32, (None, *self.image_shape[:2]))
+        which = [spec("seed"), spec("steps"), spec("labels", shape=(None,)), spec("guidance", tf.float32)]
+        return {
+            "sample": (sample, [spec("count"), *which]),
+            "inpaint": (inpaint, [images, masks, *which]),
+            "vary": (vary, [images, spec("strength", tf.float32), *which]),
+            "denoise": (denoise, [images, spec("noise", tf.float32)]),
+        }
+
+
+def _filled(rows, count):
+    """Rows (n, ...), the last repeated until there are `count`."""
+    return np.concatenate([rows, np.repeat(rows[-1:], count - len(rows), axis=0)])

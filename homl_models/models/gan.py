@@ -1,0 +1,505 @@
+"""Generative adversarial networks (Goodfellow et al., 2014, https://arxiv.org/abs/1406.2661).
+
+A generator makes pictures of random codings, a discriminator tells them from real ones, and each learns from the
+other: a step of training is one or more of the discriminator, then one of the generator.
+Recipes: `gan`, `dcgan` (Radford et al., 2015, https://arxiv.org/abs/1511.06434), `dcgan_conditional` (Mirza &
+Osindero, 2014, https://arxiv.org/abs/1411.1784), `dcgan_replay`, `wgan_gp` (Gulrajani et al., 2017,
+https://arxiv.org/abs/1704.00028). Shapes: b batch, n pictures, h height, w width, c channels, k coding.
+
+Deviations: pictures are drawn by an average of the generator's weights; the discriminator sees the class by
+projection (Miyato & Koyama, 2018, https://arxiv.org/abs/1802.05637); real and generated pictures go through it in
+batches of their own.
+"""
+
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from homl_models.base import Layer
+from homl_models.errors import UserError
+from homl_models.layers.dropout import Dropout
+from homl_models.layers.gaussian import normal
+from homl_models.layers.minibatch import MinibatchStddev
+from homl_models.models.pictures import DrawingModel
+
+# Losses of the discriminator, of logits (b,) of real and of generated pictures and the share s of smoothing, and of
+# the generator, of logits of generated pictures.
+LOSSES = {
+    "non_saturating": (
+        lambda real, fake, s: ops.mean(ops.softplus(-real) + s * real) + ops.mean(ops.softplus(fake)),
+        lambda fake: ops.mean(ops.softplus(-fake)),
+    ),
+    "hinge": (
+        lambda real, fake, s: ops.mean(ops.relu(1 - s - real)) + ops.mean(ops.relu(1 + fake)),
+        lambda fake: -ops.mean(fake),
+    ),
+    "wasserstein": (
+        lambda real, fake, s: ops.mean(fake) - (1 - s) * ops.mean(real),
+        lambda fake: -ops.mean(fake),
+    ),
+}
+
+
+@keras.saving.register_keras_serializable("homl_models")
+class Generator(Layer):
+    """Codings (b, k), or (b, k + classes) with a 1 for the class and zeros after them -> maps (b, h, w, c) in [-1, 1].
+
+    maps_shape: (h, w, c). hidden_units: of dense layers; or, if there are any,
+    filters: of the maps that a dense layer makes, and of transposed convolutions (5x5, doubling them) before the last.
+    """
+
+    def __init__(self, maps_shape=(28, 28, 1), hidden_units=(100, 150), filters=(), **kwargs):
+        super().__init__(**kwargs)
+        self.maps_shape, self.hidden_units, self.filters = tuple(maps_shape), tuple(hidden_units), tuple(filters)
+        height, width, channels = maps_shape
+        halved = 2 ** len(self.filters)
+        if height % halved or width % halved:
+            raise UserError(f"pictures of {height}x{width} cannot be halved {len(self.filters)} times without a rest")
+        dtype = self.dtype_policy
+        self.inner = (height // halved, width // halved, self.filters[0]) if self.filters else None
+        units = [math.prod(self.inner)] if self.filters else self.hidden_units
+        settings = {} if self.filters else {"activation": "relu", "kernel_initializer": "he_normal"}
+        self.dense = [keras.layers.Dense(n, dtype=dtype, **settings) for n in units]
+        self.norms = [keras.layers.BatchNormalization(dtype=dtype) for _ in self.filters]
+        self.transposed = [
+            keras.layers.Conv2DTranspose(n, 5, strides=2, padding="same", activation="relu", dtype=dtype)
+            for n in self.filters[1:]
+        ]
+        if self.filters:
+            self.last = keras.layers.Conv2DTranspose(channels, 5, strides=2, padding="same", dtype=dtype)
+        else:
+            self.last = keras.layers.Dense(math.prod(maps_shape), dtype=dtype)
+
+    def build(self, input_shape):
+        sizes = [input_shape[-1], *(layer.units for layer in self.dense)]
+        for layer, n in zip(self.dense, sizes):
+            layer.build((None, n))
+        for norm, layer, n in zip(self.norms, [*self.transposed, None], self.filters):
+            norm.build((None, None, None, n))
+            if layer:
+                layer.build((None, None, None, n))
+        self.last.build((None, None, None, self.filters[-1]) if self.filters else (None, sizes[-1]))
+
+    def call(self, codings, training=None):
+        x = codings
+        for layer in self.dense:
+            x = layer(x)
+        if self.filters:
+            x = ops.reshape(x, (-1, *self.inner))
+        for norm, layer in zip(self.norms, [*self.transposed, lambda x: x]):
+            x = layer(norm(x, training=training))
+        return ops.tanh(ops.reshape(ops.cast(self.last(x), "float32"), (-1, *self.maps_shape)))
+
+
+@keras.saving.register_keras_serializable("homl_models")
+class Discriminator(Layer):
+    """Maps (b, h, w, c) in [-1, 1], and labels (b,) if `num_classes` -> logits (b,) that they are real.
+
+    hidden_units: of dense layers; or, if there are any, filters: of convolutions (5x5, halving the maps), each
+    followed by dropout at the rate `dropout`.
+    minibatch_stddev: add to what the last layer sees how much the pictures of the batch differ.
+    """
+
+    def __init__(
+        self,
+        maps_shape=(28, 28, 1),
+        hidden_units=(150, 100),
+        filters=(),
+        dropout=0.4,
+        minibatch_stddev=False,
+        num_classes=0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.maps_shape, self.hidden_units, self.filters = tuple(maps_shape), tuple(hidden_units), tuple(filters)
+        self.dropout, self.minibatch_stddev, self.num_classes = dropout, minibatch_stddev, num_classes
+        dtype = self.dtype_policy
+        if self.filters:
+            self.hidden = [
+                keras.layers.Conv2D(n, 5, strides=2, padding="same", activation="leaky_relu", dtype=dtype)
+                for n in self.filters
+            ]
+        else:
+            settings = {"activation": "relu", "kernel_initializer": "he_normal", "dtype": dtype}
+            self.hidden = [keras.layers.Dense(n, **settings) for n in self.hidden_units]
+        self.dropouts = [Dropout(dropout if self.filters else 0.0, dtype=dtype) for _ in self.hidden]
+        self.stddev = MinibatchStddev(dtype=dtype) if minibatch_stddev else None
+        self.last = keras.layers.Dense(1, dtype="float32")
+
+    def build(self, input_shape=None):
+        height, width, n = self.maps_shape
+        size = (height, width) if self.filters else ()
+        n = n if self.filters else math.prod(self.maps_shape)
+        for layer in self.hidden:
+            layer.build((None, *size, n))
+            size, n = tuple(-(-side // 2) for side in size), layer.filters if self.filters else layer.units
+        features = math.prod(size) * (n + bool(self.stddev))
+        self.last.build((None, features))
+        if self.num_classes:
+            initializer = keras.initializers.RandomNormal(stddev=features**-0.5, seed=1)
+            self.classes = self.add_weight(shape=(self.num_classes, features), initializer=initializer, name="classes")
+
+    def call(self, maps, labels=None, training=None):
+        x = maps if self.filters else ops.reshape(maps, (-1, math.prod(self.maps_shape)))
+        for layer, dropout in zip(self.hidden, self.dropouts):
+            x = dropout(layer(x), training=training)
+        x = self.stddev(x) if self.stddev else x
+        x = ops.cast(ops.reshape(x, (-1, self.last.kernel.shape[0])), "float32")
+        logits = self.last(x)[:, 0]
+        if labels is None:
+            return logits
+        rows = ops.cast(ops.take(self.classes, ops.cast(labels, "int32"), axis=0), "float32")
+        return logits + ops.sum(rows * x, axis=-1)
+
+
+@keras.saving.register_keras_serializable("homl_models")
+class GAN(DrawingModel):
+    """Images (b, *image_shape) in [0, 1] -> logits (b,) that they are real; trained by `fit` on images alone.
+
+    If `num_classes`, inputs are (images, labels (b,)). Compile it with an `optimizers.Alternating` and
+    auto_scale_loss=False: in mixed_float16 each of its two optimizers scales its own loss.
+
+    coding_size: k. generator_units, discriminator_units: dense layers of each; or, if there are any,
+    generator_filters, discriminator_filters: its convolutions; see `Generator` and `Discriminator`.
+    dropout, minibatch_stddev: see `Discriminator`.
+    loss: "non_saturating" (Goodfellow et al., section 3), "hinge" (Lim & Ye, 2017, https://arxiv.org/abs/1705.02894)
+        or "wasserstein" (Arjovsky et al., 2017, https://arxiv.org/abs/1701.07875).
+    label_smoothing: real pictures count as real to 1 minus that (Salimans et al., 2016, section 3.4).
+    gradient_penalty: weight of (|gradient of the logit by the picture| - 1)^2, between real and generated pictures
+        (Gulrajani et al., equation 3).
+    critic_steps: steps of the discriminator before one of the generator, each on its part of the batch.
+    replay: how many generated pictures are remembered; half of those that the discriminator sees come from there.
+    ema: decay of the average of the generator's weights, which draws. seed: of the draws in training.
+    """
+
+    def __init__(
+        self,
+        coding_size=100,
+        generator_units=(100, 150),
+        discriminator_units=(150, 100),
+        generator_filters=(),
+        discriminator_filters=(),
+        dropout=0.4,
+        minibatch_stddev=False,
+        loss="non_saturating",
+        label_smoothing=0.0,
+        gradient_penalty=0.0,
+        critic_steps=1,
+        replay=0,
+        num_classes=0,
+        ema=0.999,
+        seed=None,
+        **kwargs,
+    ):
+        super().__init__(ema=ema, seed=seed, **kwargs)
+        if loss not in LOSSES:
+            raise UserError(f"loss must be one of {', '.join(LOSSES)}, not {loss!r}")
+        self.coding_size, self.dropout, self.minibatch_stddev = coding_size, dropout, minibatch_stddev
+        self.generator_units, self.discriminator_units = tuple(generator_units), tuple(discriminator_units)
+        self.generator_filters, self.discriminator_filters = tuple(generator_filters), tuple(discriminator_filters)
+        self.logit_loss, self.label_smoothing, self.gradient_penalty = loss, label_smoothing, gradient_penalty
+        self.critic_steps, self.replay, self.num_classes = critic_steps, replay, num_classes
+        settings = {"maps_shape": self.maps_shape, "dtype": self.dtype_policy}
+        self.generator = Generator(
+            hidden_units=generator_units, filters=generator_filters, name="generator", **settings
+        )
+        self.discriminator = Discriminator(
+            hidden_units=discriminator_units,
+            filters=discriminator_filters,
+            dropout=dropout,
+            minibatch_stddev=minibatch_stddev,
+            num_classes=num_classes,
+            name="discriminator",
+            **settings,
+        )
+        self.average = self.copy_of(self.generator)
+        names = "discriminator_loss", "generator_loss", "real_accuracy", "fake_accuracy"
+        self.trackers = {name: keras.metrics.Mean(name) for name in names}
+        if replay:
+            fixed = {"initializer": "zeros", "trainable": False}
+            self.memory = self.add_weight(shape=(replay, *self.maps_shape), name="memory", **fixed)
+            self.memory_labels = self.add_weight(shape=(replay,), dtype="int32", name="memory_labels", **fixed)
+            self.remembered = self.add_weight(shape=(), dtype="int32", name="remembered", **fixed)
+
+    def get_config(self):
+        return super().get_config() | {"loss": self.logit_loss}  # `loss` itself is Keras'
+
+    def build(self, input_shape=None):
+        for network in (self.generator, self.average):
+            network.build((None, self.coding_size + self.num_classes))
+        self.average.trainable = False
+        self.discriminator.build()
+        self.built = True
+
+    def compute_output_shape(self, input_shape):
+        return ((input_shape[0] if self.num_classes else input_shape)[0],)
+
+    def call(self, inputs, training=None):
+        images, labels = inputs if self.num_classes else (inputs, None)
+        return self.discriminator(self.maps(images), labels, training=training)
+
+    def with_labels(self, codings, labels=None):
+        """Codings (b, k) and labels (b,) -> what the generator reads (b, k + num_classes)."""
+        if not self.num_classes:
+            return codings
+        return ops.concatenate([codings, ops.one_hot(ops.cast(labels, "int32"), self.num_classes)], axis=-1)
+
+    # Training.
+
+    def get_compile_config(self):
+        config = super().get_compile_config()
+        return config and config | {"auto_scale_loss": False}  # which Keras does not save
+
+    def train_step(self, *given):
+        if keras.backend.backend() == "jax":
+            return self._stateless_step(*given)
+        return self._step(*given)
+
+    def _stateless_step(self, state, data):
+        """What Keras wants of a step on JAX: all state comes in and goes out."""
+        kinds = self.trainable_variables, self.non_trainable_variables, self.optimizer.variables, self.metrics_variables
+        pairs = [pair for kind, values in zip(kinds, state) for pair in zip(kind, values)]
+        with keras.StatelessScope(state_mapping=pairs) as scope:
+            logs = self._step(data)
+        return logs, tuple([scope.get_current_value(variable) for variable in kind] for kind in kinds)
+
+    def _step(self, data):
+        inputs, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        images, labels = inputs if self.num_classes else (inputs, None)
+        real = self.maps(images)
+        size = ops.shape(real)[0] // self.critic_steps
+        for i in range(self.critic_steps):
+            part = slice(i * size, (i + 1) * size)
+            wanted = None if labels is None else labels[part]
+            self.discriminator_step(real[part], wanted)
+        self.generator_step(size, wanted)
+        self.follow(self.average, self.generator)
+        self.optimizer.iterations.assign_add(1)
+        return {name: tracker.result() for name, tracker in self.trackers.items()}
+
+    def draw(self, count):
+        """New codings (count, k) for training."""
+        return normal((count, self.coding_size), self.seed_generator.next())
+
+    def discriminator_step(self, real, labels=None):
+        """One step of the discriminator on real maps (b, h, w, c) and as many generated ones."""
+        count = ops.shape(real)[0]
+        fake = self.generator(self.with_labels(self.draw(count), labels), training=True)
+        fake, fake_labels = self.replayed(fake, labels) if self.replay else (fake, labels)
+
+        def loss():
+            on_real = self.discriminator(real, labels, training=True)
+            on_fake = self.discriminator(fake, fake_labels, training=True)
+            value = LOSSES[self.logit_loss][0](on_real, on_fake, self.label_smoothing)
+            if self.gradient_penalty:
+                value = value + self.gradient_penalty * self.penalty(real, fake, labels)
+            return value, (on_real, on_fake)
+
+        value, (on_real, on_fake) = self.descend(loss, self.discriminator, self.optimizer.discriminator)
+        self.trackers["discriminator_loss"].update_state(value)
+        self.trackers["real_accuracy"].update_state(ops.cast(on_real > 0, "float32"))
+        self.trackers["fake_accuracy"].update_state(ops.cast(on_fake <= 0, "float32"))
+
+    def generator_step(self, count, labels=None):
+        """One step of the generator on `count` codings."""
+        codings = self.with_labels(self.draw(count), labels)
+
+        def loss():
+            logits = self.discriminator(self.generator(codings, training=True), labels, training=True)
+            return LOSSES[self.logit_loss][1](logits), ()
+
+        value, _ = self.descend(loss, self.generator, self.optimizer.generator)
+        self.trackers["generator_loss"].update_state(value)
+
+    def penalty(self, real, fake, labels=None):
+        """The gradient penalty between real and generated maps (b, h, w, c), a mean over the batch."""
+        shares = ops.reshape(self.uniform(ops.shape(real)[0]), (-1, 1, 1, 1))
+        between = shares * real + (1 - shares) * fake
+        slopes = input_gradient(lambda maps: ops.sum(self.discriminator(maps, labels, training=True)), between)
+        return ops.mean(ops.square(ops.sqrt(ops.sum(ops.square(slopes), axis=(1, 2, 3)) + 1e-12) - 1))
+
+    def replayed(self, fake, labels=None):
+        """Remember generated maps (b, h, w, c), and give the first half of them and as many remembered ones."""
+        count = ops.shape(fake)[0]
+        labels = ops.zeros((count,), "int32") if labels is None else ops.cast(labels, "int32")
+        places = ((self.remembered + ops.arange(count)) % self.replay)[:, None]
+        self.memory.assign(ops.scatter_update(ops.convert_to_tensor(self.memory), places, fake))
+        self.memory_labels.assign(ops.scatter_update(ops.convert_to_tensor(self.memory_labels), places, labels))
+        self.remembered.assign_add(count)
+        half = count // 2
+        known = ops.cast(ops.minimum(self.remembered, self.replay), "float32")
+        picked = ops.cast(self.uniform(count - half) * known, "int32")
+        fake = ops.concatenate([fake[:half], ops.take(self.memory, picked, axis=0)])
+        if not self.num_classes:
+            return fake, None
+        return fake, ops.concatenate([labels[:half], ops.take(self.memory_labels, picked, axis=0)])
+
+    def descend(self, function, network, optimizer):
+        """A step of `optimizer` on the weights of `network`: () -> (loss, anything else) is computed once."""
+        weights = network.trainable_variables
+        factor = optimizer.scale_loss(ops.ones(()))
+        if keras.backend.backend() == "jax":
+            gradients, found = self._gradients_on_jax(function, weights, factor)
+        else:
+            import tensorflow as tf
+
+            with tf.GradientTape() as tape:
+                found = function()
+                scaled = found[0] * factor
+            gradients = tape.gradient(scaled, [weight.value for weight in weights])
+        optimizer.apply(gradients, weights)
+        return found
+
+    def _gradients_on_jax(self, function, weights, factor):
+        """The function's variables are those of this step: it runs in a scope of its own, on copies."""
+        import jax
+
+        chosen = {id(weight) for weight in weights}
+        others = [variable for variable in self.variables if id(variable) not in chosen]
+        before = [(variable, variable.value) for variable in others]
+
+        def pure(values):
+            with keras.StatelessScope(state_mapping=[*zip(weights, values), *before]) as scope:
+                found = function()
+            return found[0] * factor, (found, [scope.get_current_value(variable) for variable in others])
+
+        gradients, (found, after) = jax.grad(pure, has_aux=True)([weight.value for weight in weights])
+        for variable, value in zip(others, after):
+            variable.assign(value)
+        return gradients, found
+
+    # Drawing.
+
+    def shown(self, codings):
+        """Codings (b, k + num_classes) -> images (b, ...) in [0, 1]."""
+        return self.images(self.average(codings, training=False))
+
+    def codings(self, count=64, seed=0):
+        """New codings (count, k), standard normal."""
+        return ops.convert_to_numpy(normal((count, self.coding_size), np.array([seed, 0], np.uint32)))
+
+    def pictures(self, codings, labels=None):
+        """Codings (n, k), and labels, taken in turn, if there are classes -> images (n, ...) in [0, 1].
+
+        labels: a class, or a list of them; None for all classes in turn.
+        """
+        codings = np.asarray(codings, np.float32)
+        if codings.ndim != 2 or codings.shape[1] != self.coding_size:
+            raise UserError(f"codings must have the shape (n, {self.coding_size}), not {codings.shape}")
+        labels = self.checked_labels(labels, len(codings))
+        return self.run("shown", ops.convert_to_numpy(self.with_labels(codings, labels)))
+
+    def checked_labels(self, labels, count):
+        if labels is None and self.num_classes:
+            labels = np.arange(self.num_classes)
+        return super().checked_labels(labels, count)
+
+    def sample(self, count=64, seed=0, labels=None):
+        """New images (count, ...) in [0, 1]; labels: see `pictures`. `UserError` for labels out of range."""
+        return self.pictures(self.codings(count, seed), labels)
+
+    def interpolate(self, codings, steps=8, labels=None):
+        """From each coding (n, k) to the next in equal steps: images ((n - 1) * steps, ...); labels: see `pictures`.
+
+        `UserError` for fewer than two codings or steps.
+        """
+        if len(codings) < 2 or steps < 2:
+            raise UserError(f"interpolation needs 2 codings and 2 steps at least, not {len(codings)} and {steps}")
+        path = self.between(ops.convert_to_tensor(np.float32(codings)), ops.linspace(0.0, 1.0, steps))
+        return self.pictures(ops.convert_to_numpy(path), labels)
+
+    def between(self, codings, shares):
+        """Codings (n, k), and shares (s,) of the way -> ((n - 1) * s, k), along the arc between them.
+
+        Halfway between two normal codings on a line lie codings that are too short (White, 2016,
+        https://arxiv.org/abs/1609.04468).
+        """
+        lengths = ops.sqrt(ops.sum(ops.square(codings), axis=-1, keepdims=True))
+        cosines = ops.sum((codings / lengths)[:-1] * (codings / lengths)[1:], axis=-1)
+        angles = ops.maximum(ops.arccos(ops.clip(cosines, -1.0, 1.0)), 1e-3)[:, None, None]
+        shares = ops.cast(shares, "float32")[None, :, None]
+        first, last = ops.sin((1 - shares) * angles), ops.sin(shares * angles)
+        path = (first * codings[:-1, None] + last * codings[1:, None]) / ops.sin(angles)
+        return ops.reshape(path, (-1, self.coding_size))
+
+    def mean_codings(self, classify, count=1000, seed=0):
+        """The mean coding of the pictures of each class, to add and subtract: (classes, k), and their numbers.
+
+        classify: images (n, ...) -> p(class) (n, classes), e.g. of a `FeatureNet`, `lambda x: net.judged(x)[1]`.
+        """
+        codings = self.codings(count, seed)
+        found = np.asarray(classify(self.pictures(codings)))
+        hits = np.eye(found.shape[1], dtype=np.float32)[found.argmax(1)]
+        counts = hits.sum(0)
+        return hits.T @ codings / np.maximum(counts, 1)[:, None], counts.astype(int)
+
+    # In a graph.
+
+    def endpoints(self):
+        import tensorflow as tf
+
+        def ask(condition, message):
+            tf.debugging.Assert(condition, [message])
+
+        def drawn(codings, labels):
+            """Images of codings (n, k), labels taken in turn; -1 for all classes in turn."""
+            if not self.num_classes:
+                ask(tf.reduce_all(labels == -1), "this model was trained without classes: it takes no labels")
+                return {"images": self.shown(codings)}
+            inside = tf.reduce_all((labels >= -1) & (labels < self.num_classes)) & (tf.size(labels) > 0)
+            ask(inside, f"labels must lie in 0 to {self.num_classes - 1}, or be -1 for all in turn")
+            turn = tf.range(tf.shape(codings)[0])
+            labels = tf.gather(labels, turn % tf.maximum(tf.size(labels), 1))
+            labels = tf.where(labels < 0, turn % self.num_classes, labels)
+            return {"images": self.shown(self.with_labels(codings, labels))}
+
+        def codings(count=64, seed=0):
+            """New codings, to decode, interpolate or combine."""
+            return {"codings": normal((count, self.coding_size), tf.stack([seed, 0]))}
+
+        def sample(count=64, seed=0, labels=(-1,)):
+            """New images; the same seed draws the same. labels: classes, taken in turn, -1 for all of them."""
+            return drawn(normal((count, self.coding_size), tf.stack([seed, 0])), labels)
+
+        def decode(codings, labels=(-1,)):
+            """The images that codings stand for."""
+            return drawn(codings, labels)
+
+        def interpolate(codings, steps=8, labels=(-1,)):
+            """From each coding to the next, along the arc between them."""
+            ask((tf.shape(codings)[0] >= 2) & (steps >= 2), "interpolation needs 2 codings and 2 steps at least")
+            return drawn(self.between(codings, tf.linspace(0.0, 1.0, steps)), labels)
+
+        def combine(codings, weights, labels=(-1,)):
+            """The images of weighted sums of codings: a row of weights, such as 1, -1, 1, for each image."""
+            same = tf.shape(weights)[1] == tf.shape(codings)[0]
+            ask(same, "a row of weights must have a number for each coding")
+            return drawn(weights @ codings, labels)
+
+        def spec(name, dtype=tf.int32, shape=()):
+            return tf.TensorSpec(shape, dtype, name=name)
+
+        rows, labels = spec("codings", tf.float32, (None, self.coding_size)), spec("labels", shape=(None,))
+        return {
+            "sample": (sample, [spec("count"), spec("seed"), labels]),
+            "codings": (codings, [spec("count"), spec("seed")]),
+            "decode": (decode, [rows, labels]),
+            "interpolate": (interpolate, [rows, spec("steps"), labels]),
+            "combine": (combine, [rows, spec("weights", tf.float32, (None, None)), labels]),
+        }
+
+
+def input_gradient(function, x):
+    """The gradient of a scalar function by its input, itself differentiable."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.grad(function)(x)
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        value = function(x)
+    return tape.gradient(value, x)

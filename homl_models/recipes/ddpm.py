@@ -1,0 +1,165 @@
+"""Recipes of diffusion models (`models/ddpm.py`)."""
+
+import dataclasses
+from typing import Literal
+
+from homl_models.errors import UserError
+from homl_models.recipes.pictures import SHOWN, Generative, Pictures
+from homl_models.recipes.recipe import positive, rate
+
+HOLE = 0.5  # share of height and width that is painted anew in inpainting.png
+
+
+@dataclasses.dataclass(frozen=True)
+class DDPM(Generative, Pictures):
+    """A diffusion model of Fashion MNIST: a U-Net with attention that predicts velocities."""
+
+    epochs: int = 20
+    batch_size: int = 128
+    monitor: str = ""
+    steps_per_execution: int = 10
+    num_steps: int = 1000
+    """T, the steps from a picture to noise."""
+    schedule: Literal["cosine", "linear"] = "cosine"
+    """How much noise each step adds."""
+    prediction: Literal["noise", "x0", "velocity"] = "velocity"
+    """What the network predicts."""
+    loss: Literal["mse", "mae", "huber"] = "mse"
+    """Of each pixel, in [-1, 1]."""
+    ema: float = 0.999
+    """Decay of the average of the weights that draws pictures."""
+    network: Literal["unet", "separable"] = "unet"
+    """`unet`: residual blocks and attention; `separable`: the book's, of separable convolutions."""
+    filters: tuple[int, ...] = (64, 128)
+    """Filters of the levels, the largest maps first."""
+    attention_levels: tuple[int, ...] = (1,)
+    """Levels with attention, counted from 0; of `unet`."""
+    patch: int = 2
+    """Side of the squares of pixels that `unet` takes together."""
+    dropout: float = 0.0
+    """Dropout rate in `unet`."""
+    conditional: bool = False
+    """Learn the classes of the pictures, to draw those of a class."""
+    label_dropout: float = 0.1
+    """Share of labels left out in training, so that pictures can be drawn without a class and with guidance."""
+    sampling_steps: int = 25
+    """Steps in which pictures are drawn for samples and measures."""
+    guidance: float = 1.0
+    """How strongly the class counts in those; 1 as learned."""
+    convolutional = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        positive(num_steps=self.num_steps, patch=self.patch, sampling_steps=self.sampling_steps)
+        rate(ema=self.ema, dropout=self.dropout, label_dropout=self.label_dropout)
+        for filters in self.filters:
+            positive(filters=filters)
+        if self.sampling_steps > self.num_steps:
+            raise UserError(
+                f"--sampling-steps must be at most --num-steps, {self.num_steps}, not {self.sampling_steps}"
+            )
+        if not all(0 <= level < len(self.filters) for level in self.attention_levels):
+            raise UserError(f"--attention-levels must lie in 0 to {len(self.filters) - 1}")
+        if self.guidance != 1 and not self.conditional:
+            raise UserError("--guidance needs --conditional")
+
+    def model(self):
+        from homl_models.models import ddpm, unet
+
+        channels = self.image_shape[2] if len(self.image_shape) == 3 else 1
+        settings = {"channels": channels, "num_classes": self.num_classes if self.conditional else 0}
+        settings |= {"filters": tuple(self.filters), "dtype": self.precision, "name": "network"}
+        if self.network == "unet":
+            more = {"attention_levels": tuple(self.attention_levels), "patch": self.patch, "dropout": self.dropout}
+            network = unet.UNet(**settings, **more)
+        else:
+            network = unet.SeparableUNet(**settings)
+        model = ddpm.DDPM(
+            network,
+            self.num_steps,
+            self.schedule,
+            self.prediction,
+            self.loss,
+            self.ema,
+            self.label_dropout,
+            self.seed,
+            image_shape=self.image_shape,
+            dtype=self.precision,
+        )
+        return self.compiled(model)
+
+    def restart_draws(self, model):
+        model.seed_generator.state.assign([self.seed, 0])
+
+    def drawn(self, model, count):
+        import numpy as np
+
+        if not self.conditional:
+            return model.sample(count, self.seed, self.sampling_steps), None
+        labels = np.arange(count) % model.num_classes
+        return model.sample(count, self.seed, self.sampling_steps, labels, self.guidance), labels
+
+    def show(self, model, folder):
+        """samples.png, process.png, inpainting.png, and what they show."""
+        import numpy as np
+
+        from homl_models import reports
+
+        samples, labels = self.drawn(model, 100 if self.conditional else 64)
+        side = model.num_classes or 8
+        reports.picture(samples.reshape(-1, side, *samples.shape[1:])[:10], folder / "samples.png")
+
+        seen, labels = [], None if labels is None else labels[:SHOWN]
+        last = model.sample(
+            SHOWN,
+            self.seed,
+            self.sampling_steps,
+            labels,
+            self.guidance,
+            callback=lambda step, images: seen.append(images),
+        )
+        shown = np.unique(np.linspace(0, len(seen) - 1, 8).round().astype(int))
+        reports.picture([*(seen[i] for i in shown), last], folder / "process.png")
+
+        images = model.checked(self.parts[1][0][:SHOWN])
+        mask = np.ones(model.image_shape[:2])
+        height, width = mask.shape
+        mask[round(height * (1 - HOLE)) :] = 0
+        cut = np.where(mask.reshape(*mask.shape, *[1] * (images.ndim - 3)) > 0, images, 0.5)
+        painted = [model.inpaint(images, mask, seed) for seed in range(3)]
+        reports.picture([images, cut, *painted], folder / "inpainting.png")
+        lines = [
+            "samples.png     new pictures" + (", a class in each column" if self.conditional else ""),
+            "process.png     from top to bottom: what the network sees in the noise, step by step",
+            "inpainting.png  validation pictures, the same without their lower half, and three ways to complete them",
+        ]
+        return "\n".join(lines)
+
+
+RECIPES = {
+    "ddpm_book": DDPM(
+        network="separable",
+        filters=(16, 32, 64, 128),
+        attention_levels=(),
+        num_steps=4000,
+        prediction="noise",
+        loss="huber",
+        batch_size=32,
+    ),
+    "ddpm": DDPM(),
+    "ddpm_conditional": DDPM(conditional=True),
+    "ddpm_digits": DDPM(data="digits", epochs=200, batch_size=64, filters=(32, 64), patch=1, conditional=True),
+    "ddpm_tiny": DDPM(
+        data="digits",
+        epochs=2,
+        batch_size=64,
+        num_images=320,
+        steps_per_execution=1,
+        num_steps=20,
+        filters=(8,),
+        attention_levels=(0,),
+        dropout=0.1,
+        conditional=True,
+        sampling_steps=4,
+    ),
+}

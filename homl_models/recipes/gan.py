@@ -1,0 +1,214 @@
+"""Recipes of generative adversarial networks (`models/gan.py`)."""
+
+import dataclasses
+import functools
+import sys
+from typing import Literal
+
+from homl_models.errors import UserError
+from homl_models.recipes.pictures import FEWEST, SHOWN, Generative, Pictures, by_pixels, in_units_of
+from homl_models.recipes.recipe import positive, rate
+
+NEIGHBOURS = 500  # pictures whose coverage is measured after each epoch
+
+
+@dataclasses.dataclass(frozen=True)
+class GAN(Generative, Pictures):
+    """A generative adversarial network on Fashion MNIST."""
+
+    epochs: int = 50
+    batch_size: int = 64
+    learning_rate: float = 2e-4
+    """Learning rate of the generator."""
+    discriminator_learning_rate: float = 2e-4
+    """Learning rate of the discriminator."""
+    beta_1: float = 0.5
+    """Decay of Adam's mean of the gradients, of both."""
+    monitor: str = "frechet"
+    judged: int = 2000
+    """Pictures drawn after each epoch to be judged. 0: none."""
+    coding_size: int = 100
+    """Numbers in a coding."""
+    generator_units: tuple[int, ...] = (100, 150)
+    """Dense layers of the generator, if it has no filters."""
+    discriminator_units: tuple[int, ...] = (150, 100)
+    """Dense layers of the discriminator, if it has no filters."""
+    generator_filters: tuple[int, ...] = ()
+    """Filters that the generator starts with, and of its transposed convolutions but the last."""
+    discriminator_filters: tuple[int, ...] = ()
+    """Filters of the discriminator's convolutions, each of which halves the picture."""
+    dropout: float = 0.4
+    """Dropout rate after each of those."""
+    minibatch_stddev: bool = False
+    """Show the discriminator how much the pictures of a batch differ."""
+    loss: Literal["non_saturating", "hinge", "wasserstein"] = "non_saturating"
+    """What the two compete for."""
+    label_smoothing: float = 0.0
+    """Real pictures count as real to 1 minus that."""
+    gradient_penalty: float = 0.0
+    """Weight of the penalty on gradients of the discriminator that are not of length 1."""
+    critic_steps: int = 1
+    """Steps of the discriminator before each of the generator, which share the batch."""
+    replay: int = 0
+    """Generated pictures that are remembered, to be shown to the discriminator again."""
+    ema: float = 0.999
+    """Decay of the average of the generator's weights that draws pictures."""
+    conditional: bool = False
+    """Learn the classes of the pictures, to draw those of a class."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        positive(
+            discriminator_learning_rate=self.discriminator_learning_rate,
+            coding_size=self.coding_size,
+            critic_steps=self.critic_steps,
+        )
+        rate(beta_1=self.beta_1, dropout=self.dropout, label_smoothing=self.label_smoothing, ema=self.ema)
+        for name in ("generator_units", "discriminator_units", "generator_filters", "discriminator_filters"):
+            for n in getattr(self, name):
+                positive(**{name: n})
+        if min(self.judged, self.gradient_penalty, self.replay) < 0:
+            raise UserError("--judged, --gradient-penalty and --replay must be 0 or more")
+        if self.batch_size % self.critic_steps:
+            raise UserError(f"--batch-size must be a multiple of --critic-steps, {self.critic_steps}")
+        if 0 < self.replay < self.batch_size:
+            raise UserError(f"--replay must be 0 or at least --batch-size, {self.batch_size}")
+        if self.monitor == "frechet" and not (self.judged and self.features):
+            raise UserError("--monitor frechet is for Fashion MNIST with --judged above 0; here give --monitor ''")
+        if 0 < self.judged < FEWEST:
+            raise UserError(f"--judged must be 0 or at least {FEWEST}")
+
+    @property
+    def convolutional(self):
+        return bool(self.generator_filters or self.discriminator_filters)
+
+    def datasets(self):
+        train = self.parts[0]
+        if self.batch_size > len(train[0]):
+            raise UserError(f"--batch-size must be at most {len(train[0])}, the training pictures")
+        return self.stream(train, self.batch_size, self.seed), None
+
+    def optimizer(self, steps):
+        """Adam for each of the two."""
+        import keras
+
+        from homl_models.optimizers import Alternating
+
+        def adam(learning_rate):
+            adam = keras.optimizers.Adam(learning_rate, self.beta_1, self.beta_2)
+            return keras.optimizers.LossScaleOptimizer(adam) if self.precision == "mixed_float16" else adam
+
+        return Alternating(adam(self.learning_rate), adam(self.discriminator_learning_rate))
+
+    def objective(self):
+        return super().objective() | {"auto_scale_loss": False}
+
+    def model(self):
+        from homl_models.models import gan
+
+        names = (
+            "coding_size", "generator_units", "discriminator_units", "generator_filters", "discriminator_filters",
+            "dropout", "minibatch_stddev", "loss", "label_smoothing", "gradient_penalty", "critic_steps", "replay",
+            "ema", "seed", "image_shape",
+        )  # fmt: skip
+        settings = {name: getattr(self, name) for name in names} | {"dtype": self.precision}
+        return self.compiled(gan.GAN(num_classes=self.num_classes if self.conditional else 0, **settings))
+
+    def scores(self, model, parts):
+        return {}  # what either of the two achieves depends on the other
+
+    # After each epoch.
+
+    @functools.cached_property
+    def judge_of_epochs(self):
+        """Images (n, ...) -> metrics of them against validation pictures."""
+        from homl_models import metrics, runs
+
+        images = self.parts[1][0][: self.judged]
+        if not self.features:
+            real = images[:NEIGHBOURS] / (255 if images.dtype == "uint8" else 1)
+            return lambda fake: {"coverage": by_pixels(real, fake[:NEIGHBOURS])["coverage"]}
+        net = runs.load(self.features)
+        real = net.judged(images.reshape(-1, *net.image_shape))[0]
+        scaled = in_units_of(real)
+
+        def judge(fake):
+            described, probabilities = net.judged(fake.reshape(-1, *net.image_shape))
+            near = metrics.neighbourhoods(scaled(real[:NEIGHBOURS]), scaled(described[:NEIGHBOURS]))
+            shares = metrics.class_shares(probabilities)
+            return {
+                "frechet": metrics.frechet_distance(scaled(real), scaled(described)),
+                "coverage": near["coverage"],
+                "largest_class": float(shares.max()),
+                "smallest_class": float(shares.min()),
+            }
+
+        return judge
+
+    def end_epoch(self, model, epoch, folder):
+        """progress/epoch_NNNN.png, always of the same codings; how good pictures are, and a word if all are alike."""
+        from homl_models import reports
+
+        (folder / "progress").mkdir(exist_ok=True)
+        samples = self.drawn(model, 64)[0]
+        rows = samples.reshape(8, 8, *samples.shape[1:])
+        reports.picture(rows, folder / "progress" / f"epoch_{epoch:04d}.png", scale=1, gap=2)
+        if not self.judged:
+            return {}
+        found = self.judge_of_epochs(self.drawn(model, self.judged)[0])
+        if found.get("largest_class", 0) > 0.5:
+            share = 100 * found["largest_class"]
+            print(f"\nepoch {epoch}: mode collapse: {share:.0f} % of the pictures are of one class", file=sys.stderr)
+        return found
+
+    def drawn(self, model, count):
+        import numpy as np
+
+        labels = np.arange(count) % model.num_classes if self.conditional else None
+        return model.sample(count, self.seed, labels), labels
+
+    def show(self, model, folder):
+        """samples.png, interpolation.png, training.gif, and what they show."""
+        from PIL import Image
+
+        from homl_models import files, reports
+
+        samples = self.drawn(model, 100 if self.conditional else 64)[0]
+        side = model.num_classes or 8
+        reports.picture(samples.reshape(-1, side, *samples.shape[1:])[:10], folder / "samples.png")
+        codings = model.codings(12, self.seed + 1)
+        rows = [model.interpolate(codings[i : i + 2], SHOWN, 0 if self.conditional else None) for i in range(0, 12, 2)]
+        reports.picture(rows, folder / "interpolation.png")
+        frames = [
+            Image.open(path).convert("L" if model.channels == 1 else "P")
+            for path in sorted(folder.glob("progress/*.png"))
+        ]
+        if frames:
+            with files.write_aside(folder / "training.gif") as aside:
+                frames[0].save(aside, format="GIF", save_all=True, append_images=frames[1:], duration=200, loop=0)
+        lines = [
+            "samples.png        new pictures" + (", a class in each column" if self.conditional else ""),
+            "interpolation.png  from a coding to another, in each row",
+            "training.gif       pictures of the same codings, epoch by epoch",
+        ]
+        return "\n".join(lines)
+
+
+CONV = {"generator_filters": (128, 64), "discriminator_filters": (64, 128)}
+TINY = {"data": "digits", "epochs": 2, "batch_size": 64, "num_images": 320, "steps_per_execution": 1, "monitor": ""}
+
+RECIPES = {
+    "gan": GAN(coding_size=30),
+    "dcgan": GAN(**CONV),
+    "dcgan_conditional": GAN(**CONV, conditional=True),
+    "dcgan_replay": GAN(**CONV, replay=2048),
+    "wgan_gp": GAN(
+        **CONV, batch_size=160, learning_rate=1e-4, discriminator_learning_rate=1e-4, beta_1=0.0,
+        loss="wasserstein", gradient_penalty=10.0, critic_steps=5, dropout=0.0,
+    ),
+    "dcgan_digits": GAN(**CONV, data="digits", epochs=200, monitor="", conditional=True),
+    "dcgan_tiny": GAN(
+        **TINY, coding_size=6, generator_filters=(8, 8), discriminator_filters=(8, 8), judged=100, conditional=True,
+        minibatch_stddev=True, critic_steps=2, gradient_penalty=1.0, replay=96, loss="hinge",
+    ),
+}  # fmt: skip

@@ -1,0 +1,453 @@
+"""Adversarial networks: losses against closed forms, who moves when, what is remembered, drawing and endpoints."""
+
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+import scipy.stats
+import tensorflow as tf
+from keras import ops
+from sklearn.datasets import load_digits
+
+from homl_models import recipes
+from homl_models.errors import UserError
+from homl_models.models.gan import GAN, LOSSES, input_gradient
+from homl_models.optimizers import Alternating
+from tests import checks
+
+DIGITS = np.float32(load_digits().images / 16)
+X, LABELS = DIGITS[:12], np.arange(12) % 3
+KINDS = {
+    "dense": {"generator_units": (10, 12), "discriminator_units": (12, 10)},
+    "conv": {"generator_filters": (8, 6), "discriminator_filters": (6, 8)},
+    "conditional": {
+        "generator_filters": (8, 6), "discriminator_filters": (6, 8), "num_classes": 3, "minibatch_stddev": True
+    },
+}  # fmt: skip
+EVERY = pytest.mark.parametrize("kind", KINDS)
+
+
+def make(kind="dense", compiled=True, **more):
+    keras.utils.set_random_seed(0)
+    model = GAN(5, **KINDS[kind] | {"image_shape": (8, 8), "seed": 4, "dropout": 0.0} | more)
+    model.build()
+    for i, weight in enumerate([*model.trainable_weights, *model.average.weights]):
+        if "moving" not in weight.path:
+            weight.assign(weight + keras.random.normal(weight.shape, stddev=0.1, seed=i))
+    if compiled:
+        model.compile(
+            Alternating(keras.optimizers.SGD(0.1), keras.optimizers.SGD(0.2)), jit_compile=False, auto_scale_loss=False
+        )
+        model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def inputs(model, x=X):
+    return (x, LABELS[: len(x)]) if model.num_classes else x
+
+
+def labels_of(model, count=12):
+    return np.arange(count) % 3 if model.num_classes else None
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+# Losses.
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_losses_are_those_of_the_papers(smoothing):
+    real, fake = np.random.default_rng(0).normal(size=(2, 7)) * 3
+    keep = 1 - smoothing
+    expected = {
+        "non_saturating": (
+            -(keep * np.log(sigmoid(real)) + smoothing * np.log(sigmoid(-real))).mean() - np.log(sigmoid(-fake)).mean(),
+            -np.log(sigmoid(fake)).mean(),
+        ),
+        "hinge": (np.maximum(0, keep - real).mean() + np.maximum(0, 1 + fake).mean(), -fake.mean()),
+        "wasserstein": (fake.mean() - keep * real.mean(), -fake.mean()),
+    }
+    assert set(expected) == set(LOSSES)
+    for name, (of_discriminator, of_generator) in expected.items():
+        checks.close(LOSSES[name][0](np.float32(real), np.float32(fake), smoothing), of_discriminator)
+        checks.close(LOSSES[name][1](np.float32(fake)), of_generator)
+
+
+def test_the_smoothed_loss_is_keras_crossentropy():
+    real, fake = np.random.default_rng(0).normal(size=(2, 7, 1)).astype("float32")
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    expected = loss(np.full((7, 1), 0.9), real) + loss(np.zeros((7, 1)), fake)
+    checks.close(LOSSES["non_saturating"][0](real, fake, 0.1), expected)
+
+
+def test_the_penalty_of_a_linear_discriminator_is_known():
+    """Its gradient is the kernel everywhere: (|kernel| - 1)^2."""
+    model = make("dense", discriminator_units=())
+    kernel = np.float64(model.discriminator.last.kernel)
+    maps = [model.maps(x) for x in (X[:6], X[6:])]
+    checks.close(model.penalty(*maps), (np.sqrt((kernel**2).sum()) - 1) ** 2)
+
+
+@pytest.mark.parametrize("kind", ["dense", "conv"])
+def test_the_penalty_is_of_slopes_between_real_and_generated_pictures(kind, monkeypatch):
+    """Each picture's slope by the Jacobian of all logits, at the places that the draws choose."""
+    model = make(kind)
+    shares = np.linspace(0, 1, 4, dtype="float32")
+    monkeypatch.setattr(model, "uniform", lambda count: ops.convert_to_tensor(shares[:count]))
+    real, fake = model.maps(X[:4]), model.maps(X[4:8])
+    with tf.GradientTape() as tape:
+        between = shares[:, None, None, None] * real + (1 - shares)[:, None, None, None] * fake
+        tape.watch(between)
+        logits = model.discriminator(between)
+    slopes = np.float64(tape.jacobian(logits, between)).reshape(4, 4, 64)
+    lengths = [np.sqrt((slopes[i, i] ** 2).sum()) for i in range(4)]
+    checks.close(model.penalty(real, fake), np.mean([(length - 1) ** 2 for length in lengths]))
+
+
+def test_the_input_gradient_can_be_differentiated():
+    x = tf.constant([1.0, 2.0])
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        slope = input_gradient(lambda x: tf.reduce_sum(x**3), x)
+    checks.close(slope, np.array([3.0, 12.0]))
+    checks.close(tape.gradient(slope, x), np.array([6.0, 12.0]))
+
+
+# Who moves when.
+
+
+def copies(network):
+    return [np.array(w) for w in network.trainable_weights]
+
+
+@EVERY
+def test_each_phase_moves_its_own_network_by_the_gradient_of_its_loss_alone(kind, monkeypatch):
+    model, labels = make(kind, label_smoothing=0.1), labels_of(make(kind, compiled=False))
+    codings = np.random.default_rng(0).normal(size=(12, 5)).astype("float32")
+    monkeypatch.setattr(model, "draw", lambda count: ops.convert_to_tensor(codings))
+    generator, discriminator, real = model.generator, model.discriminator, model.maps(X)
+    read = model.with_labels(codings, labels)
+
+    def gradients(network, loss):
+        with tf.GradientTape() as tape:
+            value = loss()
+        return [tf.convert_to_tensor(g) for g in tape.gradient(value, [w.value for w in network.trainable_weights])]
+
+    fake = generator(read, training=True)
+    wanted = gradients(
+        discriminator,
+        lambda: LOSSES["non_saturating"][0](discriminator(real, labels), discriminator(fake, labels), 0.1),
+    )
+    before = copies(generator), copies(discriminator)
+    model.discriminator_step(real, labels)
+    checks.close(copies(generator), before[0], 0)
+    checks.close(copies(discriminator), [w - 0.2 * np.array(g) for w, g in zip(before[1], wanted)], 1e-6)
+    assert all((a != b).any() for a, b in zip(copies(discriminator), before[1]))
+
+    wanted = gradients(
+        generator,
+        lambda: LOSSES["non_saturating"][1](discriminator(generator(read, training=True), labels)),
+    )
+    before = copies(generator), copies(discriminator)
+    model.generator_step(12, labels)
+    checks.close(copies(discriminator), before[1], 0)
+    checks.close(copies(generator), [w - 0.1 * np.array(g) for w, g in zip(before[0], wanted)], 1e-6)
+
+
+@EVERY
+def test_a_step_of_fit_is_both_phases_and_the_average(kind):
+    """`train_on_batch` against the phases called one by one, with the same draws."""
+    one, two = make(kind, critic_steps=3, gradient_penalty=1.0), make(kind, critic_steps=3, gradient_penalty=1.0)
+    for model in (one, two):
+        model.average.set_weights(model.generator.get_weights())
+    one.train_on_batch(inputs(one))
+    real, labels = two.maps(X), labels_of(two)
+    for i in range(3):
+        part = slice(4 * i, 4 * i + 4)
+        two.discriminator_step(real[part], None if labels is None else labels[part])
+    two.generator_step(4, None if labels is None else labels[8:])
+    two.follow(two.average, two.generator)
+    checks.close(one.weights, two.weights, 1e-5)
+    checks.close(one.average.weights, one.generator.weights, 1e-6)  # the first takes all
+    assert int(one.optimizer.iterations) == 1
+    assert int(one.optimizer.generator.iterations) == 1
+    assert int(one.optimizer.discriminator.iterations) == 3
+
+
+def test_the_metrics_are_losses_and_shares_of_right_judgements():
+    model = make()
+    on_real, on_fake = np.array([1.0, -2, 3, 4, 0, 6]), np.array([-1.0, -2, 3, -4, -5, 6])
+    logits = iter([on_real, on_fake, on_fake])
+    model.discriminator.call = lambda maps, labels=None, training=None: (
+        tf.constant(next(logits), "float32")
+        + 0 * tf.reduce_sum(maps)
+        + 0 * tf.reduce_sum(model.discriminator.last.kernel)
+    )
+    model._step((X[:6],))
+    found = {name: float(tracker.result()) for name, tracker in model.trackers.items()}
+    assert found["real_accuracy"] == pytest.approx(4 / 6)
+    assert found["fake_accuracy"] == pytest.approx(4 / 6)
+    of_discriminator, of_generator = LOSSES["non_saturating"]
+    assert found["discriminator_loss"] == pytest.approx(
+        float(of_discriminator(np.float32(on_real), np.float32(on_fake), 0))
+    )
+    assert found["generator_loss"] == pytest.approx(float(of_generator(np.float32(on_fake))))
+
+
+# What is remembered.
+
+
+@pytest.mark.parametrize("kind", ["dense", "conditional"])
+def test_the_memory_holds_exactly_the_last_generated_pictures(kind):
+    model, seen, classes = make(kind, replay=10), [], []
+    for i in range(7):
+        count = 4 if i % 2 else 3
+        fake = np.random.default_rng(i).normal(size=(count, 8, 8, 1)).astype("float32")
+        labels = np.full(count, i % 3) if model.num_classes else None
+        given, given_labels = model.replayed(fake, labels)
+        seen, classes = [*seen, *fake], [*classes, *([i % 3] * count)]
+        known = {picture.tobytes(): label for picture, label in zip(seen[-10:], classes[-10:])}
+        held = [np.array(picture).tobytes() for picture in np.array(model.memory)][: len(seen)]
+        assert sorted(held) == sorted(known)
+        checks.close(given[: count // 2], fake[: count // 2], 0)
+        assert all(np.array(picture).tobytes() in known for picture in given)
+        if model.num_classes:
+            assert [known[np.array(picture).tobytes()] for picture in given] == list(np.array(given_labels))
+            assert list(np.array(model.memory_labels)[: len(held)]) == [known[picture] for picture in held]
+        assert given.shape == fake.shape
+
+
+def test_remembered_pictures_are_drawn_evenly():
+    model = make(replay=10)
+    model.replayed(np.arange(10, dtype="float32").reshape(10, 1, 1, 1) * np.ones((1, 8, 8, 1), "float32"))
+    model.memory.assign(np.arange(10).reshape(10, 1, 1, 1) * np.ones((10, 8, 8, 1)))
+    hits = np.zeros(10)
+    for _ in range(200):
+        given, _ = model.replayed(np.array(model.memory))
+        hits += np.bincount(np.array(given)[5:, 0, 0, 0].astype(int), minlength=10)
+        model.memory.assign(np.arange(10).reshape(10, 1, 1, 1) * np.ones((10, 8, 8, 1)))
+    assert scipy.stats.chisquare(hits).pvalue > 1e-3
+
+
+def test_the_discriminator_sees_what_is_remembered(monkeypatch):
+    model, seen = make(replay=20), []
+    call = model.discriminator.call
+    model.discriminator.call = lambda maps, labels=None, training=None: (
+        seen.append(np.array(maps)) or call(maps, labels, training)
+    )
+    for _ in range(2):
+        model.discriminator_step(model.maps(X))
+    memory = {np.array(picture).tobytes() for picture in np.array(model.memory)}
+    assert all(picture.tobytes() in memory for picture in seen[3][6:])
+
+
+# Networks.
+
+
+def test_conv_is_the_books_dcgan():
+    model = make("conv", compiled=False, dropout=0.4)
+    layers = keras.layers
+    generator = keras.Sequential(
+        [layers.Input((5,)), layers.Dense(2 * 2 * 8), layers.Reshape((2, 2, 8)), layers.BatchNormalization(),
+         layers.Conv2DTranspose(6, 5, strides=2, padding="same", activation="relu"), layers.BatchNormalization(),
+         layers.Conv2DTranspose(1, 5, strides=2, padding="same", activation="tanh")]
+    )  # fmt: skip
+    leaky = {"strides": 2, "padding": "same", "activation": keras.layers.LeakyReLU(negative_slope=0.2)}
+    discriminator = keras.Sequential(
+        [layers.Input((8, 8, 1)), layers.Conv2D(6, 5, **leaky), layers.Dropout(0.4), layers.Conv2D(8, 5, **leaky),
+         layers.Dropout(0.4), layers.Flatten(), layers.Dense(1)]
+    )  # fmt: skip
+    ours = model.generator
+    parts = [ours.dense[0], ours.norms[0], ours.transposed[0], ours.norms[1], ours.last]
+    generator.set_weights([w for part in parts for w in part.get_weights()])
+    discriminator.set_weights(
+        [w for part in (*model.discriminator.hidden, model.discriminator.last) for w in part.get_weights()]
+    )
+    codings = np.random.default_rng(0).normal(size=(7, 5)).astype("float32")
+    for training in (False, True):
+        checks.close(ours(codings, training=training), generator(codings, training=training))
+    checks.close(model(X), discriminator(model.maps(X))[:, 0])
+    assert (np.array(model(X, training=True)) != np.array(model(X))).any()
+
+
+def test_dense_is_the_books_gan():
+    model = make("dense", compiled=False)
+    relu = {"activation": "relu"}
+    layers = keras.layers
+    generator = keras.Sequential(
+        [layers.Input((5,)), layers.Dense(10, **relu), layers.Dense(12, **relu), layers.Dense(64, "tanh")]
+    )
+    discriminator = keras.Sequential(
+        [layers.Input((8, 8, 1)), layers.Flatten(), layers.Dense(12, **relu), layers.Dense(10, **relu), layers.Dense(1)]
+    )
+    for ours, theirs in ((model.generator, generator), (model.discriminator, discriminator)):
+        theirs.set_weights(ours.get_weights())
+    codings = np.random.default_rng(0).normal(size=(7, 5)).astype("float32")
+    checks.close(ops.reshape(model.generator(codings), (7, 64)), generator(codings))
+    checks.close(model(X), discriminator(model.maps(X))[:, 0])
+
+
+def test_the_class_counts_by_projection():
+    """logit(x, label) = logit(x) + row of the label . features (Miyato & Koyama, 2018, equation 3)."""
+    model = make("conditional", compiled=False)
+    seen = []
+    last = model.discriminator.last
+    last.call = lambda x, call=last.call: seen.append(np.float64(x)) or call(x)
+    with_label = np.float64(model((X, LABELS)))
+    without = np.float64(model.discriminator(model.maps(X)))
+    rows = np.float64(model.discriminator.classes)[LABELS]
+    checks.close(with_label, without + (rows * seen[0]).sum(1), 1e-4)
+    pictures = [model.generator(model.with_labels(model.codings(4), np.full(4, label))) for label in (0, 2)]
+    assert (np.array(pictures[0]) != np.array(pictures[1])).any()
+
+
+# Drawing.
+
+
+@EVERY
+def test_pictures_are_the_averages_and_come_from_a_seed(kind):
+    model = make(kind)
+    codings = model.codings(120, seed=3)
+    assert scipy.stats.kstest(codings.ravel(), "norm").pvalue > 1e-3
+    labels = np.arange(120) % 3 if model.num_classes else None
+    maps = model.average(model.with_labels(codings, labels), training=False)
+    checks.close(model.sample(120, seed=3), (np.array(maps)[..., 0] + 1) / 2)
+    np.testing.assert_array_equal(model.sample(9, seed=1), model.sample(9, seed=1))
+    assert (model.sample(9, seed=1) != model.sample(9, seed=2)).any()
+    assert model.sample(0).shape == (0, 8, 8)
+    if model.num_classes:
+        maps = model.average(model.with_labels(codings, np.full(120, 2)), training=False)
+        checks.close(model.sample(120, 3, labels=2), (np.array(maps)[..., 0] + 1) / 2)
+
+
+def test_interpolation_keeps_to_the_arc_between_codings():
+    model = make()
+    codings = model.codings(3)
+    path = np.float64(model.between(ops.convert_to_tensor(codings), np.linspace(0, 1, 5, dtype="float32"))).reshape(
+        2, 5, 5
+    )
+    checks.close(path[:, [0, -1]], np.stack([codings[:2], codings[1:]], axis=1), 1e-4)
+    units = [codings[i] / np.linalg.norm(codings[i]) for i in range(2)]
+    angle = np.arccos(np.float64(units[0] @ units[1]))
+    half = (codings[0] + codings[1]) * np.sin(angle / 2) / np.sin(angle)
+    checks.close(path[0, 2], half, 1e-4)
+    checks.close(model.interpolate(codings, 5)[7], model.pictures(path[1, 2:3])[0], 1e-4)
+    same = np.repeat(codings[:1], 2, axis=0)
+    checks.close(
+        model.between(ops.convert_to_tensor(same), np.float32([0, 0.5, 1])), np.repeat(same[:1], 3, axis=0), 1e-3
+    )
+
+
+def test_mean_codings_are_those_of_each_class():
+    model = make()
+
+    def classify(images):
+        bright = images.mean((1, 2)) > np.median(images.mean((1, 2)))
+        return np.stack([bright, ~bright], axis=1).astype(float)
+
+    means, counts = model.mean_codings(classify, 50, seed=2)
+    codings = model.codings(50, 2)
+    found = classify(model.pictures(codings)).argmax(1)
+    checks.close(means, np.stack([codings[found == label].mean(0) for label in (0, 1)]))
+    assert list(counts) == [25, 25]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda: make("conditional").sample(2, labels=3), "labels must lie in 0 to 2, not 3 to 3"),
+        (lambda: make().sample(2, labels=1), "trained without classes"),
+        (lambda: make().pictures(np.zeros((2, 4))), r"codings must have the shape \(n, 5\), not \(2, 4\)"),
+        (lambda: make().interpolate(np.zeros((1, 5))), "2 codings and 2 steps at least"),
+        (lambda: make(loss="l2"), "loss must be one of non_saturating, hinge, wasserstein"),
+        (lambda: make("conv", image_shape=(10, 8)), "10x8 cannot be halved 2 times"),
+    ],
+)
+def test_bad_input_is_one_line(wrong, message):
+    with pytest.raises(UserError, match=message):
+        wrong()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"monitor": "frechet"}, "--monitor frechet is for Fashion MNIST"),
+        ({"critic_steps": 3}, "--batch-size must be a multiple of --critic-steps, 3"),
+        ({"replay": 10}, "--replay must be 0 or at least --batch-size, 64"),
+        ({"judged": 50}, "--judged must be 0 or at least 100"),
+        ({"gradient_penalty": -1.0}, "must be 0 or more"),
+        ({"discriminator_learning_rate": 0.0}, "--discriminator-learning-rate must be above 0"),
+        ({"generator_filters": (8, -8)}, "--generator-filters must be above 0"),
+        ({"label_smoothing": 1.0}, "--label-smoothing must lie in"),
+    ],
+)
+def test_bad_flags_are_one_line(wrong, message):
+    with pytest.raises(UserError, match=message):
+        dataclasses.replace(recipes.get("dcgan_tiny"), **wrong)
+
+
+# What every model has to pass.
+
+
+@EVERY
+def test_files_and_precision(kind, tmp_path):
+    model = make(kind, replay=20, loss="hinge")
+    model.train_on_batch(inputs(model))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert json.dumps(loaded.get_config()) == json.dumps(model.get_config())
+    checks.close(loaded.weights, model.weights, 0)
+    checks.close(loaded.optimizer.variables, model.optimizer.variables, 0)
+    checks.close(loaded.sample(3), model.sample(3), 1e-6)
+    for one in (model, loaded):
+        one.seed_generator.state.assign([1, 0])
+        one.train_on_batch(inputs(one))
+    checks.close(loaded.weights, model.weights, 1e-6)
+    for policy in checks.HALF:
+        half = make(kind, dtype=policy, replay=20, loss="hinge")
+        half.set_weights(model.get_weights())
+        assert 0 < np.abs(half.sample(3) - model.sample(3)).max() < 0.1
+        half.train_on_batch(inputs(half))
+        assert all(np.isfinite(np.array(w)).all() for w in half.weights)
+        assert {w.dtype for w in half.trainable_weights} == {"float32"}
+
+
+@EVERY
+def test_endpoints_are_the_methods(kind, tmp_path):
+    model = make(kind)
+    codings, weights = model.codings(4), [[1.0, -1, 1, 0], [0, 0, 0.5, 0.5]]
+    given = [1, 2] if model.num_classes else [-1]
+    calls = {
+        "sample": [6, 2, given],
+        "codings": [6, 2],
+        "decode": [codings, given],
+        "interpolate": [codings, 5, given],
+        "combine": [codings, weights, given],
+    }
+    assert set(calls) == set(model.endpoints())
+    checks.export_agrees(model, tmp_path / "saved", calls)
+    saved = tf.saved_model.load(str(tmp_path / "saved"))
+    labels = given if model.num_classes else None
+    for name, expected in {
+        "sample": {"images": model.sample(6, 2, labels)},
+        "codings": {"codings": model.codings(6, 2)},
+        "decode": {"images": model.pictures(codings, labels)},
+        "interpolate": {"images": model.interpolate(codings, 5, labels)},
+        "combine": {"images": model.pictures(np.float32(weights) @ codings, labels)},
+    }.items():
+        signature = model.endpoints()[name][1]
+        arguments = [tf.constant(value, spec.dtype) for value, spec in zip(calls[name], signature, strict=True)]
+        checks.close(getattr(saved, name)(*arguments), expected, 1e-4)
+    checks.close(saved.sample(tf.constant(6), tf.constant(2), tf.constant([-1]))["images"], model.sample(6, 2), 1e-5)
+    for name, arguments, message in (
+        ("sample", [2, 0, [7]], "labels must lie in 0 to 2" if model.num_classes else "without classes"),
+        ("interpolate", [codings[:1], 5, [-1]], "2 codings and 2 steps at least"),
+        ("combine", [codings, [[1.0, 2.0]], [-1]], "a number for each coding"),
+    ):
+        arguments = [tf.constant(v, spec.dtype) for v, spec in zip(arguments, model.endpoints()[name][1], strict=True)]
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            getattr(saved, name)(*arguments)
