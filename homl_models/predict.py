@@ -3,8 +3,9 @@
 RUN is a run folder, a preset, or any SavedModel folder; alone it lists the endpoints. INPUTs
 are texts, or pictures (PNG, JPEG) where the endpoint takes those; without any, each line of
 --file or of standard input is a text. An endpoint of several texts (a source and a target) takes
-them on one line, with tabs between. Every other input of the endpoint is a flag. --out names
-the file for the result: a PNG for pictures, else text.
+them on one line, with tabs between. Every other input of the endpoint is a flag: a number, a list
+as JSON, or a picture for all INPUTs, such as a mask. --out names the file for the result: a PNG
+for pictures, else text.
 
 Only `tf.saved_model` is used, never the models of this package.
 """
@@ -109,8 +110,9 @@ class Endpoints:
         return {key: specs[key] for key in order}
 
     def main_input(self, name):
-        """The input that arguments, files and standard input are for: the first with a batch axis, or None."""
-        return next((key for key, spec in self.inputs(name).items() if spec.shape.rank != 0), None)
+        """The input that arguments, files and standard input are for: the first with a batch axis and no default."""
+        rows = [key for key, spec in self.inputs(name).items() if spec.shape.rank != 0]
+        return next((key for key in rows if key not in self.defaults(name)), None)
 
     def text_inputs(self, name):
         """The inputs that share a line of text, with tabs between: the main one and all others that are texts (n,)."""
@@ -155,6 +157,8 @@ class Endpoints:
         feed = {}
         for key, spec in self.inputs(name).items():
             value = given[key] if key in given else flags.get(key, self.defaults(name).get(key))
+            if _is_picture(spec) and isinstance(value, str):
+                value = np.repeat(read_picture(value, spec)[None], len(batch), axis=0)  # one for all
             feed[key] = tf.constant(_parse(key, value, spec), spec.dtype)
         try:
             return {key: value.numpy() for key, value in self.signatures[name](**feed).items()}
@@ -192,7 +196,8 @@ def _parse(key, value, spec):
     if not isinstance(value, str) or spec.dtype.name == "string":
         return value
     try:
-        return np.array(json.loads(value)).astype(spec.dtype.as_numpy_dtype, casting="same_kind")
+        parsed = np.array(json.loads(value)).astype(spec.dtype.as_numpy_dtype, casting="same_kind")
+        return np.atleast_1d(parsed) if spec.shape.rank == 1 else parsed
     except (ValueError, TypeError) as error:
         flag = f"--{key.replace('_', '-')}"
         raise UserError(f"{flag} must be {spec.dtype.name}{list(spec.shape) or ''}, not {value!r}") from error

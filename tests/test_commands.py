@@ -309,3 +309,42 @@ def test_a_preset_predicts_by_its_name_from_a_cold_cache(name, capsys, tmp_path,
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     listing = output(capsys, name)
     assert all(f"{endpoint}(" in listing for endpoint in homl_models.load(name).endpoints())
+
+
+def test_predict_draws_of_a_class_and_fills_holes(trained, tmp_path, capsys):
+    """Flags with defaults, lists of them, and pictures as flags."""
+    from PIL import Image
+
+    run, image = str(trained("ddpm_tiny")), tmp_path / "image.png"
+    model = homl_models.load(run)
+    out = tmp_path / "grid.png"
+    for flags, labels in (
+        (["--labels", "3"], 3),
+        (["--labels", "[3, 1]", "--guidance", "1.5"], [3, 1]),
+        ([], None),
+    ):
+        assert predict.main([run, "sample", "--count", "4", "--steps", "5", *flags, "--out", str(out)]) == 0
+        wanted = model.sample(4, 0, 5, labels, 1.5 if "--guidance" in flags else 1.0)
+        assert np.abs(np.asarray(Image.open(out)) / 255 - predict.grid([wanted]) / 255).max() < 0.01
+    picture, mask = np.uint8(get("ddpm_tiny").parts[2][0][0] * 255), np.zeros((8, 8), np.uint8)
+    mask[:4] = 255
+    Image.fromarray(picture).save(image)
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    Image.fromarray(mask[:, :6]).save(tmp_path / "narrow.png")
+    inpaint = [run, "inpaint", str(image), str(image), "--out", str(out), "--steps", "4", "--masks"]
+    assert predict.main([*inpaint, str(tmp_path / "mask.png")]) == 0
+    painted = np.asarray(Image.open(out))
+    assert painted.shape == (8, 16)
+    assert np.abs(np.int32(painted[:4]) - np.tile(picture[:4], 2)).max() <= 1
+    capsys.readouterr()
+    for command, message in (
+        ([*inpaint, str(tmp_path / "narrow.png")], "is 6x8 pixels, the model wants 8x8; resize it"),
+        ([run, "sample", "--labels", "10", "--out", str(out)], "labels must lie in 0 to 9"),
+        ([run, "sample", "--steps", "21", "--out", str(out)], "the number of steps must lie in 1 to 20"),
+        ([run, "sample", "--labels", "x", "--out", str(out)], "--labels must be int32"),
+        ([str(trained("vae_tiny")), "sample", "--labels", "1", "--out", str(out)], "unrecognized arguments: --labels"),
+    ):
+        assert predict.main(command) == 2
+        errors = capsys.readouterr().err
+        assert message in errors
+        assert errors.count("\n") == 1

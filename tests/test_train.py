@@ -17,7 +17,7 @@ import pytest
 import tensorflow as tf
 
 import homl_models
-from homl_models import evaluate, predict, runs, train
+from homl_models import evaluate, predict, recipes, runs, train
 from homl_models.errors import UserError
 from homl_models.recipes import RECIPES, get
 from homl_models.recipes.recipe import Recipe
@@ -302,11 +302,42 @@ for name in sys.argv[1:]:
     found[name] = before, model.evaluate(valid.dataset(), return_dict=True, verbose=0)["loss"]
 print(json.dumps(found))
 """
-    names = ["vae_tiny", "autoencoder_greedy_tiny", "autoencoder_recurrent_tiny", "few_labels_tiny"]
+    names = ["vae_tiny", "autoencoder_greedy_tiny", "autoencoder_recurrent_tiny", "few_labels_tiny", "ddpm_tiny"]
     found = checks.in_fresh_process(script, *names, KERAS_BACKEND="jax", JAX_PLATFORMS="cpu")
     assert set(found) == set(names)
     for name, (before, after) in found.items():
         assert after < before, name
+
+
+@pytest.mark.parametrize("name", ["dcgan_tiny", "ddpm_tiny"])
+def test_a_step_on_jax_is_the_step_on_tensorflow(name, tmp_path):
+    """Both phases of a GAN, its memory, penalty and two optimizers; the draws, the average and the labels of both."""
+    script = """
+import sys
+import numpy as np, keras
+from homl_models import recipes
+recipe = recipes.get(sys.argv[1])
+model, (batches, _) = recipe.model(), recipe.datasets()
+if keras.backend.backend() == "tensorflow":
+    np.savez(sys.argv[2], *(w.numpy() for w in model.weights))
+else:
+    model.set_weights([value for _, value in np.load(sys.argv[2]).items()])
+model.fit(batches.dataset(0, 1), shuffle=False, verbose=0)
+named = {f"{kind}_{i:03}": np.array(v) for kind in ("weights", "optimizer")
+         for i, v in enumerate(model.weights if kind == "weights" else model.optimizer.variables)}
+np.savez(sys.argv[3], **named)
+print(0)
+"""
+    start, ends = tmp_path / "start.npz", [tmp_path / "tensorflow.npz", tmp_path / "jax.npz"]
+    for end in ends:
+        checks.in_fresh_process(script, name, start, end, KERAS_BACKEND=end.stem, JAX_PLATFORMS="cpu")
+    one, other = (np.load(end) for end in ends)
+    assert one.files == other.files
+    for key in one.files:
+        difference = np.abs(np.float64(one[key]) - np.float64(other[key])).mean()
+        # where a gradient is zero, Adam makes steps of its sign: two of the learning rate, in two directions
+        allowed = 1e-6 if key.startswith("optimizer") else 4.2 * recipes.get(name).learning_rate
+        assert difference <= 5e-3 * np.abs(one[key]).mean() + allowed, key
 
 
 def test_recipe_methods_that_are_missing_say_so():
