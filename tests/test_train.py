@@ -317,6 +317,7 @@ import sys
 import numpy as np, keras
 from homl_models import recipes
 recipe = recipes.get(sys.argv[1])
+keras.utils.set_random_seed(recipe.seed)  # of dropout
 model, (batches, _) = recipe.model(), recipe.datasets()
 if keras.backend.backend() == "tensorflow":
     np.savez(sys.argv[2], *(w.numpy() for w in model.weights))
