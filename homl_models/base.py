@@ -54,6 +54,13 @@ class Model(Configured, keras.Model):
         """The optimizers of training; a model with several, such as a GAN, overrides this."""
         return [self.optimizer]
 
+    def packed_weights(self):
+        """The weights that a preset keeps."""
+        return self.weights
+
+    def unpacked(self):
+        """Called when a preset has brought `packed_weights` back."""
+
     def endpoints(self):
         """What the SavedModel offers: {name: (function, input signature)}.
 

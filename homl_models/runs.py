@@ -11,7 +11,9 @@ A preset is a packed run: recipe.json, metrics.json, config.json and weights.npz
 
 import dataclasses
 import importlib
+import json
 import pkgutil
+import re
 import warnings
 from pathlib import Path
 
@@ -87,15 +89,16 @@ def load(run_or_preset):
 
 
 def pack(model, folder):
-    """Write a model into a preset folder: its configuration, its weights in half precision."""
+    """Write a model into a preset folder: its configuration, its weights in half precision, to compute in float32."""
     import keras
 
     config = keras.saving.serialize_keras_object(model)
     config.pop("compile_config", None)
-    files.write_json(folder / "config.json", config)
-    arrays = {f"{i:04d}": np.asarray(w.numpy()) for i, w in enumerate(model.weights)}
+    files.write_json(folder / "config.json", json.loads(re.sub('"mixed_b?float16"', '"float32"', json.dumps(config))))
+    weights = model.packed_weights()
+    arrays = {f"{i:04d}": np.asarray(w.numpy()) for i, w in enumerate(weights)}
     arrays = {k: a.astype(np.float16) if a.dtype == np.float32 else a for k, a in arrays.items()}
-    files.write_arrays(folder / "weights.npz", arrays, [w.path for w in model.weights])
+    files.write_arrays(folder / "weights.npz", arrays, [w.path for w in weights])
 
 
 def _unpack(folder):
@@ -105,5 +108,7 @@ def _unpack(folder):
     if not model.built:
         model.build()
     arrays, _ = files.read_arrays(folder / "weights.npz")
-    model.set_weights([arrays[key] for key in sorted(arrays)])
+    for weight, key in zip(model.packed_weights(), sorted(arrays), strict=True):
+        weight.assign(arrays[key])
+    model.unpacked()
     return model

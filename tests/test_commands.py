@@ -246,6 +246,23 @@ def test_a_packed_run_loads_evaluates_and_predicts_by_name(run, capsys, tmp_path
     assert output(capsys, tmp_path / "out", "generate", "To", "--length", 9) == f"{model.generate('To', 9, seed=0)}\n"
 
 
+@pytest.mark.parametrize("name", ["ddpm_tiny", "dcgan_tiny"])
+def test_a_packed_model_that_draws_keeps_its_average_alone_and_computes_in_single_precision(name, tmp_path):
+    model = dataclasses.replace(get(name), precision="mixed_bfloat16").model()
+    average, network = model.networks()
+    for weight in average.weights:
+        weight.assign(np.float16(np.random.default_rng(0).uniform(0.1, 0.3, weight.shape)))
+    (tmp_path / "recipe.json").write_text("{}")
+    runs.pack(model, tmp_path)
+    assert len(np.load(tmp_path / "weights.npz").files) < len(model.weights)
+    packed = runs.load(str(tmp_path))
+    assert packed.dtype_policy.name == packed.networks()[1].dtype_policy.name == "float32"
+    for weights in zip(average.weights, *(one.weights for one in packed.networks()), strict=True):
+        np.testing.assert_array_equal(weights[0], weights[1])
+        np.testing.assert_array_equal(weights[0], weights[2])
+    assert packed.sample(3).shape == (3, 8, 8)
+
+
 def test_pack_refuses_in_one_line(run, capsys, tmp_path, monkeypatch):
     place = ["--presets", tmp_path / "presets"]
     assert "is no name for a preset" in refusal(capsys, run, "A name", *place, main=pack.main)

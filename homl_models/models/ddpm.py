@@ -78,6 +78,9 @@ class DDPM(DrawingModel):
     def get_config(self):
         return super().get_config() | {"loss": self.pixel_loss}  # `loss` itself is Keras'
 
+    def networks(self):
+        return self.average, self.network
+
     def build(self, input_shape=None):
         for network in (self.network, self.average):
             if not network.built:
@@ -104,7 +107,7 @@ class DDPM(DrawingModel):
         if labels is not None and training:
             labels = ops.where(self.uniform(count) < self.label_dropout, self.num_classes, ops.cast(labels, "int32"))
         if training:
-            self.follow(self.average, self.network)
+            self.follow()
         network = self.network if training else self.average
         outputs = network(self.tables.q_sample(x0, times, noise), times, labels, training=training)
         return {"outputs": outputs, "target": self.tables.target(self.prediction, x0, times, noise)}

@@ -226,6 +226,9 @@ class GAN(DrawingModel):
     def get_config(self):
         return super().get_config() | {"loss": self.logit_loss}  # `loss` itself is Keras'
 
+    def networks(self):
+        return self.average, self.generator
+
     def build(self, input_shape=None):
         for network in (self.generator, self.average):
             network.build((None, self.coding_size + self.num_classes))
@@ -275,7 +278,7 @@ class GAN(DrawingModel):
             wanted = None if labels is None else labels[part]
             self.discriminator_step(real[part], wanted)
         self.generator_step(size, wanted)
-        self.follow(self.average, self.generator)
+        self.follow()
         self.optimizer.iterations.assign_add(1)
         return {name: tracker.result() for name, tracker in self.trackers.items()}
 

@@ -76,7 +76,8 @@ class PictureModel(Model):
 class DrawingModel(PictureModel):
     """What models share that draw pictures with an average of a network's weights: maps in [-1, 1], draws, labels.
 
-    ema: decay of the average. seed: of the draws in training. A subclass sets `num_classes`, if it tells classes apart.
+    ema: decay of the average. seed: of the draws in training. A subclass sets `num_classes`, if it tells classes
+    apart, and says what its `networks` are. A preset keeps the average alone.
     """
 
     num_classes = 0
@@ -109,12 +110,24 @@ class DrawingModel(PictureModel):
         """A network like it, for the average of its weights; not to be trained: to be seen to where it is built."""
         return type(network).from_config(network.get_config() | {"name": "average"})
 
-    def follow(self, average, network):
+    def networks(self):
+        """The average, and the network that it follows."""
+        raise NotImplementedError
+
+    def follow(self):
         """The average takes in the weights as they are, with a decay of n / (n + 9) up to `ema`."""
         decay = ops.minimum(self.updates / (self.updates + 9), self.ema)
+        average, network = self.networks()
         for mean, weight in zip(average.weights, network.weights):
             mean.assign(mean + (1 - decay) * (weight - mean))
         self.updates.assign_add(1.0)
+
+    def packed_weights(self):
+        return self.networks()[0].weights
+
+    def unpacked(self):
+        average, network = self.networks()
+        network.set_weights(average.get_weights())
 
     def checked_labels(self, labels, count):
         """`labels`, one for all or (n,) taken in turn, as (count,); None for None.

@@ -170,7 +170,7 @@ def test_a_step_of_fit_is_both_phases_and_the_average(kind):
         part = slice(4 * i, 4 * i + 4)
         two.discriminator_step(real[part], None if labels is None else labels[part])
     two.generator_step(4, None if labels is None else labels[8:])
-    two.follow(two.average, two.generator)
+    two.follow()
     checks.close(one.weights, two.weights, 1e-5)
     checks.close(one.average.weights, one.generator.weights, 1e-6)  # the first takes all
     assert int(one.optimizer.iterations) == 1
