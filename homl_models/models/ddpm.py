@@ -142,7 +142,7 @@ class DDPM(DrawingModel):
         """What the average network predicts; in a graph it stands once, whoever asks."""
         inputs = [((None, *self.maps_shape), "float32"), ((None,), "int32"), ((None,), "int32")]
         call = functools.partial(self.average, training=False)
-        return compiled(call, False, inputs if self.num_classes else inputs[:2])
+        return compiled(call, "auto", inputs if self.num_classes else inputs[:2])
 
     def denoiser(self, labels=None, guidance=None):
         """What `diffusion.walk` asks: (x (b, h, w, c), times (b,)) -> the x0 that the network sees; see `predicted`."""
@@ -157,8 +157,22 @@ class DDPM(DrawingModel):
         denoise, part = self.denoiser(labels, guidance), (part[0], part[1])
         return diffusion.walk(denoise, x, times, table, seed, known, mask, self.tables, True, before, part)
 
-    def walked(self, count, seed, first, images, masks, steps, labels, guidance, method, eta, spacing, callback):
-        """What `sample`, `inpaint` and `vary` have in common, batch by batch."""
+    def walked(
+        self,
+        count,
+        seed,
+        steps,
+        labels,
+        guidance,
+        method="dpm_solver",
+        eta=0.0,
+        spacing="even",
+        callback=None,
+        first=None,
+        images=None,
+        masks=None,
+    ):
+        """What `sample`, `inpaint` and `vary` have in common, batch by batch: from noise, or from images at `first`."""
         if steps is None:
             steps = min(STEPS if masks is None else INPAINTING_STEPS, first or self.num_steps)
         times = diffusion.times(self.num_steps, steps, spacing, first)
@@ -180,7 +194,7 @@ class DDPM(DrawingModel):
             here = slice(i, i + size)
             own = seed if i == 0 else int(np.random.SeedSequence([seed, i]).generate_state(1)[0]) // 2
             filled = [None if x is None else _filled(x[here], size) for x in (labels, images, masks)]
-            x = self.begin(size, own, times[0], filled[1])
+            x = self.begin(size, own, times[0], filled[1] if first else None)
             known, mask = (None, None) if masks is None else (self.maps(filled[1]), filled[2])
             before, stride = ops.zeros_like(x), 1 if callback else steps
             for done in range(0, steps, stride):
@@ -199,43 +213,19 @@ class DDPM(DrawingModel):
             return noise
         return self.tables.q_sample(self.maps(images), ops.broadcast_to(ops.cast(first, "int32"), (count,)), noise)
 
-    def sample(
-        self,
-        count=64,
-        seed=0,
-        steps=None,
-        labels=None,
-        guidance=1.0,
-        method="dpm_solver",
-        eta=0.0,
-        spacing="even",
-        callback=None,
-    ):
+    def sample(self, count=64, seed=0, steps=None, labels=None, guidance=1.0, **how):
         """New images (count, ...) in [0, 1].
 
         steps: calls of the network, at most T; by default 25. labels: the class of all, or classes to take in turn.
         guidance: 1 as learned, more for more typical pictures of the class, 0 for those of any.
-        method, eta: see `diffusion.sampler`; spacing: see `diffusion.times`.
-        callback: called after each step with its number and the images (b, ...) that the network sees by then.
+        how: `method` and `eta`, see `diffusion.sampler`; `spacing`, see `diffusion.times`; `callback`, which is called
+        after each step with its number and the images (b, ...) that the network sees by then.
         `UserError` for more than T steps, labels out of range, or labels and guidance without classes.
         """
-        rest = (steps, labels, guidance, method, eta, spacing, callback)
-        return self.walked(count, seed, None, None, None, *rest)
+        return self.walked(count, seed, steps, labels, guidance, **how)
 
-    def inpaint(
-        self,
-        images,
-        masks,
-        seed=0,
-        steps=None,
-        labels=None,
-        guidance=1.0,
-        method="ancestral",
-        eta=0.0,
-        spacing="even",
-        callback=None,
-    ):
-        """Images (n, ...) with new content where masks (n, h, w) or (h, w) are 0; see `sample`."""
+    def inpaint(self, images, masks, seed=0, steps=None, labels=None, guidance=1.0, method="ancestral", **how):
+        """Images (n, ...) with new content where masks (n, h, w) or (h, w) are 0, by default in 100 steps; see `sample`."""
         images, masks = self.checked(images), np.asarray(masks)
         if masks.shape not in (self.image_shape[:2], (len(images), *self.image_shape[:2])):
             size = "x".join(map(str, self.image_shape[:2]))
@@ -243,22 +233,10 @@ class DDPM(DrawingModel):
         if not ((masks == 0) | (masks == 1)).all():
             raise UserError("masks must be 1 where the image is to stay and 0 elsewhere")
         masks = np.broadcast_to(np.float32(masks), (len(images), *self.image_shape[:2]))[..., None]
-        rest = (steps, labels, guidance, method, eta, spacing, callback)
-        return self.walked(len(images), seed, None, images, masks, *rest)
+        settings = (steps, labels, guidance, method)
+        return self.walked(len(images), seed, *settings, images=images, masks=masks, **how)
 
-    def vary(
-        self,
-        images,
-        strength=0.5,
-        seed=0,
-        steps=None,
-        labels=None,
-        guidance=1.0,
-        method="dpm_solver",
-        eta=0.0,
-        spacing="even",
-        callback=None,
-    ):
+    def vary(self, images, strength=0.5, seed=0, steps=None, labels=None, guidance=1.0, **how):
         """Images (n, ...) again, from the noise of time `strength` * T on: 1 forgets them; see `sample`.
 
         At most strength * T steps are taken. (Meng et al., 2021, SDEdit, https://arxiv.org/abs/2108.01073.)
@@ -269,8 +247,7 @@ class DDPM(DrawingModel):
         first = max(1, round(strength * self.num_steps))
         if steps is not None and steps <= self.num_steps:
             steps = min(steps, first)
-        rest = (steps, labels, guidance, method, eta, spacing, callback)
-        return self.walked(len(images), seed, first, images, None, *rest)
+        return self.walked(len(images), seed, steps, labels, guidance, first=first, images=images, **how)
 
     def denoise(self, images, noise=0.1):
         """Images (n, ...) with Gaussian noise of that standard deviation -> what they show: (n, ...) in [0, 1].
