@@ -225,7 +225,10 @@ class DDPM(DrawingModel):
         return self.walked(count, seed, steps, labels, guidance, **how)
 
     def inpaint(self, images, masks, seed=0, steps=None, labels=None, guidance=1.0, method="ancestral", **how):
-        """Images (n, ...) with new content where masks (n, h, w) or (h, w) are 0, by default in 100 steps; see `sample`."""
+        """Images (n, ...) with new content where masks (n, h, w) or (h, w) are 0; see `sample`.
+
+        By default in 100 steps.
+        """
         images, masks = self.checked(images), np.asarray(masks)
         if masks.shape not in (self.image_shape[:2], (len(images), *self.image_shape[:2])):
             size = "x".join(map(str, self.image_shape[:2]))
