@@ -12,7 +12,14 @@ HOLE = 0.5  # share of height and width that is painted anew in inpainting.png
 
 @dataclasses.dataclass(frozen=True)
 class DDPM(Generative, Pictures):
-    """A diffusion model of Fashion MNIST: a U-Net with attention that predicts velocities."""
+    """A diffusion model of Fashion MNIST: a U-Net with attention that predicts velocities.
+
+    Measured: `python -m homl_models.train ddpm_conditional --precision mixed_bfloat16`, 2 cores of an Intel Xeon (with
+    AMX), 20 epochs, 94 minutes beside other work; validation loss 0.1319. 10,000 pictures, a class each in turn,
+    drawn in 25 steps, against 10,000 of the test part, by the preset fashion_features: Fréchet distance 13.0, kernel
+    distance 1.09, precision 0.878, recall 0.680, density 0.798, coverage 0.759, classifier score
+    8.30; 87.8 % of them are taken for the class that they were drawn for. It is the preset of that name.
+    """
 
     epochs: int = 20
     batch_size: int = 128
