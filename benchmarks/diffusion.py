@@ -162,7 +162,7 @@ def diffusers(args):
             scheduler.set_timesteps(STEPS)
             scheduler.timesteps = torch.tensor(times[:-1] - 1)
             for t in scheduler.timesteps:
-                x = scheduler.step(network(x, (t + 1).repeat(len(x))), t, x).prev_sample
+                x = scheduler.step(network(x, (t + 1).repeat(len(x))), t, x, use_clipped_model_output=True).prev_sample
         return ((x + 1) / 2).clamp(0, 1)[:, 0].numpy()
 
     start = np.array(model.begin(PICTURES, 0, 0)).transpose(0, 3, 1, 2)
