@@ -37,7 +37,7 @@ def flops(network, shape):
     graph = convert_variables_to_constants_v2(graph).graph
     total = 0
     for node in graph.get_operations():
-        if node.type in ("Conv2D", "MatMul", "BatchMatMulV2", "Einsum"):
+        if node.type in ("Conv2D", "MatMul", "BatchMatMulV2"):
             inputs, output = [tensor.shape for tensor in node.inputs], node.outputs[0].shape
             if node.type == "Conv2D":
                 total += 2 * output.num_elements() * np.prod(inputs[1][:3])
@@ -123,7 +123,6 @@ def book(args):
     theirs, calls = book_diffusion.network(), 20
     model = diffusion_model(SeparableUNet(name="network"), num_steps=4000, prediction="noise")
     few = diffusion_model(UNet(name="network"))
-    start = [0]
 
     def loop():
         book_diffusion.generate(theirs, PICTURES, calls=calls)
@@ -142,7 +141,6 @@ def book(args):
     timing.report(
         "drawing 64 pictures: 25 steps of ddpm, 4,000 of the book's loop", taken["few"], taken["book"] / calls * 4000
     )
-    return start
 
 
 def diffusers(args):

@@ -260,6 +260,8 @@ class DDPM(DrawingModel):
         images = np.float32(images)
         if images.shape[1:] != self.image_shape:
             raise UserError(f"images must have the shape (n, {', '.join(map(str, self.image_shape))})")
+        if not noise >= 0:
+            raise UserError(f"noise must be 0 or more, not {noise}")
         noises = np.full(len(images), noise, np.float32)
         batches = [slice(i, i + BATCH) for i in range(0, max(len(images), 1), BATCH)]
         return np.concatenate([ops.convert_to_numpy(self.denoised(images[b], noises[b])) for b in batches])
@@ -323,6 +325,7 @@ class DDPM(DrawingModel):
 
         def denoise(images, noise=0.1):
             """What images show below Gaussian noise of that standard deviation: the mean of all that they may."""
+            ask(noise >= 0, "noise must be 0 or more")
             return {"images": self.denoised(images, tf.repeat(noise, tf.shape(images)[0]))}
 
         def spec(name, dtype=tf.int32, shape=()):

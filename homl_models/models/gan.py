@@ -97,8 +97,8 @@ class Generator(Layer):
 class Discriminator(Layer):
     """Maps (b, h, w, c) in [-1, 1], and labels (b,) if `num_classes` -> logits (b,) that they are real.
 
-    hidden_units: of dense layers; or, if there are any, filters: of convolutions (5x5, halving the maps), each
-    followed by dropout at the rate `dropout`.
+    hidden_units: of dense layers; or, if there are any, filters: of convolutions (5x5, halving the maps).
+    dropout: rate after each of them.
     minibatch_stddev: add to what the last layer sees how much the pictures of the batch differ.
     """
 
@@ -124,7 +124,7 @@ class Discriminator(Layer):
         else:
             settings = {"activation": "relu", "kernel_initializer": "he_normal", "dtype": dtype}
             self.hidden = [keras.layers.Dense(n, **settings) for n in self.hidden_units]
-        self.dropouts = [Dropout(dropout if self.filters else 0.0, dtype=dtype) for _ in self.hidden]
+        self.dropouts = [Dropout(dropout, dtype=dtype) for _ in self.hidden]
         self.stddev = MinibatchStddev(dtype=dtype) if minibatch_stddev else None
         self.last = keras.layers.Dense(1, dtype="float32")
 
@@ -381,6 +381,8 @@ class GAN(DrawingModel):
 
     def codings(self, count=64, seed=0):
         """New codings (count, k), standard normal."""
+        if not 0 <= seed < 2**31:
+            raise UserError(f"seed must lie in [0, 2^31), not {seed}")
         return ops.convert_to_numpy(normal((count, self.coding_size), np.array([seed, 0], np.uint32)))
 
     def pictures(self, codings, labels=None):

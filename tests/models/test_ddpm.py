@@ -267,6 +267,7 @@ def test_denoising_is_the_mean_of_what_may_lie_below(noise):
         (lambda m: m.sample(2, steps=0), "number of steps must lie in 1 to 50, not 0"),
         (lambda m: m.sample(2, guidance=2.0), "guidance needs labels"),
         (lambda m: m.sample(2, seed=-1), "seed must lie in"),
+        (lambda m: m.denoise(X[:1], -0.1), "noise must be 0 or more"),
         (lambda m: m.sample(2, method="euler"), "method must be one of ancestral, ddim, dpm_solver"),
         (lambda m: m.inpaint(X[:2], np.ones((8, 7))), r"masks must be 8x8, one or as many as images, not \(8, 7\)"),
         (lambda m: m.inpaint(X[:2], np.full((8, 8), 0.5)), "masks must be 1 where the image is to stay"),
@@ -317,6 +318,7 @@ def test_the_books_recipe_has_the_books_network_and_schedule():
         ({"attention_levels": (1,)}, "--attention-levels must lie in 0 to 0"),
         ({"conditional": False, "guidance": 2.0}, "--guidance needs --conditional"),
         ({"ema": 1.0}, "--ema must lie in"),
+        ({"network": "separable"}, "--network separable has no --attention-levels"),
         ({"filters": (8, 0)}, "--filters must be above 0"),
     ],
 )

@@ -361,6 +361,7 @@ def test_mean_codings_are_those_of_each_class():
     [
         (lambda: make("conditional").sample(2, labels=3), "labels must lie in 0 to 2, not 3 to 3"),
         (lambda: make().sample(2, labels=1), "trained without classes"),
+        (lambda: make().sample(2, seed=-1), "seed must lie in"),
         (lambda: make().pictures(np.zeros((2, 4))), r"codings must have the shape \(n, 5\), not \(2, 4\)"),
         (lambda: make().interpolate(np.zeros((1, 5))), "2 codings and 2 steps at least"),
         (lambda: make(loss="l2"), "loss must be one of non_saturating, hinge, wasserstein"),
