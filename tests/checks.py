@@ -12,9 +12,11 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 from keras import ops, tree
 
+from homl_models.errors import UserError
 from homl_models.export import write_saved_model
 
 ROOT = Path(__file__).parents[1]
@@ -172,6 +174,14 @@ def export_agrees(model, folder, calls):
     for name, (function, signature) in model.endpoints().items():
         arguments = [tf.constant(value, spec.dtype) for value, spec in zip(calls[name], signature, strict=True)]
         close(getattr(loaded, name)(*arguments), function(*arguments))
+
+
+def fails(what, function, *named):
+    """`function` raises a `UserError` of one line that says `what` and names what is to be done."""
+    with pytest.raises(UserError, match=what) as error:
+        function()
+    assert "\n" not in str(error.value)
+    assert all(name in str(error.value) for name in named), error.value
 
 
 def in_fresh_process(script, *arguments, **environment):

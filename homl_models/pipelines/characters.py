@@ -10,6 +10,7 @@ shuffled in memory: `benchmarks/windows.py` compares it with the book's
 from pathlib import Path
 
 from homl_models.errors import UserError
+from homl_models.pipelines.fetch import fetched
 from homl_models.pipelines.stream import Stream, permuted
 
 SHAKESPEARE_URL = "https://homl.info/shakespeare"
@@ -17,17 +18,8 @@ SHAKESPEARE_URL = "https://homl.info/shakespeare"
 
 def shakespeare():
     """The book's text (Karpathy's tiny Shakespeare, 1,115,394 characters), from Keras' cache or the network."""
-    import keras
-
-    try:
-        path = keras.utils.get_file("shakespeare.txt", SHAKESPEARE_URL)
-    except Exception as error:
-        raise UserError(
-            f"cannot fetch {SHAKESPEARE_URL} and it is not cached as shakespeare.txt in the `datasets` folder of "
-            f"{keras.config.keras_home() if hasattr(keras.config, 'keras_home') else 'KERAS_HOME'}: go online once, "
-            "pass --text-file PATH, or train char_rnn_reber, which needs no data"
-        ) from error
-    return read_text(path)
+    otherwise = "pass --text-file PATH, or train char_rnn_reber, which needs no data"
+    return read_text(fetched("shakespeare.txt", SHAKESPEARE_URL, otherwise))
 
 
 def sonnets():

@@ -1,7 +1,12 @@
 """Batches as a function of the step: what makes a run resumable at any step."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
+
+import numpy as np
+
+IGNORED = -100  # label of what does not count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,3 +43,66 @@ def permuted(index, count, *key):
     key = tf.stack([tf.broadcast_to(tf.cast(part, tf.int64), tf.shape(index)) for part in key], axis=-1)
     # 4 rounds, TensorFlow's default, leave neighbours together (correlation 0.4 among a million); 8 do not.
     return tf.raw_ops.RandomIndexShuffle(index=index, seed=key, max_index=count - 1, rounds=8)
+
+
+def bucketed(give, per_epoch, seed=None):
+    """`Stream` of batches from buckets, each of which has a shape of its own.
+
+    give: (bucket, number of the batch in it over all epochs, step) -> the batch. per_epoch: batches of each bucket.
+    seed: draws an order of the buckets for each epoch; None takes them one after the other, alike in every epoch.
+    """
+    import tensorflow as tf
+
+    per_epoch = np.array(per_epoch, np.int64)
+    firsts = np.concatenate([[0], np.cumsum(per_epoch)])
+    steps = int(firsts[-1])
+
+    def batch(step):
+        epoch, slot = step // steps, step % steps
+        if seed is None:
+            epoch = tf.zeros_like(epoch)
+        else:
+            slot = permuted(slot, steps, seed, epoch, -1)
+        if len(per_epoch) == 1:
+            return give(0, epoch * steps + slot, step)
+        chosen = tf.searchsorted(firsts, slot[None], side="right")[0] - 1
+        number = epoch * tf.gather(per_epoch, chosen) + slot - tf.gather(firsts, chosen)
+        return tf.switch_case(chosen, [lambda i=i: give(i, number, step) for i in range(len(per_epoch))])
+
+    return Stream(batch, steps)
+
+
+def drawn(i, number, count, batch_size, seed):
+    """Which of the `count` rows of bucket i are in a batch: each once an epoch, in an order of its own. (b,) int64."""
+    import tensorflow as tf
+
+    example = number * batch_size + tf.range(batch_size, dtype=tf.int64)
+    return permuted(example % count, count, seed, i, example // count)
+
+
+def by_length(lengths, buckets):
+    """Lengths (n,) -> [(rows of a bucket (m,), the length to pad to), ...], at most so many, for the least padding."""
+    bounds = _bounds(np.bincount(lengths), buckets)
+    places = np.searchsorted(bounds, lengths)
+    return [(np.flatnonzero(places == i), int(bound)) for i, bound in enumerate(bounds)]
+
+
+def _bounds(counts, num_buckets):
+    """Counts of rows by length -> the lengths to pad to, ascending; the last is the largest."""
+    present = np.flatnonzero(counts).tolist()
+    below = np.cumsum(counts)
+
+    @functools.cache
+    def best(last, buckets):
+        """Cost in tokens, and bounds, of all rows up to the length present[last]."""
+        alone = below[present[last]] * present[last], (present[last],)
+        if buckets == 1 or not last:
+            return alone
+        rest = ((best(i, buckets - 1), below[present[i]]) for i in range(last))
+        split = (
+            (cost + (below[present[last]] - rows) * present[last], (*lengths, present[last]))
+            for (cost, lengths), rows in rest
+        )
+        return min(alone, *split)
+
+    return best(len(present) - 1, num_buckets)[1]

@@ -5,7 +5,6 @@ padding; which, and in which order, is a function of the seed and the step.
 """
 
 import collections
-import functools
 import gzip
 import io
 import random
@@ -18,7 +17,8 @@ import numpy as np
 
 from homl_models import tokens
 from homl_models.errors import UserError
-from homl_models.pipelines.stream import Stream, permuted
+from homl_models.pipelines.fetch import fetched
+from homl_models.pipelines.stream import bucketed, by_length, drawn
 
 SPA_ENG_URL = "https://storage.googleapis.com/download.tensorflow.org/data/spa-eng.zip"
 MALFORMED = 0.01  # share of lines that may be
@@ -29,16 +29,8 @@ MALFORMED = 0.01  # share of lines that may be
 
 def spa_eng():
     """The book's 118,964 English-Spanish pairs (Tatoeba, by manythings.org), from Keras' cache or the network."""
-    import keras
-
-    try:
-        path = keras.utils.get_file("spa-eng.zip", SPA_ENG_URL)
-    except Exception as error:
-        raise UserError(
-            f"cannot fetch {SPA_ENG_URL} and it is not cached as spa-eng.zip in the `datasets` folder of KERAS_HOME: "
-            "go online once, pass --pairs-file PATH, or train dates, which needs no data"
-        ) from error
-    return read_pairs(path)
+    otherwise = "pass --pairs-file PATH, or train dates, which needs no data"
+    return read_pairs(fetched("spa-eng.zip", SPA_ENG_URL, otherwise))
 
 
 def read_pairs(path):
@@ -174,34 +166,10 @@ def bucket(sources, targets, num_buckets, max_length=None):
         if not len(kept):
             raise UserError(f"no pair has at most {max_length} tokens on both sides; raise --max-length")
         sources, targets, lengths = [sources[i] for i in kept], [targets[i] for i in kept], lengths[kept]
-    bounds = _bounds(np.bincount(lengths), num_buckets)
-    buckets, low = [], -1
-    for high in bounds:
-        rows = np.flatnonzero((lengths > low) & (lengths <= high))
-        buckets.append((_padded([sources[i] for i in rows]), _padded([targets[i] for i in rows])))
-        low = high
-    return buckets
-
-
-def _bounds(counts, num_buckets):
-    """Counts of rows by length -> the `num_buckets` lengths to pad to, the last the largest, for the least padding."""
-    present = np.flatnonzero(counts).tolist()
-    below = np.cumsum(counts)
-
-    @functools.cache
-    def best(last, buckets):
-        """Cost in tokens, and bounds, of all rows up to the length present[last]."""
-        alone = below[present[last]] * present[last], (present[last],)
-        if buckets == 1 or not last:
-            return alone
-        rest = ((best(i, buckets - 1), below[present[i]]) for i in range(last))
-        split = (
-            (cost + (below[present[last]] - rows) * present[last], (*lengths, present[last]))
-            for (cost, lengths), rows in rest
-        )
-        return min(alone, *split)
-
-    return best(len(present) - 1, num_buckets)[1]
+    return [
+        tuple(_padded([side[i] for i in rows]) for side in (sources, targets))
+        for rows, _ in by_length(lengths, num_buckets)
+    ]
 
 
 def _padded(rows):
@@ -226,32 +194,17 @@ def batches(buckets, batch_size, seed=None):
         per_epoch = [len(source) // batch_size for source, _ in buckets]
     else:
         per_epoch = [max(1, round(count / batch_size)) for count in counts]
-    per_epoch = np.array(per_epoch, np.int64)
-    firsts = np.concatenate([[0], np.cumsum(per_epoch)])
-    steps = int(firsts[-1])
     constants = [tuple(map(tf.constant, pair)) for pair in buckets]
 
-    def pair(i, number):
-        """Batch `number`, counted over all epochs, of bucket i."""
-        example = number * batch_size + tf.range(batch_size, dtype=tf.int64)
-        if seed is not None:
-            example = permuted(example % counts[i], counts[i], seed, i, example // counts[i])
-        source, target = (tf.gather(ids, example) for ids in constants[i])
+    def give(i, number, step):
+        if seed is None:
+            rows = number * batch_size + tf.range(batch_size, dtype=tf.int64)
+        else:
+            rows = drawn(i, number, counts[i], batch_size, seed)
+        source, target = (tf.gather(ids, rows) for ids in constants[i])
         return (source, target[:, :-1]), target[:, 1:]
 
-    def batch(step):
-        epoch, slot = step // steps, step % steps
-        if seed is not None:
-            slot = permuted(slot, steps, seed, epoch, -1)
-        else:
-            epoch = tf.zeros_like(epoch)
-        if len(buckets) == 1:
-            return pair(0, epoch * per_epoch[0] + slot)
-        chosen = tf.searchsorted(firsts, slot[None], side="right")[0] - 1
-        number = epoch * tf.gather(per_epoch, chosen) + slot - tf.gather(firsts, chosen)
-        return tf.switch_case(chosen, [lambda i=i: pair(i, number) for i in range(len(buckets))])
-
-    return Stream(batch, steps)
+    return bucketed(give, per_epoch, seed)
 
 
 def _filled(ids, batch_size):

@@ -12,20 +12,11 @@ import pytest
 import tensorflow as tf
 
 from homl_models import tokens
-from homl_models.errors import UserError
 from homl_models.pipelines import translation
 from tests import checks
 
 PAIRS = [("Go.", "Ve."), ("I'm “here”.", "¡Estoy aquí!"), ("Who?", "¿Quién?"), ("a\u2028b\x85c", "one line")]
 TEXT = "".join(f"{source}\t{target}\n" for source, target in PAIRS).encode()
-
-
-def fails(what, function, *named):
-    """`function` raises a `UserError` of one line that says `what` and names what is to be done."""
-    with pytest.raises(UserError, match=what) as error:
-        function()
-    assert "\n" not in str(error.value)
-    assert all(name in str(error.value) for name in named), error.value
 
 
 def read(folder, data, name="pairs.txt"):
@@ -99,8 +90,10 @@ def test_no_more_than_one_in_a_hundred_lines_may_be_malformed(tmp_path):
     good, bad = b"source\ttarget\n", b"bad\n"
     with pytest.warns(UserWarning, match="2 of 200 lines"):
         assert len(read(tmp_path, good * 198 + bad * 2)) == 198
-    fails(r"3 of 200 lines .*\(lines 198, 199, 200\)", lambda: read(tmp_path, good * 197 + bad * 3), "correct the file")
-    fails(r"\(lines 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, \.\.\.\)", lambda: read(tmp_path, bad * 11 + good * 9))
+    checks.fails(
+        r"3 of 200 lines .*\(lines 198, 199, 200\)", lambda: read(tmp_path, good * 197 + bad * 3), "correct the file"
+    )
+    checks.fails(r"\(lines 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, \.\.\.\)", lambda: read(tmp_path, bad * 11 + good * 9))
 
 
 def test_numbers_of_malformed_lines_count_empty_ones(tmp_path):
@@ -130,12 +123,12 @@ BROKEN = {
 
 @pytest.mark.parametrize(("data", "what", "named"), BROKEN.values(), ids=BROKEN)
 def test_a_file_that_is_no_file_of_pairs_is_refused_in_one_line(tmp_path, data, what, named):
-    fails(what, lambda: read(tmp_path, data), named, "pairs.txt")
+    checks.fails(what, lambda: read(tmp_path, data), named, "pairs.txt")
 
 
 def test_a_file_that_cannot_be_opened_is_refused_in_one_line(tmp_path):
-    fails("cannot read .*absent.txt: No such file", lambda: translation.read_pairs(tmp_path / "absent.txt"))
-    fails("cannot read .*: Is a directory", lambda: translation.read_pairs(tmp_path))
+    checks.fails("cannot read .*absent.txt: No such file", lambda: translation.read_pairs(tmp_path / "absent.txt"))
+    checks.fails("cannot read .*: Is a directory", lambda: translation.read_pairs(tmp_path))
 
 
 # Splitting.
@@ -320,7 +313,7 @@ def test_pairs_that_are_too_long_are_left_out(max_length):
 
 
 def test_no_pair_short_enough_is_an_error():
-    fails("no pair has at most 0 tokens", lambda: stream(max_length=0), "--max-length")
+    checks.fails("no pair has at most 0 tokens", lambda: stream(max_length=0), "--max-length")
 
 
 @pytest.mark.parametrize("num_buckets", [1, 4])
