@@ -1,5 +1,8 @@
 """What generated things are worth."""
 
+import collections
+import re
+import string
 import sys
 
 import numpy as np
@@ -14,6 +17,68 @@ def translation(translations, references):
         scores[name] = metric.corpus_score(translations, [references]).score
         print(f"{name}|{metric.get_signature()}", file=sys.stderr)
     return scores
+
+
+# Tags and answers.
+
+
+def entities(labels):
+    """The entities that labels of words name: {(kind, first word, the one after its last)}.
+
+    B-X begins one of kind X; I-X goes on with it, or begins one where there is none of that kind, as in the
+    evaluation of CoNLL-2000; a label without these letters is an entity of its own where it repeats, "O" is none.
+    """
+    found, kind, first = set(), None, 0
+    for i, label in enumerate([*labels, "O"]):
+        begins, _, name = label.partition("-") if label[:2] in ("B-", "I-") else ("I", "", label)
+        if kind is not None and (begins == "B" or name != kind):
+            found.add((kind, first, i))
+            kind = None
+        if kind is None and label != "O":
+            kind, first = name, i
+    return found
+
+
+def tagging(sentences, references):
+    """{"accuracy"} of words, {"precision", "recall", "f1"} of whole entities, of lists of lists of labels."""
+    pairs = [
+        pair for found, wanted in zip(sentences, references, strict=True) for pair in zip(found, wanted, strict=True)
+    ]
+    both = [
+        {(i, *entity) for i, labels in enumerate(side) for entity in entities(labels)}
+        for side in (sentences, references)
+    ]
+    right = len(both[0] & both[1])
+    precision, recall = (right / max(1, len(side)) for side in both)
+    f1 = 2 * precision * recall / max(1e-12, precision + recall)
+    return {"accuracy": sum(a == b for a, b in pairs) / len(pairs), "precision": precision, "recall": recall, "f1": f1}
+
+
+def answering(answers, references):
+    """SQuAD's {"exact", "f1"} of answers, each with a list of those that are right; [] where none is ("" is right).
+
+    Without case, punctuation, and a, an and the; f1 of words. https://arxiv.org/abs/1606.05250, section 6.1.
+    """
+    exact, overlap = [], []
+    for answer, right in zip(answers, references):
+        found = _plain_words(answer)
+        wanted = [_plain_words(text) for text in right] or [[]]
+        exact.append(max(found == words for words in wanted))
+        overlap.append(max(_overlap(found, words) for words in wanted))
+    return {"exact": sum(exact) / len(exact), "f1": sum(overlap) / len(overlap)}
+
+
+def _plain_words(text):
+    kept = "".join(character for character in text.lower() if character not in string.punctuation)
+    return re.sub(r"\b(a|an|the)\b", " ", kept).split()
+
+
+def _overlap(a, b):
+    """f1 of the words of two texts; of texts without words, whether both are."""
+    if not a or not b:
+        return float(a == b)
+    common = (collections.Counter(a) & collections.Counter(b)).total()
+    return 2 * common / (len(a) + len(b))
 
 
 # Generation: features (n, d) of real and of generated things, in double precision.

@@ -1,6 +1,10 @@
 """Optimizers that Keras does not have."""
 
+import re
+
 import keras
+
+from homl_models.errors import UserError
 
 
 @keras.saving.register_keras_serializable("homl_models")
@@ -45,3 +49,47 @@ class Alternating(keras.optimizers.Optimizer):
     def from_config(cls, config, custom_objects=None):
         both = {name: keras.saving.deserialize_keras_object(config[name]) for name in ("generator", "discriminator")}
         return cls(**config | both)
+
+
+@keras.saving.register_keras_serializable("homl_models")
+class LayerwiseAdamW(keras.optimizers.Adam):
+    """AdamW for a model of blocks: neither biases nor normalizations decay, and lower layers may learn more slowly.
+
+    decay: of weights, decoupled from the gradient (Loshchilov & Hutter, 2017, https://arxiv.org/abs/1711.05101).
+    num_layers: N, blocks of the model, the layers named block_0, block_1, ...
+    layer_decay: d in (0, 1]; the learning rate is d^(N + 2) of the whole for embeddings, d^(N + 1 - i) for block i,
+        and the whole for all else (Clark et al., 2020, https://arxiv.org/abs/2003.10555, appendix B). 1 is plain AdamW.
+    """
+
+    def __init__(
+        self, learning_rate=1e-4, decay=0.01, num_layers=0, layer_decay=1.0, epsilon=1e-6, name="adamw", **kwargs
+    ):
+        if not 0 < layer_decay <= 1:
+            raise UserError(f"the layer decay must lie in (0, 1], not {layer_decay}")
+        super().__init__(learning_rate, epsilon=epsilon, name=name, **kwargs)
+        self.decay, self.num_layers, self.layer_decay = decay, num_layers, layer_decay
+
+    def share(self, path):
+        """Which part of the learning rate is that of the variable of that path."""
+        block = re.search(r"/block_(\d+)/", f"/{path}")
+        if block:
+            return self.layer_decay ** (self.num_layers + 1 - int(block[1]))
+        return self.layer_decay ** (self.num_layers + 2) if re.search("/(embeddings|project)/", f"/{path}") else 1.0
+
+    def build(self, variables):
+        self.shares = [self.share(variable.path) for variable in variables]
+        self.decays = [not variable.name.endswith(("bias", "gamma", "beta")) for variable in variables]
+        super().build(variables)
+
+    def update_step(self, gradient, variable, learning_rate):
+        i = self._get_variable_index(variable)
+        rate = keras.ops.cast(learning_rate, variable.dtype) * self.shares[i]
+        if self.decays[i]:
+            self.assign_sub(variable, variable * (rate * self.decay))
+        super().update_step(gradient, variable, rate)
+
+    def get_config(self):
+        own = {name: getattr(self, name) for name in ("decay", "num_layers", "layer_decay")}
+        config = super().get_config() | own
+        config.pop("weight_decay", None)
+        return config

@@ -26,6 +26,43 @@ class InverseSquareRoot(keras.optimizers.schedules.LearningRateSchedule):
         return {"peak": self.peak, "warmup_steps": self.warmup_steps}
 
 
+SHAPES = "constant", "linear", "polynomial", "cosine"
+
+
+@keras.saving.register_keras_serializable("homl_models")
+class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
+    """A linear warm-up to `peak` over `warmup_steps`, then down to `end` at `steps`, and `end` from there on.
+
+    shape: of the way down, as a function of its share s in [0, 1] that is left:
+        "constant" stays at the peak, "linear" s, "polynomial" s^power, "cosine" (1 - cos(pi s)) / 2.
+    The first step is taken at peak / warmup_steps. Raises `UserError` for another shape, or too long a warm-up.
+    """
+
+    def __init__(self, peak, steps, warmup_steps=0, shape="linear", end=0.0, power=1.0):
+        if shape not in SHAPES:
+            raise UserError(f"the shape must be one of {', '.join(SHAPES)}, not {shape!r}")
+        if not 0 <= warmup_steps < steps:
+            raise UserError(f"the warm-up must be shorter than the {steps} steps of training, not {warmup_steps}")
+        self.peak, self.steps, self.warmup_steps = peak, steps, warmup_steps
+        self.shape, self.end, self.power = shape, end, power
+
+    def __call__(self, step):
+        step = ops.cast(step, "float32")
+        left = ops.clip((self.steps - step) / (self.steps - self.warmup_steps), 0.0, 1.0)
+        if self.shape == "constant":
+            return self.peak * ops.minimum((step + 1) / max(self.warmup_steps, 1), 1.0)
+        if self.shape == "cosine":
+            share = (1 - ops.cos(math.pi * left)) / 2
+        else:
+            share = left if self.shape == "linear" else ops.power(left, self.power)
+        down = self.end + (self.peak - self.end) * share
+        return ops.where(step < self.warmup_steps, self.peak * (step + 1) / max(self.warmup_steps, 1), down)
+
+    def get_config(self):
+        names = "peak", "steps", "warmup_steps", "shape", "end", "power"
+        return {name: getattr(self, name) for name in names}
+
+
 def teacher_share(schedule, k, step):
     """Probability that a decoder is fed the true token at a step (Bengio et al., 2015, section 2.4).
 

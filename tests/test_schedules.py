@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from homl_models.errors import UserError
-from homl_models.schedules import InverseSquareRoot, check_teacher_share, teacher_share
+from homl_models.schedules import SHAPES, InverseSquareRoot, WarmUp, check_teacher_share, teacher_share
 
 STEPS = np.array([0, 1, 5, 398, 399, 400, 1000, 99_999])
 
@@ -96,3 +96,24 @@ def test_a_schedule_that_cannot_be_is_refused(schedule, k, said):
 def test_a_k_at_the_border_of_what_can_be_is_taken(schedule, k):
     check_teacher_share(schedule, k)
     assert 0 < float(teacher_share(schedule, k, 0)) <= 1
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("warmup", [0, 10])
+def test_a_warm_up_and_a_way_down(shape, warmup):
+    schedule = WarmUp(2.0, 50, warmup, shape, end=0.0 if shape == "constant" else 0.5, power=2.0)
+    steps = np.arange(60.0)
+    left = np.clip((50 - steps) / (50 - warmup), 0, 1)
+    way = {"linear": left, "polynomial": left**2, "cosine": (1 - np.cos(np.pi * left)) / 2}
+    down = np.full(60, 2.0) if shape == "constant" else 0.5 + 1.5 * way[shape]
+    expected = np.where(steps < warmup, 2.0 * (steps + 1) / max(warmup, 1), down)
+    np.testing.assert_allclose([float(schedule(step)) for step in range(60)], expected, rtol=1e-5)
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(schedule))
+    assert float(copy(17)) == float(schedule(17))
+
+
+def test_a_warm_up_says_what_it_cannot_be():
+    with pytest.raises(UserError, match="the shape must be one of constant, linear, polynomial, cosine, not 'step'"):
+        WarmUp(1.0, 10, shape="step")
+    with pytest.raises(UserError, match="must be shorter than the 10 steps of training, not 10"):
+        WarmUp(1.0, 10, 10)
