@@ -82,7 +82,7 @@ def compiled(function, jit_compile=True, inputs=None):
     """`function` compiled on TensorFlow; on JAX as it is, since its loops are compiled anyway.
 
     jit_compile: by XLA; "auto" for XLA wherever there is more than a CPU.
-    inputs: [(shape, dtype), ...] to trace it once for all of them; by default, for each that comes.
+    inputs: [(shape, dtype), ...], also dictionaries of them, to trace it once; by default, for each shape that comes.
     """
     if keras.backend.backend() != "tensorflow":
         return function
@@ -91,5 +91,9 @@ def compiled(function, jit_compile=True, inputs=None):
     own = functools.partial(function)  # or else TensorFlow takes the same method of several models for one, and warns
     if jit_compile == "auto":
         jit_compile = bool(tf.config.list_physical_devices("GPU"))
-    signature = inputs and [tf.TensorSpec(shape, dtype) for shape, dtype in inputs]
+
+    def spec(x):
+        return {name: spec(part) for name, part in x.items()} if isinstance(x, dict) else tf.TensorSpec(*x)
+
+    signature = inputs and list(map(spec, inputs))
     return tf.function(own, input_signature=signature, jit_compile=jit_compile, autograph=False)

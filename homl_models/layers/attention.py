@@ -15,6 +15,7 @@ from keras import ops
 
 from homl_models.base import Layer
 from homl_models.errors import UserError
+from homl_models.layers.dense import Dense
 from homl_models.layers.dropout import Dropout
 
 FAR = -1e9  # score of what is masked; finite, so that a row without any key gives no NaN
@@ -97,11 +98,16 @@ class MultiHeadAttention(Layer):
         self.dropout, self.use_bias = dropout, use_bias
         self.size = head_dim or dim // num_heads
         settings = {"use_bias": use_bias, "dtype": self.dtype_policy}
-        self.query_dense = keras.layers.Dense(num_heads * self.size, name="query", **settings)
-        self.key_dense = keras.layers.Dense(num_heads * self.size, name="key", **settings)
-        self.value_dense = keras.layers.Dense(num_heads * self.size, name="value", **settings)
-        self.output_dense = keras.layers.Dense(dim, name="output", **settings)
+        self.query_dense = Dense(num_heads * self.size, name="query", **settings)
+        self.key_dense = Dense(num_heads * self.size, name="key", **settings)
+        self.value_dense = Dense(num_heads * self.size, name="value", **settings)
+        self.output_dense = Dense(dim, name="output", **settings)
         self.dropout_layer = Dropout(dropout, dtype=self.dtype_policy)
+
+    @property
+    def denses(self):
+        """The four dense layers, in that order: of queries, keys, values and the output."""
+        return [self.query_dense, self.key_dense, self.value_dense, self.output_dense]
 
     def build(self, query_shape, memory_shape=None):
         memory_dim = (memory_shape or query_shape)[-1]
@@ -118,11 +124,19 @@ class MultiHeadAttention(Layer):
         """Memory (b, s, d) -> keys and values, each (b, h, s, e)."""
         return self.heads(self.key_dense(memory)), self.heads(self.value_dense(memory))
 
-    def attend(self, query, keys, values, mask=None, training=None):
-        """Queries (b, t, d) -> (b, t, d), weights (b, h, t, s); mask of a shape that broadcasts to the weights'."""
-        scale = 1 / math.sqrt(self.size)
-        scores = ops.matmul(self.heads(self.query_dense(query) * scale), ops.swapaxes(keys, 2, 3))
-        weights = softmax(scores, mask)
+    def scores(self, queries, keys, first=0):
+        """Scaled queries (b, h, t, e), the first of them at place `first`, and keys (b, h, s, e) -> (b, h, t, s)."""
+        return ops.matmul(queries, ops.swapaxes(keys, 2, 3))
+
+    def attend(self, query, keys, values, mask=None, training=None, head_mask=None, first=0):
+        """Queries (b, t, d) -> (b, t, d), weights (b, h, t, s); mask of a shape that broadcasts to the weights'.
+
+        head_mask: (h,), factors of what each head sees. first: see `scores`.
+        """
+        queries = self.heads(self.query_dense(query) * (1 / math.sqrt(self.size)))
+        weights = softmax(self.scores(queries, keys, first), mask)
+        if head_mask is not None:
+            weights = weights * ops.cast(head_mask, "float32")[:, None, None]
         dropped = self.dropout_layer(ops.cast(weights, values.dtype), training=training)
         mixed = ops.transpose(ops.matmul(dropped, values), (0, 2, 1, 3))  # (b, t, h, e)
         mixed = ops.reshape(mixed, (*ops.shape(mixed)[:2], self.num_heads * self.size))
@@ -167,8 +181,8 @@ class _Block(Layer):
         for name in self.attentions:
             layer = MultiHeadAttention(dim, num_heads, head_dim, attention_dropout, name=name, dtype=dtype)
             setattr(self, name, layer)
-        self.hidden = keras.layers.Dense(hidden_units, activation, name="hidden", dtype=dtype)
-        self.output_dense = keras.layers.Dense(dim, name="output", dtype=dtype)
+        self.hidden = Dense(hidden_units, activation, name="hidden", dtype=dtype)
+        self.output_dense = Dense(dim, name="output", dtype=dtype)
         count = len(self.attentions) + 1
         self.norms = [
             keras.layers.LayerNormalization(epsilon=epsilon, name=f"norm_{i}", dtype=dtype) for i in range(count)

@@ -7,6 +7,7 @@ step, which XLA fuses into the multiplication: two rounds of the 32-bit finalize
 what is left, the configuration and the seed's state do not. Without XLA ours takes half as long again.
 """
 
+import contextlib
 import math
 
 import keras
@@ -33,6 +34,8 @@ def random_bits(shape, seed):
 class Dropout(keras.layers.Dropout):
     """(...) -> (...): in training a share `rate` of units is 0 and the rest grows by 1 / (1 - rate)."""
 
+    seed_of_now = None  # taken instead of the generator's next, if there is one
+
     def call(self, inputs, training=False):
         if not training or not self.rate:
             return inputs
@@ -40,6 +43,33 @@ class Dropout(keras.layers.Dropout):
             return super().call(inputs, training=training)
         if self.rate == 1:
             return ops.zeros_like(inputs)
-        bits = random_bits(ops.shape(inputs), self.seed_generator.next())
+        seed = self.seed_generator.next() if self.seed_of_now is None else self.seed_of_now
+        bits = random_bits(ops.shape(inputs), seed)
         kept = bits >= np.uint32(self.rate * 2**32)
         return ops.where(kept, inputs / (1 - self.rate), 0)
+
+
+@contextlib.contextmanager
+def _seeded(dropouts, seeds):
+    for dropout, seed in zip(dropouts, seeds):
+        dropout.seed_of_now = seed
+    yield
+    for dropout in dropouts:
+        dropout.seed_of_now = None
+
+
+def recomputed(function, dropouts):
+    """`function` of tensors, computed again for its gradients instead of kept (Chen et al., 2016, arXiv:1604.06174).
+
+    dropouts: the layers of dropout in it, which drop the same units both times.
+    """
+    active = [dropout for dropout in dropouts if dropout.rate]
+
+    def again(seeds, *tensors):
+        with _seeded(active, seeds):
+            return function(*tensors)
+
+    def once(*tensors):
+        return keras.remat(again)([dropout.seed_generator.next() for dropout in active], *tensors)
+
+    return once

@@ -1,0 +1,363 @@
+"""Heads of BERT and ELECTRA for people: texts in, texts and numbers out, in Python and in a SavedModel.
+
+`TextHead` is what heads are made of that have a vocabulary; a head says what it makes of tokens (`found_in`), and
+that is what its method in Python and its endpoint share.
+Shapes: b texts, t tokens, n labels, k places.
+"""
+
+import functools
+import operator
+
+import keras
+import numpy as np
+from keras import ops
+
+from homl_models.base import Model, compiled
+from homl_models.errors import UserError
+
+BATCH = 32  # texts that are read together
+CHUNK = 1024  # texts that are cut into tokens together
+OUTSIDE = 1 << 30  # more tokens than there are
+ANY = (None, None), "int32"  # shape and type of an input
+COLUMNS = "input_ids", "token_type_ids", "attention_mask"
+
+
+class TextModel(Model):
+    """A model that reads texts by a vocabulary of word pieces, if it has one.
+
+    vocabulary: tokens, the id of each its place; () for a model of ids alone. lowercase: see `wordpiece.WordPiece`.
+    model_max_length: tokens that a text may have, with those that are added; None for all positions of the backbone.
+    A subclass has `backbone`.
+    """
+
+    def __init__(self, vocabulary=(), lowercase=True, model_max_length=None, **kwargs):
+        super().__init__(**kwargs)
+        self.vocabulary, self.lowercase, self.model_max_length = tuple(vocabulary), lowercase, model_max_length
+
+    @functools.cached_property
+    def tokenizer(self):
+        from homl_models.wordpiece import WordPiece
+
+        if not self.vocabulary:
+            raise UserError("this model has no vocabulary and takes ids alone; give it one, or a folder with vocab.txt")
+        if len(self.vocabulary) != self.backbone.vocab_size:
+            raise UserError(
+                f"the vocabulary has {len(self.vocabulary)} tokens, the model {self.backbone.vocab_size}; "
+                "take the vocab.txt that it was trained with"
+            )
+        return WordPiece(self.vocabulary, self.lowercase)
+
+    @property
+    def max_length(self):
+        """Tokens that a text may have, with those that are added."""
+        return min(self.model_max_length or OUTSIDE, self.backbone.max_position_embeddings)
+
+    # In Python.
+
+    @functools.cached_property
+    def _compiled(self):
+        return {}
+
+    def read(self, name, texts, pairs=None, cut=False, more=lambda tokens: {}):
+        """The method `name` of this model on the tokens of texts -> of each text (tokens, what it gives).
+
+        Tokens are a dictionary, see `wordpiece.WordPiece.encode`. cut: texts that are too long are cut at the end; or
+        else `UserError`. more: tokens of a batch (b, t) -> what else goes in, (b, k).
+        """
+        _check_lists(texts, pairs)
+        found = []
+        for i in range(0, len(texts), CHUNK):
+            some, others = texts[i : i + CHUNK], None if pairs is None else pairs[i : i + CHUNK]
+            tokens = self.tokenizer.encode(some, others, self.max_length if cut else None, offsets=True)
+            length = tokens["input_ids"].shape[1]
+            if length > self.max_length:
+                raise UserError(f"a text has {length} tokens; this model takes {self.max_length} at most")
+            found += self.found(name, tokens, more)
+        return found
+
+    def found(self, name, tokens, more=lambda tokens: {}):
+        """`read` of tokens (n, t): those of like length are read together."""
+        lengths = tokens["attention_mask"].sum(axis=1)
+        order, rows = np.argsort(lengths, kind="stable"), [None] * len(lengths)
+        for i in range(0, len(order), BATCH):
+            places = order[i : i + BATCH]
+            batch = {column: x[places, : lengths[places[-1]]] for column, x in tokens.items()}
+            given = of_model(batch) | more(batch)
+            if name not in self._compiled:  # not by XLA: it reads slower than oneDNN, and each length anew
+                self._compiled[name] = compiled(getattr(self, name), False, [dict.fromkeys(given, ANY)])
+            found = self._compiled[name]({column: ops.convert_to_tensor(x) for column, x in given.items()})
+            both = batch, keras.tree.map_structure(ops.convert_to_numpy, found)
+            for row, place in enumerate(places):
+                rows[place] = keras.tree.map_structure(operator.itemgetter(row), both)
+        return rows
+
+    # In a graph.
+
+    def tf_read(self, texts, pairs=None, cut=False):
+        """Texts (b,) -> their tokens, a dictionary of tensors (b, t); see `read`."""
+        import tensorflow as tf
+
+        tokens = self.tokenizer.tf_encode(texts, pairs, self.max_length if cut else None, offsets=True)
+        longest = tf.shape(tokens["input_ids"])[1]
+        fits = tf.debugging.Assert(
+            longest <= self.max_length, [f"a text has too many tokens; this model takes {self.max_length} at most"]
+        )
+        with tf.control_dependencies([fits]):
+            return {column: tf.identity(x[:, : self.max_length]) for column, x in tokens.items()}
+
+
+def _check_lists(texts, pairs):
+    if isinstance(texts, str) or isinstance(pairs, str):
+        raise UserError("give a list of texts, not one text")
+
+
+def of_model(tokens):
+    """What of tokens goes into the model."""
+    return {column: tokens[column] for column in COLUMNS}
+
+
+def strings(*names):
+    """The signature of inputs that are texts (b,)."""
+    import tensorflow as tf
+
+    return [tf.TensorSpec((None,), tf.string, name=name) for name in names]
+
+
+class Classifies:
+    """Texts -> labels.
+
+    A head with `label_names` and `problem`; see `bert_heads.BertForSequenceClassification`.
+    """
+
+    def scores(self, tokens):
+        """Tokens -> p of each label (b, n); of a regression, what it gives."""
+        logits = self(tokens, training=False)
+        if self.problem == "regression":
+            return logits
+        return (ops.softmax if self.problem == "single_label_classification" else ops.sigmoid)(logits)
+
+    def classify(self, texts, pairs=None):
+        """Texts, or pairs of texts, each cut where it is too long -> their most probable labels, and scores (b, n)."""
+        scores = [found for _, found in self.read("scores", texts, pairs, cut=True)]
+        scores = np.reshape(np.float32(scores), (-1, len(self.label_names)))  # also of no texts
+        return [self.label_names[i] for i in scores.argmax(1)], scores
+
+    def endpoints(self):
+        import tensorflow as tf
+
+        def found(tokens):
+            scores = self.scores(of_model(tokens))
+            return {"labels": tf.gather(tf.constant(self.label_names), tf.argmax(scores, 1)), "scores": scores}
+
+        def classify(texts):
+            """The label of each text, and the score of every label; a text that is too long is cut."""
+            return found(self.tf_read(texts, cut=True))
+
+        def classify_pairs(texts, pairs):
+            """The label of each pair of texts, and the score of every label."""
+            return found(self.tf_read(texts, pairs, cut=True))
+
+        both = strings("texts", "pairs")
+        return {"classify": (classify, both[:1]), "classify_pairs": (classify_pairs, both)}
+
+
+class Fills:
+    """Texts with [MASK] -> the words that may stand there."""
+
+    def words_at(self, tokens):
+        """Tokens with `masked_positions` (b, k) -> p of every word there (b, k, v)."""
+        logits = self(tokens, training=False)
+        return ops.softmax(logits["prediction_logits"] if isinstance(logits, dict) else logits)
+
+    def fill_mask(self, texts, top_k=5):
+        """Texts -> for each text, for each [MASK] in it, the `top_k` most probable tokens, [(token, p), ...].
+
+        `UserError` for a text without [MASK].
+        """
+
+        def places(tokens):
+            masked = tokens["input_ids"] == self.tokenizer.mask
+            if not masked.any(1).all():
+                raise UserError("every text needs a [MASK]")
+            order = np.argsort(~masked, axis=1, kind="stable")
+            return {"masked_positions": order[:, : masked.sum(1).max()].astype("int32")}
+
+        filled = []
+        for tokens, p in self.read("words_at", texts, more=places):
+            count = np.sum(tokens["input_ids"] == self.tokenizer.mask)
+            best = np.argsort(-p[:count], axis=-1, kind="stable")[:, :top_k]
+            filled.append([[(self.vocabulary[i], float(at[i])) for i in some] for some, at in zip(best, p)])
+        return filled
+
+    def endpoints(self):
+        import tensorflow as tf
+
+        def fill_mask(texts, top_k=5):
+            """The most probable tokens for each [MASK] of each text, and their probabilities; "" for no [MASK]."""
+            tokens = self.tf_read(texts)
+            masked = tokens["input_ids"] == self.tokenizer.mask
+            counts = tf.reduce_sum(tf.cast(masked, tf.int32), axis=1)
+            tf.debugging.Assert(tf.reduce_all(counts > 0), ["every text needs a [MASK]"])
+            tf.debugging.Assert(
+                (top_k > 0) & (top_k <= len(self.vocabulary)), ["top_k must lie in 1 to the vocabulary"]
+            )
+            most = tf.reduce_max(counts)
+            places = tf.argsort(tf.cast(~masked, tf.int32), axis=1, stable=True)[:, :most]
+            p, ids = tf.math.top_k(self.words_at(of_model(tokens) | {"masked_positions": places}), top_k)
+            there = tf.sequence_mask(counts, most)[..., None]
+            return {
+                "tokens": tf.where(there, tf.gather(tf.constant(self.vocabulary), ids), ""),
+                "scores": tf.where(there, p, 0.0),
+            }
+
+        return {"fill_mask": (fill_mask, [*strings("texts"), tf.TensorSpec((), tf.int32, name="top_k")])}
+
+
+ANSWER = 30  # tokens that an answer may have
+
+
+class Answers:
+    """Questions and contexts -> the part of the context that answers the question."""
+
+    def spans(self, tokens):
+        """Tokens -> first and last token of the best answer (b,), and its p (b,): p(first) * p(last).
+
+        What is left of p belongs to other answers and to [CLS], which stands for none.
+        """
+        logits, t = self(tokens, training=False), ops.shape(tokens["input_ids"])[1]
+        last = ops.sum(tokens["attention_mask"], axis=1, keepdims=True) - 1  # the last [SEP]
+        inside = ops.logical_and(tokens["token_type_ids"] == 1, ops.arange(t) < last)
+        possible = ops.logical_or(inside, ops.arange(t) == 0)
+        start, end = (
+            ops.where(inside, ops.log_softmax(ops.where(possible, logits[name], -1e9), axis=-1), -1e9)
+            for name in ("start_logits", "end_logits")
+        )
+        apart = ops.arange(t) - ops.arange(t)[:, None]
+        scores = start[:, :, None] + end[:, None]
+        scores = ops.where(ops.logical_and(apart >= 0, apart < ANSWER), scores, -float("inf"))
+        scores = ops.reshape(scores, (-1, t * t))
+        best = ops.cast(ops.argmax(scores, axis=-1), "int32")
+        return best // t, best % t, ops.exp(ops.max(scores, axis=-1))
+
+    def answer(self, questions, contexts):
+        """Questions and contexts -> [(answer, p), ...]; an answer has 30 tokens at most.
+
+        A context that is too long is read in parts, which overlap; the most probable answer of all counts. A question
+        is cut where it has more than half of the tokens that fit.
+        """
+        _check_lists(questions, contexts)
+        best = [("", 0.0)] * len(questions)
+        for i in range(0, len(questions), CHUNK):
+            both = questions[i : i + CHUNK], contexts[i : i + CHUNK]
+            windows = self.tokenizer.windows(*both, self.max_length, self.max_length // 4)
+            origins = i + windows.pop("origins")
+            for origin, (tokens, (first, last, p)) in zip(origins, self.found("spans", windows)):
+                if p > best[origin][1]:
+                    start, end = tokens["offsets"][first, 0], tokens["offsets"][last, 1]
+                    best[origin] = contexts[origin][start:end], float(p)
+        return best
+
+    def endpoints(self):
+        import tensorflow as tf
+
+        def answer(questions, contexts):
+            """The part of each context that answers the question, its probability, and where it begins and ends."""
+            tokens = self.tf_read(questions, contexts)
+            first, last, p = self.spans(of_model(tokens))
+            start = tf.gather(tokens["offsets"][..., 0], first, batch_dims=1)
+            end = tf.gather(tokens["offsets"][..., 1], last, batch_dims=1)
+            text = tf.strings.substr(contexts, start, end - start, unit="UTF8_CHAR")
+            return {"answers": text, "scores": p, "starts": start, "ends": end}
+
+        return {"answer": (answer, strings("questions", "contexts"))}
+
+
+class Tags:
+    """Texts -> a label for each word."""
+
+    def label_ids(self, tokens):
+        """Tokens -> the most probable label of each (b, t), and its p."""
+        p = ops.softmax(self(tokens, training=False))
+        return ops.cast(ops.argmax(p, axis=-1), "int32"), ops.max(p, axis=-1)
+
+    def tag(self, texts):
+        """Texts -> for each text [(word, label, p), ...]; a word has the label of its first piece."""
+        tagged = []
+        for text, (tokens, (labels, p)) in zip(texts, self.read("label_ids", texts)):
+            words, offsets = tokens["words"], tokens["offsets"]
+            ends = {word: offsets[at, 1] for at, word in enumerate(words) if word >= 0}
+            firsts = {word: at for at, word in reversed(list(enumerate(words))) if word >= 0}
+            tagged.append([
+                (text[offsets[at, 0] : ends[word]], self.label_names[labels[at]], float(p[at]))
+                for word, at in sorted(firsts.items())
+            ])  # fmt: skip
+        return tagged
+
+    def endpoints(self):
+        import tensorflow as tf
+
+        def tag(texts):
+            """The words of each text, their labels and probabilities; "" after the last word."""
+            tokens = self.tf_read(texts)
+            ids, p = self.label_ids(of_model(tokens))
+            words = tokens["words"]
+            first = (words >= 0) & (words != tf.pad(words, [[0, 0], [1, 0]], constant_values=-1)[:, :-1])
+            final = (words >= 0) & (words != tf.pad(words, [[0, 0], [0, 1]], constant_values=-1)[:, 1:])
+            start, end = (tf.boolean_mask(tokens["offsets"][..., i], part) for i, part in enumerate((first, final)))
+            row = tf.where(first)[:, 0]
+            text = tf.strings.substr(tf.gather(texts, row), start, end - start, unit="UTF8_CHAR")
+            names = tf.gather(tf.constant(self.label_names), tf.boolean_mask(ids, first))
+            found = {"words": text, "labels": names, "scores": tf.boolean_mask(p, first)}
+            rows = tf.shape(texts, tf.int64)[0]
+            return {name: tf.RaggedTensor.from_value_rowids(x, row, rows).to_tensor() for name, x in found.items()}
+
+        return {"tag": (tag, strings("texts"))}
+
+
+class Detects:
+    """Texts -> for each token how likely it is not the one that was written."""
+
+    def replaced(self, tokens):
+        """Tokens -> p (b, t) that each was replaced."""
+        return ops.sigmoid(self(tokens, training=False))
+
+    def detect_replaced(self, texts):
+        """Texts -> for each text [(token, p), ...] without the tokens that are added."""
+        found = []
+        for tokens, p in self.read("replaced", texts):
+            some = zip(tokens["input_ids"], tokens["words"], p)
+            found.append([(self.vocabulary[i], float(x)) for i, word, x in some if word >= 0])
+        return found
+
+    def endpoints(self):
+        import tensorflow as tf
+
+        def detect_replaced(texts):
+            """The tokens of each text and how likely each was replaced; "" and 0 for what is added or missing."""
+            tokens = self.tf_read(texts)
+            inside = tokens["words"] >= 0
+            names = tf.gather(tf.constant(self.vocabulary), tokens["input_ids"])
+            p = self.replaced(of_model(tokens))
+            return {"tokens": tf.where(inside, names, ""), "scores": tf.where(inside, p, 0.0)}
+
+        return {"detect_replaced": (detect_replaced, strings("texts"))}
+
+
+class Embeds:
+    """Texts -> vectors."""
+
+    def embedded(self, tokens):
+        """Tokens -> the mean of what they became (b, d)."""
+        return self(tokens, training=False)
+
+    def embed(self, texts):
+        """Texts, each cut where it is too long -> vectors (b, d)."""
+        vectors = [found for _, found in self.read("embedded", texts, cut=True)]
+        return np.reshape(np.float32(vectors), (-1, self.backbone.hidden_size))  # also of no texts
+
+    def endpoints(self):
+        def embed(texts):
+            """A vector for each text, the mean over its tokens; a text that is too long is cut."""
+            return {"embeddings": self.embedded(of_model(self.tf_read(texts, cut=True)))}
+
+        return {"embed": (embed, strings("texts"))}

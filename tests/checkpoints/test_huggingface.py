@@ -1,0 +1,260 @@
+"""Folders of Hugging Face: in every form, there and back, and what is wrong with one."""
+
+import json
+import pickle
+import subprocess
+import sys
+import warnings
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+
+from homl_models.checkpoints import huggingface
+from homl_models.checkpoints.huggingface import from_pretrained, save_pretrained
+from homl_models.errors import UserError
+from homl_models.models.bert import Bert
+from homl_models.models.bert_heads import BertForMaskedLM, BertForSequenceClassification, BertForTokenClassification
+from homl_models.models.electra import Electra, ElectraForPreTraining, ElectraPretrainer
+from tests import checks
+from tests.checkpoints.test_torch_files import Evil
+from tests.models.test_bert import HEADS, INPUTS, inputs_of, make, reference, tensors
+
+
+def weights(model):
+    return {name: np.array(variable) for name, variable in huggingface.tensors_of(model).items()}
+
+
+def same(a, b):
+    assert weights(a).keys() == weights(b).keys()
+    checks.close(weights(a), weights(b), 0)
+
+
+@pytest.mark.parametrize("name", [*HEADS, "BertModel", "ElectraModel"])
+def test_what_we_write_the_reference_reads_and_gives_the_same(name, tmp_path):
+    """Theirs -> ours -> theirs -> ours: bit for bit."""
+    theirs = reference(name, tmp_path / "theirs")
+    ours = from_pretrained(tmp_path / "theirs")
+    save_pretrained(ours, tmp_path / "ours")
+    again = type(theirs).from_pretrained(tmp_path / "ours", attn_implementation="eager").eval()
+    before, after = theirs.state_dict(), again.state_dict()
+    assert before.keys() == after.keys()
+    assert all((before[key] == after[key]).all() for key in before)
+    inputs = tensors(inputs_of(name))
+    for a, b in zip(theirs(**inputs).to_tuple(), again(**inputs).to_tuple()):
+        if hasattr(a, "shape"):
+            assert (a == b).all()
+    again.save_pretrained(tmp_path / "again")
+    same(from_pretrained(tmp_path / "again"), ours)
+
+
+@pytest.mark.parametrize("form", ["shards", "bin", "bin shards", "old names", "bfloat16"])
+def test_every_form_of_a_folder_is_read(form, tmp_path):
+    torch = pytest.importorskip("torch", reason="needs torch==2.13.0")
+    theirs = reference("BertForMaskedLM", tmp_path / "usual")
+    wanted, folder = from_pretrained(tmp_path / "usual"), tmp_path / "x"
+    if form == "bfloat16":
+        theirs.to(torch.bfloat16).save_pretrained(folder)
+        found = from_pretrained(folder)
+        for name, array in weights(wanted).items():
+            rounded = torch.tensor(array).to(torch.bfloat16).float().numpy()
+            checks.close(weights(found)[name], rounded, 0)
+        return
+    theirs.save_pretrained(
+        folder, safe_serialization="bin" not in form, max_shard_size="20KB" if "shards" in form else "5GB"
+    )
+    if "shards" in form:
+        assert len([path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin")]) > 2
+    if form == "old names":  # as in the first files of Google's weights
+        (folder / "model.safetensors").unlink()
+        old = {
+            name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): value
+            for name, value in theirs.state_dict().items()
+        }
+        old["bert.embeddings.position_ids"] = torch.arange(24)[None]
+        torch.save(old, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    same(from_pretrained(folder), wanted)
+
+
+def test_the_backbone_is_found_under_any_prefix_and_new_heads_are_named(tmp_path):
+    model = make(BertForMaskedLM, backbone={"add_pooling_layer": False})
+    save_pretrained(model, tmp_path / "head")
+    backbone = make()
+    save_pretrained(backbone, tmp_path / "bare")
+    with pytest.warns(UserWarning, match="lacks pooler.dense.weight, pooler.dense.bias: they begin anew"):
+        found = from_pretrained(tmp_path / "head", Bert)
+    checks.close(found(INPUTS)["last_hidden_state"], model.backbone(INPUTS)["last_hidden_state"])
+    with pytest.warns(UserWarning, match=r"bare lacks classifier.weight, classifier.bias"):
+        found = from_pretrained(tmp_path / "bare", BertForSequenceClassification, num_labels=5)
+    checks.close(found.backbone(INPUTS)["pooler_output"], backbone(INPUTS)["pooler_output"])
+    assert found(INPUTS).shape == (3, 5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        same(from_pretrained(tmp_path / "head"), model)
+
+
+def test_settings_may_be_changed_on_the_way(tmp_path):
+    save_pretrained(make(BertForTokenClassification), tmp_path)
+    model = from_pretrained(tmp_path, dtype="mixed_bfloat16", hidden_dropout_prob=0.3, gradient_checkpointing=True)
+    assert model.backbone.compute_dtype == "bfloat16"
+    assert model.backbone.blocks[0].dropouts[0].rate == model.dropout_layer.rate == 0.3
+    assert model.weights[0].dtype == "float32"
+
+
+def edit(folder, name="config.json", **changes):
+    path = folder / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def evil(folder):
+    (folder / "model.safetensors").unlink()
+    with zipfile.ZipFile(folder / "pytorch_model.bin", "w") as file:
+        file.writestr("archive/data.pkl", pickle.dumps({"weight": Evil(folder / "ran")}))
+
+
+def rewritten(folder, change):
+    import safetensors.numpy
+
+    arrays = safetensors.numpy.load_file(folder / "model.safetensors")
+    change(arrays)
+    safetensors.numpy.save_file(arrays, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda f: (f / "config.json").unlink(), "has no config.json: it is not the folder of a Hugging Face model"),
+        (lambda f: (f / "config.json").write_text("{"), "config.json cannot be read"),
+        (lambda f: edit(f, model_type="gpt2"), "is a model of type 'gpt2'; those of type bert and electra can be read"),
+        (lambda f: (f / "model.safetensors").unlink(), "has neither model.safetensors nor pytorch_model.bin"),
+        (
+            lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:5000]),
+            "model.safetensors cannot be read, fetch it again",
+        ),
+        (evil, "which is no tensor, and was not run"),
+        (
+            lambda f: edit(f, vocab_size=61),
+            r"bert.embeddings.word_embeddings.weight has the shape \(60, 32\), not \(61,",
+        ),
+        (lambda f: edit(f, num_hidden_layers=3), "lacks weights: bert.encoder.layer.2.attention.self.query.weight"),
+        (lambda f: edit(f, num_hidden_layers=1), "weights that belong nowhere: bert.encoder.layer.1.attention"),
+        (
+            lambda f: rewritten(f, lambda a: a.update({"bert.extra.weight": np.zeros(2, "float32")})),
+            "weights that belong nowhere: bert.extra.weight",
+        ),
+        (lambda f: edit(f, hidden_act="mish"), "hidden_act must be one of"),
+    ],
+)
+def test_what_is_wrong_with_a_folder_is_said_in_a_line(harm, message, tmp_path):
+    save_pretrained(make(BertForMaskedLM), tmp_path)
+    harm(tmp_path)
+    with pytest.raises(UserError, match=message) as error:
+        from_pretrained(tmp_path)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_another_family_and_settings_that_are_none_are_refused(tmp_path):
+    save_pretrained(make(), tmp_path)
+    with pytest.raises(UserError, match="a model of type bert, which has no ElectraForPreTraining"):
+        from_pretrained(tmp_path, ElectraForPreTraining)
+    with pytest.raises(UserError, match="Bert has no setting num_labels"):
+        from_pretrained(tmp_path, num_labels=3)
+    with pytest.raises(UserError, match="there is no folder /no/where"):
+        from_pretrained("/no/where")
+
+
+def test_what_has_no_such_folder_is_not_saved(tmp_path):
+    with pytest.raises(UserError, match="embeddings of another size has no such folder"):
+        save_pretrained(make(backbone={"embedding_size": 8}), tmp_path)
+    pretrainer = ElectraPretrainer(Electra(20, 8, 1, 2, 8, 4), {"hidden_size": 4})
+    pretrainer.build()
+    with pytest.raises(UserError, match="ElectraPretrainer has no such folder; save its `discriminator`"):
+        save_pretrained(pretrainer, tmp_path)
+    save_pretrained(pretrainer.discriminator, tmp_path)
+    same(from_pretrained(tmp_path), pretrainer.discriminator)
+
+
+def test_a_name_that_cannot_be_fetched_is_said(monkeypatch):
+    pytest.importorskip("huggingface_hub", reason="needs huggingface_hub")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match="there is no folder someone/no-such-model, and no such model could be fetched"):
+        from_pretrained("someone/no-such-model")
+
+
+MEMORY = """
+import resource, sys
+import keras, numpy, tensorflow
+from homl_models.checkpoints import huggingface
+from homl_models.models import bert_heads
+
+tensorflow.zeros(1)
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+before = peak()
+model = huggingface.from_pretrained(sys.argv[1])
+print(peak() - before, sum(weight.numpy().nbytes for weight in model.weights) / 2**20)
+"""
+
+
+@pytest.mark.parametrize("form", ["safetensors", "bin"])
+def test_loading_takes_the_weights_once_and_the_largest_tensor(form, tmp_path):
+    """60 MB of weights, the largest of which has 16: not twice as much."""
+    keras.utils.set_random_seed(0)
+    model = Electra(8192, 512, 5, 8, 2048, embedding_size=512)
+    model.build()
+    save_pretrained(model, tmp_path)
+    if form == "bin":
+        torch = pytest.importorskip("torch", reason="needs torch==2.13.0")
+        import safetensors.torch
+
+        torch.save(safetensors.torch.load_file(tmp_path / "model.safetensors"), tmp_path / "pytorch_model.bin")
+        (tmp_path / "model.safetensors").unlink()
+    done = subprocess.run([sys.executable, "-c", MEMORY, str(tmp_path)], capture_output=True, text=True, check=True)
+    taken, size = map(float, done.stdout.split())
+    assert size > 60
+    assert taken < size + 16 * 2 + 15  # a tensor as it is read, and turned; 15 for all else
+
+
+@pytest.mark.parametrize("family", [Bert, Electra])
+def test_another_head_on_a_model_is_that_of_its_folder(family, tmp_path):
+    """`with_head` gives what saving and `from_pretrained` give, without the folder."""
+    small = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    small |= {"intermediate_size": 24, "max_position_embeddings": 24}
+    masked = BertForMaskedLM if family is Bert else ElectraForPreTraining
+    classifier = huggingface.HEADS[f"{family.__name__}ForSequenceClassification"]
+    model = masked(family(**small), dtype="mixed_bfloat16")
+    model.build()
+    save_pretrained(model, tmp_path)
+    settings = {"num_labels": 3, "labels": ("a", "b", "c"), "hidden_dropout_prob": 0.3, "model_max_length": 9}
+    with pytest.warns(UserWarning, match="classifier.* begin anew") as caught:
+        found = huggingface.with_head(model, classifier, **settings)
+    with pytest.warns(UserWarning, match="classifier.* begin anew") as again:
+        wanted = from_pretrained(tmp_path, classifier, **settings)
+    assert [str(w.message).split(" lacks ")[1] for w in caught if "anew" in str(w.message)] == [
+        str(w.message).split(" lacks ")[1] for w in again if "anew" in str(w.message)
+    ]
+    assert found.backbone.hidden_dropout_prob == wanted.backbone.hidden_dropout_prob == 0.3
+    ours, theirs = weights(found), weights(wanted)
+    assert ours.keys() == theirs.keys()
+    new = [name for name in ours if "classifier" in name or "pooler" in name]
+    assert new
+    kept = [name for name in ours if name not in new]
+    checks.close([ours[name] for name in kept], [theirs[name] for name in kept], 0)
+    assert (found.label_names, found.max_length, found.dtype_policy.name) == (("a", "b", "c"), 9, "float32")
+    with pytest.raises(UserError, match="which has no"):
+        huggingface.with_head(model, BertForMaskedLM if family is Electra else ElectraForPreTraining)
+    with pytest.raises(UserError, match="has no setting colour"):
+        huggingface.with_head(model, classifier, colour=1)
+
+
+def test_of_a_pretrainer_the_discriminator_is_taken():
+    small = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = ElectraPretrainer(Electra(**small, intermediate_size=24, embedding_size=8), {"hidden_size": 8})
+    model.build()
+    kind = huggingface.HEADS["ElectraForTokenClassification"]
+    with pytest.warns(UserWarning, match="begin anew"):
+        found = huggingface.with_head(model, kind, num_labels=2)
+    checks.close(found.backbone.get_weights(), model.discriminator.get_weights(), 0)
+    assert not set(map(id, found.weights)) & set(map(id, model.weights))

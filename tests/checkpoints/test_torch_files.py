@@ -1,0 +1,120 @@
+"""Files of torch.save, read without PyTorch: equal to what PyTorch reads, and nothing in them is run."""
+
+import os
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+
+from homl_models.checkpoints.torch_files import TorchFile
+from homl_models.errors import UserError
+from tests.conftest import DATA
+
+
+class Evil:
+    """What a pickle can do when it is read."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("archive", [True, False], ids=["archive", "before 1.6"])
+def test_tensors_are_those_that_pytorch_reads(archive, tmp_path):
+    torch = pytest.importorskip("torch", reason="needs torch==2.13.0")
+    base = torch.arange(24.0).reshape(4, 6)
+    saved = {
+        "plain": torch.randn(3, 5),
+        "turned": base.T,
+        "part": base[1:3, 2:5],
+        "again": base,
+        "half": torch.randn(4).half(),
+        "bfloat16": torch.randn(4).bfloat16(),
+        "whole": torch.arange(5),
+        "scalar": torch.tensor(3.0),
+        "none": torch.zeros(0, 3),
+        "parameter": torch.nn.Parameter(torch.randn(2, 2)),
+        "bool": torch.tensor([True, False]),
+        "inner": {"list": [torch.ones(2), 5, "text"]},
+        "step": 7,
+    }
+    torch.save(saved, tmp_path / "x.bin", _use_new_zipfile_serialization=archive)
+    found = TorchFile(tmp_path / "x.bin")
+    wanted = {name: value for name, value in saved.items() if isinstance(value, torch.Tensor)}
+    assert set(found) == {*wanted, "inner.list.0"}
+    for name, value in wanted.items():
+        assert found[name].dtype.name == str(value.dtype).removeprefix("torch."), name
+        assert found.shape(name) == found[name].shape == tuple(value.shape)
+        np.testing.assert_array_equal(np.float64(found[name]), value.detach().double().numpy())
+    np.testing.assert_array_equal(found["inner.list.0"], [1, 1])
+
+
+def test_weights_of_a_real_network_are_read_alike():
+    path = DATA / "checkpoints" / "realesr-animevideov3.pth"
+    if not path.exists():
+        pytest.skip(f"needs {path}")
+    found, arrays = TorchFile(path), np.load(DATA / "checkpoints" / "realesr_animevideov3.npz")
+    ours = [found[name] for name in found]
+    assert sum(x.size for x in ours) == 621_424
+    theirs = [arrays[name] for name in arrays.files]
+    for x, y in zip(sorted(ours, key=lambda x: (x.shape, x.sum())), sorted(theirs, key=lambda x: (x.shape, x.sum()))):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_a_network_pickled_whole_is_refused_by_name():
+    path = DATA / "checkpoints" / "vdsr_model_epoch_50.pth"
+    if not path.exists():
+        pytest.skip(f"needs {path}")
+    with pytest.raises(UserError, match="which is no tensor, and was not run"):
+        TorchFile(path)
+
+
+@pytest.mark.parametrize("archive", [True, False], ids=["archive", "bare pickle"])
+def test_code_in_a_file_is_refused_and_not_run(archive, tmp_path):
+    code = pickle.dumps({"weight": Evil(tmp_path / "ran")}, protocol=2)
+    path = tmp_path / "evil.bin"
+    if archive:
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("archive/data.pkl", code)
+    else:
+        path.write_bytes(code)
+    with pytest.raises(UserError, match=r"carries (posix|nt)\.mkdir, which is no tensor, and was not run"):
+        TorchFile(path)
+    assert not (tmp_path / "ran").exists()
+    pickle.loads(code)  # it would have
+    assert (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "opcodes",
+    [
+        b"cbuiltins\neval\n(S'1/0'\ntR.",
+        b"ctorch\nload\n(S'x'\ntR.",
+        b"ctorch._utils\n_rebuild_device_tensor_from_numpy\n(tR.",
+        b"ccollections\nOrderedDict.__class__\n(tR.",
+        b"cnumpy.core.multiarray\n_reconstruct\n(tR.",
+    ],
+)
+def test_nothing_is_called_but_what_makes_tensors(opcodes, tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.bin", "w") as file:
+        file.writestr("x/data.pkl", opcodes)
+    with pytest.raises(UserError, match="was not run"):
+        TorchFile(tmp_path / "x.bin")
+
+
+def test_broken_files_are_one_line(tmp_path):
+    torch = pytest.importorskip("torch", reason="needs torch==2.13.0")
+    with pytest.raises(UserError, match="there is no file"):
+        TorchFile(tmp_path / "none.bin")
+    (tmp_path / "text.bin").write_text("hello")
+    with pytest.raises(UserError, match="not a file of torch.save, or is broken"):
+        TorchFile(tmp_path / "text.bin")
+    for archive in (True, False):
+        torch.save({"x": torch.randn(1000)}, tmp_path / "x.bin", _use_new_zipfile_serialization=archive)
+        cut = (tmp_path / "x.bin").read_bytes()[:-2000]
+        (tmp_path / "cut.bin").write_bytes(cut)
+        with pytest.raises(UserError, match="broken|too early"):
+            TorchFile(tmp_path / "cut.bin")

@@ -1,0 +1,399 @@
+"""BERT and its heads: against `transformers`, with its weights; decoding, pruning, memory saved, and what comes in."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import ops
+
+from homl_models.checkpoints import huggingface
+from homl_models.errors import UserError
+from homl_models.models import bert_heads
+from homl_models.models.bert import Bert, Block, Embeddings, RelativeAttention, pruned
+from tests import checks
+
+SIZES = {
+    "vocab_size": 60,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 24,
+}
+LENGTHS = 11, 7, 4
+POSITIONS = pytest.mark.parametrize("positions", ["absolute", "relative_key", "relative_key_query"])
+IDS = np.random.default_rng(0).integers(5, 60, (3, 11))
+MASK = np.int32(np.arange(11) < np.array(LENGTHS)[:, None])
+TYPES = np.random.default_rng(1).integers(0, 2, (3, 11))
+SOME = np.where(np.random.default_rng(2).random((3, 11)) < 0.4, IDS, -100)
+INPUTS = {"input_ids": IDS, "attention_mask": MASK, "token_type_ids": TYPES}
+HEADS = {  # labels of each
+    "BertForMaskedLM": {"labels": SOME},
+    "BertForPreTraining": {"labels": SOME, "next_sentence_label": np.array([0, 1, 1])},
+    "BertLMHeadModel": {"labels": IDS},
+    "BertForNextSentencePrediction": {"labels": np.array([0, 1, 1])},
+    "BertForSequenceClassification": {"labels": np.array([0, 2, 1])},
+    "BertForMultipleChoice": {"labels": np.array([1])},
+    "BertForTokenClassification": {"labels": np.where(MASK > 0, IDS % 3, -100)},
+    "BertForQuestionAnswering": {"start_positions": np.array([1, 3, 40]), "end_positions": np.array([2, 30, 3])},
+    "ElectraForMaskedLM": {"labels": SOME},
+    "ElectraForPreTraining": {"labels": np.where(MASK > 0, IDS % 2, -100)},
+    "ElectraForSequenceClassification": {"labels": np.array([0, 2, 1])},
+    "ElectraForTokenClassification": {"labels": np.where(MASK > 0, IDS % 3, -100)},
+    "ElectraForQuestionAnswering": {"start_positions": np.array([1, 3, 40]), "end_positions": np.array([2, 30, 3])},
+}
+
+
+def transformers(before_5=False):
+    """The package `transformers`; before_5: only if it still has what its version 5 dropped."""
+    pytest.importorskip("torch", reason="needs torch==2.13.0")
+    package = pytest.importorskip("transformers", reason="needs transformers<5")
+    if before_5 and int(package.__version__.split(".")[0]) > 4:
+        pytest.skip("needs transformers<5")
+    return package
+
+
+def reference(name, folder, before_5=False, **settings):
+    """A model of `transformers` with random weights, and its folder."""
+    package = transformers(before_5)
+    import torch
+
+    family = package.ElectraConfig if name.startswith("Electra") else package.BertConfig
+    settings = SIZES | {"num_labels": 2 if "Question" in name else 3} | settings
+    settings |= {"embedding_size": 16} if name.startswith("Electra") else {}
+    settings |= {"is_decoder": True, "use_cache": False} if name == "BertLMHeadModel" else {}
+    torch.manual_seed(0)
+    model = getattr(package, name)(family(attn_implementation="eager", **settings)).eval()
+    for weight in model.parameters():
+        weight.data.add_(0.1 * torch.randn_like(weight))
+    model.tie_weights()
+    model.save_pretrained(folder)
+    return model
+
+
+def tensors(nest):
+    import torch
+
+    return {name: torch.tensor(value) for name, value in nest.items()}
+
+
+def inputs_of(name):
+    return {key: value[None] for key, value in INPUTS.items()} if name == "BertForMultipleChoice" else INPUTS
+
+
+def labels_of(name):
+    labels = HEADS[name]
+    return labels["labels"] if list(labels) == ["labels"] else labels
+
+
+def make(kind=Bert, seed=0, backbone=None, **settings):
+    keras.utils.set_random_seed(seed)
+    model = Bert(**SIZES | (backbone or {}))
+    model = model if kind is Bert else kind(model, **settings)
+    model.build()
+    for i, weight in enumerate(model.trainable_weights):
+        weight.assign(weight + keras.random.normal(weight.shape, stddev=0.1, seed=i))
+    return model
+
+
+@POSITIONS
+@pytest.mark.parametrize("decoder", [False, True], ids=["encoder", "decoder"])
+def test_all_that_bert_gives_is_what_the_reference_gives(positions, decoder, tmp_path):
+    theirs = reference("BertModel", tmp_path, True, position_embedding_type=positions, is_decoder=decoder,
+                       add_cross_attention=decoder, use_cache=False)  # fmt: skip
+    inputs, rng = (
+        INPUTS | {"head_mask": np.float32(np.random.default_rng(3).random((2, 4)) > 0.3)},
+        np.random.default_rng(4),
+    )
+    if decoder:
+        inputs |= {"encoder_hidden_states": np.float32(rng.normal(size=(3, 7, 32)))}
+        inputs |= {"encoder_attention_mask": np.int32(np.arange(7) < np.array([[7], [5], [1]]))}
+    asked = {"output_hidden_states": True, "output_attentions": True}
+    wanted = theirs(**tensors(inputs), **asked)
+    for chunk in (0, 4):
+        found = huggingface.from_pretrained(tmp_path, chunk_size_feed_forward=chunk)(inputs, **asked)
+        names = {"last_hidden_state", "pooler_output", "hidden_states", "attentions"}
+        assert set(found) == names | ({"cross_attentions"} if decoder else set())
+        for name, value in found.items():
+            checks.close(
+                value, tuple(x.detach() for x in wanted[name]) if isinstance(value, tuple) else wanted[name].detach()
+            )
+
+
+def test_embeddings_positions_and_masks_may_be_given(tmp_path):
+    theirs = reference("BertModel", tmp_path, before_5=True)
+    model, rng = huggingface.from_pretrained(tmp_path), np.random.default_rng(5)
+    given = {"inputs_embeds": np.float32(rng.normal(size=(3, 11, 32))), "position_ids": rng.integers(0, 24, (3, 11))}
+    given |= {"attention_mask": np.int32(rng.random((3, 11, 11)) < 0.7) | np.eye(11, dtype="int32")}
+    checks.close(model(given)["last_hidden_state"], theirs(**tensors(given))[0].detach())
+    one = {"head_mask": np.float32([1, 0, 0.5, 1])}
+    checks.close(model(INPUTS | one)["last_hidden_state"], theirs(**tensors(INPUTS | one))[0].detach())
+    checks.close(model(IDS)["last_hidden_state"], theirs(**tensors({"input_ids": IDS}))[0].detach())
+
+
+def test_at_the_size_of_bert_base_twelve_layers_agree():
+    """To 1e-4 in float32, and in bfloat16 no further from it than PyTorch in bfloat16."""
+    package = transformers()
+    import torch
+
+    keras.utils.set_random_seed(0)
+    exact, half = Bert(), Bert(dtype="mixed_bfloat16")
+    for model in (exact, half):
+        model.build()
+    half.set_weights(exact.get_weights())
+    weights = huggingface.tensors_of(exact)
+    theirs = package.BertModel(package.BertConfig(attn_implementation="eager")).eval()
+    theirs.load_state_dict({k: torch.tensor(huggingface.turned(k, v.numpy())) for k, v in weights.items()})
+    ids = np.random.default_rng(0).integers(5, 30522, (2, 20))
+    inputs = {"input_ids": ids, "attention_mask": np.int32(np.arange(20) < np.array([[20], [9]]))}
+    with torch.inference_mode():
+        wanted = theirs(**tensors(inputs))[0].numpy()
+        rounded = theirs.to(torch.bfloat16)(**tensors(inputs))[0].float().numpy()
+    checks.close(exact(inputs)["last_hidden_state"], wanted, 1e-4)
+    found = np.float32(ops.cast(half(inputs)["last_hidden_state"], "float32"))
+    assert 0 < np.abs(found - wanted).mean() <= 1.1 * np.abs(rounded - wanted).mean()
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_every_head_gives_the_logits_losses_and_gradients_of_the_reference(name, tmp_path):
+    import torch
+
+    theirs = reference(name, tmp_path)
+    model = huggingface.from_pretrained(tmp_path)
+    assert type(model).__name__ == name
+    labels = tensors(HEADS[name])
+    if name == "ElectraForPreTraining":
+        labels["labels"] = labels["labels"].clamp(min=0)  # there padding is left out by the attention mask
+    wanted = theirs(**tensors(inputs_of(name)), **labels)
+    wanted.loss.backward()
+    names = huggingface.tensors_of(model)
+    given = [variable.value for variable in names.values()]
+    with tf.GradientTape() as tape:
+        tape.watch(given)
+        found = model(inputs_of(name))
+        loss = model.judge(keras.tree.map_structure(ops.convert_to_tensor, labels_of(name)), found)[0]
+    for key, value in (found if isinstance(found, dict) else {"logits": found}).items():
+        checks.close(value, wanted[key].detach())
+    checks.close(loss, wanted.loss.detach())
+    gradients = dict(theirs.named_parameters())
+    for key, gradient in zip(names, tape.gradient(loss, given)):
+        if gradient is None:
+            assert gradients[key].grad is None
+            continue
+        gradient = huggingface.turned(key, np.array(tf.convert_to_tensor(gradient)))
+        checks.close(gradient, gradients[key].grad.to(torch.float32))
+
+
+@pytest.mark.parametrize("problem", ["regression", "multi_label_classification"])
+def test_other_problems_have_the_losses_of_the_reference(problem, tmp_path):
+    theirs = reference("BertForSequenceClassification", tmp_path, problem_type=problem)
+    labels = np.float32(np.random.default_rng(0).random((3, 3)) > 0.5)
+    model = huggingface.from_pretrained(tmp_path)
+    loss, measured = model.judge(labels, model(INPUTS))
+    checks.close(loss, theirs(**tensors(INPUTS | {"labels": labels})).loss.detach())
+    assert list(measured) == (["mean_squared_error"] if problem == "regression" else ["accuracy"])
+
+
+@pytest.mark.parametrize("name", ["absolute", "relative_key", "relative_key_query", "memory"])
+def test_what_is_written_with_a_cache_is_what_is_read_without(name):
+    backbone = {"is_decoder": True, "add_cross_attention": name == "memory"}
+    backbone |= {} if name == "memory" else {"position_embedding_type": name}
+    model, memory = make(bert_heads.BertLMHeadModel, backbone=backbone), {}
+    if name == "memory":
+        memory["encoder_hidden_states"] = np.float32(np.random.default_rng(0).normal(size=(3, 5, 32)))
+        memory["encoder_attention_mask"] = np.int32(np.arange(5) < np.array([[5], [3], [1]]))
+    lengths = np.array([3, 5, 2])
+    prompts = IDS[:, :5]
+    new = model.generate(prompts, 6, np.arange(5) < lengths[:, None], **memory)
+    for i, n in enumerate(lengths):
+        ids = prompts[i : i + 1, :n]
+        for j in range(6):
+            row = {key: value[i : i + 1] for key, value in memory.items()}
+            logits = np.array(model({"input_ids": ids} | row))[0, -1]
+            assert logits.max() - logits[new[i, j]] < 1e-4
+            ids = np.append(ids, new[i : i + 1, j : j + 1], axis=1)
+
+
+def test_beam_search_finds_no_worse_than_greedy_and_drawing_is_by_the_seed():
+    model = make(bert_heads.BertLMHeadModel, backbone={"is_decoder": True})
+    end = 7
+
+    def score(prompts, new):
+        ids = np.append(prompts, np.maximum(new, 0), axis=1)
+        log_p = np.array(ops.log_softmax(model(ids), axis=-1))
+        chosen = np.take_along_axis(log_p[:, prompts.shape[1] - 1 : -1], np.maximum(new, 0)[..., None], axis=2)[..., 0]
+        return np.where(new >= 0, chosen, 0).sum(1)
+
+    prompts = IDS[:, :4]
+    one, many = (model.generate(prompts, 4, num_beams=n, end=end, length_penalty=0.0) for n in (2, 40))
+    assert (score(prompts, many) >= score(prompts, one) - 1e-4).all()
+    drawn = [model.generate(prompts, 8, temperature=1.0, seed=seed) for seed in (1, 1, 2)]
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert (drawn[0] != drawn[2]).any()
+
+
+def test_a_decoder_looks_back_only_and_padding_does_not_matter():
+    decoder = make(backbone={"is_decoder": True})
+    checks.causal(lambda ids: decoder(ids)["last_hidden_state"], IDS)
+    model = make()
+
+    def encode(ids, mask):
+        return model({"input_ids": ids, "attention_mask": mask})["last_hidden_state"]
+
+    checks.padding_does_not_matter(encode, IDS, LENGTHS)
+
+
+def test_pruned_heads_are_gone_as_if_masked_and_stay_so(tmp_path):
+    for kind in (Bert, bert_heads.BertForTokenClassification):
+        model = make(kind)
+        first = pruned(model, {0: [1]})
+        small = pruned(first, {0: [3], 1: [0, 2, 3]})
+        mask = np.float32([[1, 0, 1, 0], [0, 1, 0, 0]])
+
+        def output(model, **more):
+            found = model(INPUTS | more)
+            return found["last_hidden_state"] if isinstance(found, dict) else found
+
+        checks.close(output(small), output(model, head_mask=mask))
+        inside = getattr(small, "backbone", small)
+        assert [block.attention.query_dense.kernel.shape for block in inside.blocks] == [(32, 16), (32, 8)]
+        assert inside.blocks[0].attention.output_dense.kernel.shape == (16, 32)
+        small.save(tmp_path / "small.keras")
+        checks.close(output(keras.models.load_model(tmp_path / "small.keras")), output(small))
+        huggingface.save_pretrained(small, tmp_path / kind.__name__)
+        checks.close(output(huggingface.from_pretrained(tmp_path / kind.__name__, kind)), output(small))
+        half = {"head_mask": np.float32([0.5, 1, 1, 1])}  # counted as before
+        checks.close(output(small, **half), output(model, head_mask=mask * half["head_mask"]))
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_activations_computed_again_give_the_same_gradients(jit_compile):
+    """Dropout is on: it must drop the same units both times."""
+    taken = []
+    for again in (False, True):
+        sizes = {"gradient_checkpointing": again, "is_decoder": True, "add_cross_attention": True}
+        sizes["add_pooling_layer"] = False
+        model = make(bert_heads.BertLMHeadModel, backbone=sizes)
+        keras.utils.set_random_seed(7)
+        memory = np.float32(np.random.default_rng(0).normal(size=(3, 5, 32)))
+        model.compile(keras.optimizers.SGD(0.5), jit_compile=jit_compile)
+        for dropout in (layer for layer in model._flatten_layers() if hasattr(layer, "seed_generator")):
+            dropout.seed_generator.state.assign([3, 4])
+        model.train_on_batch(INPUTS | {"encoder_hidden_states": memory}, IDS)
+        taken.append([np.array(weight) for weight in model.trainable_weights])
+    checks.close(taken[1], taken[0])
+
+
+def test_masked_places_alone_give_the_same_logits():
+    places = np.array([[1, 4], [0, 6], [2, 2]])
+    for kind in (bert_heads.BertForMaskedLM, bert_heads.BertForPreTraining):
+        model = make(kind)
+        both = [model(INPUTS | more) for more in ({}, {"masked_positions": places})]
+        all_of_them, some = (x if kind is bert_heads.BertForMaskedLM else x["prediction_logits"] for x in both)
+        checks.close(some, np.take_along_axis(np.array(all_of_them), places[..., None], axis=1))
+
+
+def test_sample_weights_are_refused_not_ignored():
+    model = make(bert_heads.BertForSequenceClassification)
+    model.compile("sgd", run_eagerly=True)
+    with pytest.raises(UserError, match="heads take no sample weights"):
+        model.train_on_batch(INPUTS, np.array([0, 1, 1]), sample_weight=np.ones(3))
+
+
+def test_tied_words_are_one_matrix_and_untied_ones_two(tmp_path):
+    tied = make(bert_heads.BertForMaskedLM)
+    free = make(bert_heads.BertForMaskedLM, tie_word_embeddings=False)
+    assert len(free.weights) == len(tied.weights) + 1
+    huggingface.save_pretrained(free, tmp_path)
+    checks.close(huggingface.from_pretrained(tmp_path)(INPUTS), free(INPUTS))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "BertForPreTraining",
+        "BertForMultipleChoice",
+        "BertForQuestionAnswering",
+        "ElectraForPreTraining",
+        "ElectraForSequenceClassification",
+    ],
+)
+def test_heads_train_and_come_back(name, tmp_path):
+    kind = huggingface.HEADS[name]
+    keras.utils.set_random_seed(0)
+    family = huggingface.BACKBONES["electra" if name.startswith("Electra") else "bert"]
+    sizes = SIZES | {"num_hidden_layers": 1, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    more = {}
+    backbone = family(**sizes, is_decoder=name == "BertLMHeadModel", add_pooling_layer=kind.pooled)
+    if "num_labels" in kind.argument_names():
+        more["num_labels"] = 3
+    model = kind(backbone, **more)
+    model.compile(keras.optimizers.Adam(1e-2))
+    x, y = inputs_of(name), keras.tree.map_structure(np.asarray, labels_of(name))
+    checks.keras_file_round_trip(model, x, y, tmp_path)
+    checks.overfits(model, x, y, steps=40, share=0.5)
+    result = model.evaluate(x, y, return_dict=True, verbose=0)
+    assert set(result) == {"loss", *kind.metric_names}
+
+
+def test_configurations_come_back():
+    checks.config_round_trip(Embeddings, vocab_size=9, size=8, positions=False)
+    checks.config_round_trip(Block, hidden_size=8, num_attention_heads=2, intermediate_size=4, pruned_heads=(1,))
+    checks.config_round_trip(
+        RelativeAttention, dim=8, num_heads=2, position_embedding_type="relative_key", max_distance=4
+    )
+
+
+@POSITIONS
+def test_any_batch_length_and_precision(positions):
+    def gives(model):
+        return lambda ids: model(ids)["last_hidden_state"]
+
+    checks.any_batch_and_length(gives(make(backbone={"position_embedding_type": positions})), IDS)
+    backbone = {"position_embedding_type": positions}
+    checks.any_batch_and_length(gives(make(backbone=backbone | {"chunk_size_feed_forward": 4})), IDS, jit_compile=False)
+
+    def half(dtype):
+        model = Bert(**SIZES, position_embedding_type=positions, dtype=dtype)
+        model.build()
+        return model
+
+    checks.mixed_precision(half, IDS)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda: Bert(hidden_size=10, num_attention_heads=3), "3 heads do not divide the hidden size 10"),
+        (lambda: Bert(hidden_act="elu"), "hidden_act must be one of gelu, .*, not 'elu'"),
+        (lambda: Bert(position_embedding_type="rotary"), "position_embedding_type must be one of absolute, "),
+        (lambda: Bert(add_cross_attention=True), "give is_decoder as well"),
+        (lambda: make()({"ids": IDS}), "there are no inputs ids; there are input_ids, "),
+        (lambda: make()({"attention_mask": MASK}), "give either input_ids or inputs_embeds"),
+        (lambda: make()(np.ones((1, 25), int)), "25 tokens; this model takes 24"),
+        (lambda: make(backbone={"position_embedding_type": "relative_key"})(np.ones((1, 25), int)), "25 tokens; this"),
+        (
+            lambda: make()(INPUTS | {"encoder_hidden_states": np.ones((3, 2, 32))}),
+            "for models with add_cross_attention",
+        ),
+        (lambda: pruned(make(), {2: [0]}), "of layers 0 to 1, not .0. of 2"),
+        (lambda: pruned(make(), {0: [0, 1, 2, 3]}), "one head of layer 0 must stay"),
+        (lambda: make(bert_heads.BertLMHeadModel), "is_decoder=True"),
+        (
+            lambda: make(bert_heads.BertForSequenceClassification, backbone={"add_pooling_layer": False}),
+            "needs a backbone with add_pooling_layer",
+        ),
+        (lambda: make(bert_heads.BertForSequenceClassification, problem_type="x"), "problem_type must be one of"),
+        (
+            lambda: make(bert_heads.BertLMHeadModel, backbone={"is_decoder": True}).generate(IDS, 14),
+            r"prompt and text have 11 \+ 14 tokens",
+        ),
+        (
+            lambda: make(bert_heads.BertLMHeadModel, backbone={"is_decoder": True}).generate(IDS, 2, num_beams=2),
+            "beam search needs `end`",
+        ),
+    ],
+)
+def test_what_cannot_be_is_said(wrong, message):
+    with pytest.raises(UserError, match=message):
+        wrong()

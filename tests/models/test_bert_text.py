@@ -1,0 +1,232 @@
+"""Texts in, texts out: against the pipelines of `transformers`, in Python and from a SavedModel without Keras."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from homl_models.checkpoints import huggingface
+from homl_models.errors import UserError
+from homl_models.export import write_saved_model
+from homl_models.models import bert_heads, electra
+from homl_models.models.bert import Bert
+from tests import checks
+from tests.models.test_bert import transformers
+
+WORDS = ["the", "a", "cat", "dog", "sat", "on", "mat", "who", "where", "is", "in", "house", ".", ",", "?", "!", "it"]
+WORDS += ["was", "un", "##aff", "##able", "caf", "##e", "##s", "中"]
+VOCABULARY = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS)
+TEXTS = ["The cat sat on the mat.", "It was in the Cafés, unaffable!", "a dog 中"]
+CONTEXTS = ["The unaffable cat sat, it was on the mat.", "In the house is a dog.", "dog"]
+QUESTIONS = ["Where is the cat?", "Who is in the house?", "Who?"]
+
+
+def make(kind, seed=0, **settings):
+    keras.utils.set_random_seed(seed)
+    sizes = {"vocab_size": len(VOCABULARY), "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes |= {"intermediate_size": 24, "max_position_embeddings": 32}
+    family = electra.Electra if kind.__name__.startswith("Electra") else Bert
+    sizes |= {"embedding_size": 8} if family is electra.Electra else {"add_pooling_layer": kind.pooled}
+    model = kind(family(**sizes), vocabulary=VOCABULARY, **settings)
+    model.build()
+    for i, weight in enumerate(model.trainable_weights):
+        weight.assign(weight + keras.random.normal(weight.shape, stddev=0.4, seed=i))
+    return model
+
+
+def theirs(task, model, folder, **settings):
+    """A pipeline of `transformers` on what we saved."""
+    package = transformers(before_5=True)
+    huggingface.save_pretrained(model, folder)
+    return package.pipeline(task, str(folder), framework="pt", device="cpu", **settings)
+
+
+def endpoint(model, name, *texts, **numbers):
+    """What an endpoint gives, run in a graph."""
+    import tensorflow as tf
+
+    function, signature = model.endpoints()[name]
+    graph = tf.function(function, input_signature=signature)
+    return {key: x.numpy() for key, x in graph(*(tf.constant(t) for t in texts), **numbers).items()}
+
+
+@pytest.mark.parametrize("kind", [bert_heads.BertForSequenceClassification, electra.ElectraForSequenceClassification])
+def test_classify_as_their_pipeline(kind, tmp_path):
+    model = make(kind, num_labels=3, labels=("bad", "fair", "good"))
+    labels, scores = model.classify(TEXTS)
+    for row, found in zip(scores, theirs("text-classification", model, tmp_path, top_k=None)(TEXTS)):
+        wanted = {one["label"]: one["score"] for one in found}
+        checks.close(row, np.array([wanted[label] for label in model.label_names]))
+    ours = endpoint(model, "classify", TEXTS)
+    assert [label.decode() for label in ours["labels"]] == labels
+    checks.close(ours["scores"], scores)
+    labels, scores = model.classify(QUESTIONS, CONTEXTS)
+    checks.close(endpoint(model, "classify_pairs", QUESTIONS, CONTEXTS)["scores"], scores)
+    assert endpoint(model, "classify", ["cat " * 100])["scores"].shape == (1, 3)  # cut
+    again = huggingface.from_pretrained(tmp_path)
+    assert (again.labels, again.vocabulary) == (model.labels, VOCABULARY)
+
+
+@pytest.mark.parametrize("kind", [bert_heads.BertForMaskedLM, electra.ElectraForMaskedLM])
+def test_fill_masks_as_their_pipeline(kind, tmp_path):
+    model = make(kind)
+    texts = ["The [MASK] sat on the [MASK].", "[MASK] dog", "It was [MASK] [MASK] [MASK]!"]
+    ours = model.fill_mask(texts, top_k=4)
+    graph = endpoint(model, "fill_mask", texts, top_k=4)
+    for i, (masks, found) in enumerate(zip(ours, theirs("fill-mask", model, tmp_path, top_k=4)(texts))):
+        found = found if isinstance(found[0], list) else [found]
+        assert len(masks) == len(found) == texts[i].count("[MASK]")
+        for j, (mine, wanted) in enumerate(zip(masks, found)):
+            assert [token for token, _ in mine] == [one["token_str"] for one in wanted]
+            scores = np.array([one["score"] for one in wanted])
+            checks.close(np.array([p for _, p in mine]), scores)
+            assert [token.decode() for token in graph["tokens"][i, j]] == [token for token, _ in mine]
+            checks.close(graph["scores"][i, j], scores)
+        assert not graph["scores"][i, len(masks) :].any()
+
+
+def test_answers_as_their_pipeline(tmp_path):
+    model = make(bert_heads.BertForQuestionAnswering)
+    pipeline = theirs("question-answering", model, tmp_path)
+    ours, graph = model.answer(QUESTIONS, CONTEXTS), endpoint(model, "answer", QUESTIONS, CONTEXTS)
+    for i, (question, context) in enumerate(zip(QUESTIONS, CONTEXTS)):
+        wanted = pipeline(question=question, context=context, max_answer_len=30, align_to_words=False)
+        assert ours[i][0] == wanted["answer"] == graph["answers"][i].decode()
+        checks.close(ours[i][1], wanted["score"])
+        assert (graph["starts"][i], graph["ends"][i]) == (wanted["start"], wanted["end"])
+        checks.close(graph["scores"][i], wanted["score"])
+
+
+@pytest.mark.parametrize("kind", [bert_heads.BertForTokenClassification, electra.ElectraForTokenClassification])
+def test_tag_as_their_pipeline(kind, tmp_path):
+    model = make(kind, num_labels=3, labels=("O", "B-X", "B-Y"))
+    pipeline = theirs("token-classification", model, tmp_path, ignore_labels=[])
+    ours, graph = model.tag(TEXTS), endpoint(model, "tag", TEXTS)
+    for i, text in enumerate(TEXTS):
+        wanted = [one for one in pipeline(text) if not one["word"].startswith("##")]
+        assert [word for word, _, _ in ours[i]] == [word.decode() for word in graph["words"][i] if word]
+        assert "".join(word for word, _, _ in ours[i]) == text.replace(" ", "")
+        assert [label for _, label, _ in ours[i]] == [one["entity"] for one in wanted]
+        assert [label.decode() for label in graph["labels"][i] if label] == [one["entity"] for one in wanted]
+        scores = np.array([one["score"] for one in wanted])
+        checks.close(np.array([p for *_, p in ours[i]]), scores)
+        checks.close(graph["scores"][i][: len(wanted)], scores)
+
+
+def test_embed_and_detect(tmp_path):
+    model = make(bert_heads.TextEmbedder)
+    vectors = model.embed(TEXTS)
+    for text, vector in zip(TEXTS, vectors):
+        ids = model.tokenizer.encode([text])["input_ids"]
+        checks.close(vector, np.mean(model.backbone(ids)["last_hidden_state"], axis=1)[0])
+    checks.close(endpoint(model, "embed", TEXTS)["embeddings"], vectors)
+    model = make(electra.ElectraForPreTraining)
+    ours, graph = model.detect_replaced(TEXTS), endpoint(model, "detect_replaced", TEXTS)
+    for i, text in enumerate(TEXTS):
+        ids = model.tokenizer.encode([text])["input_ids"]
+        p = 1 / (1 + np.exp(-np.array(model(ids))[0, 1:-1]))
+        assert [token for token, _ in ours[i]] == [VOCABULARY[j] for j in ids[0, 1:-1]]
+        checks.close(np.array([score for _, score in ours[i]]), p)
+        checks.close(graph["scores"][i][graph["scores"][i] > 0], p)
+
+
+FRESH = """
+import importlib.util, json, pathlib, sys
+sys.modules["keras"] = sys.modules["homl_models"] = None  # neither can be imported
+import tensorflow as tf
+text = pathlib.Path(importlib.util.find_spec("tensorflow_text").origin).parent
+tf.load_op_library(str(text / "python" / "ops" / "_fast_wordpiece_tokenizer.so"))  # the package imports Keras
+model = tf.saved_model.load(sys.argv[1])
+found = model.answer(questions=tf.constant(json.loads(sys.argv[2])), contexts=tf.constant(json.loads(sys.argv[3])))
+print(json.dumps([x.decode() for x in found["answers"].numpy()]))
+"""
+
+
+def test_a_saved_model_answers_where_there_is_no_keras(tmp_path):
+    model = make(bert_heads.BertForQuestionAnswering)
+    write_saved_model(model, tmp_path / "saved_model")
+    given = json.dumps(QUESTIONS), json.dumps(CONTEXTS)
+    done = checks.in_fresh_process(FRESH, str(tmp_path / "saved_model"), *given)
+    assert done == [answer for answer, _ in model.answer(QUESTIONS, CONTEXTS)]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda: make(bert_heads.BertForMaskedLM).fill_mask(["no mask"]), r"every text needs a \[MASK\]"),
+        (lambda: make(bert_heads.BertForMaskedLM).fill_mask("[MASK]"), "give a list of texts, not one text"),
+        (
+            lambda: make(bert_heads.BertForTokenClassification).tag(["a " * 40]),
+            "42 tokens; this model takes 32 at most",
+        ),
+        (lambda: make(bert_heads.BertForTokenClassification, labels=("a",)), "1 names are given for 2 labels"),
+        (lambda: named(()).tag(["a"]), "this model has no vocabulary and takes ids alone"),
+        (lambda: named(VOCABULARY[:-1]).tag(["a"]), "the vocabulary has 29 tokens, the model 30"),
+    ],
+)
+def test_what_cannot_be_read_is_said(wrong, message):
+    with pytest.raises(UserError, match=message):
+        wrong()
+
+
+def named(vocabulary):
+    model = make(bert_heads.BertForTokenClassification)
+    model.vocabulary = vocabulary
+    return model
+
+
+def test_a_long_context_is_read_in_parts_and_the_best_answer_of_all_counts():
+    model = make(bert_heads.BertForQuestionAnswering)
+    context = " ".join(["The cat sat on the mat, it was in the house."] * 9)
+    [(answer, p)] = model.answer(QUESTIONS[:1], [context])
+    windows = model.tokenizer.windows(QUESTIONS[:1], [context], 32, 8)
+    assert len(windows["origins"]) > 3
+    spans = []
+    for i in range(len(windows["origins"])):
+        row = {name: windows[name][i : i + 1] for name in ("input_ids", "token_type_ids", "attention_mask")}
+        (first,), (last,), (score,) = (np.array(x) for x in model.spans(row))
+        start, end = windows["offsets"][i, first, 0], windows["offsets"][i, last, 1]
+        spans.append((float(score), context[start:end]))
+    best = max(spans)
+    assert answer in {text for score, text in spans if score > best[0] - 1e-6}
+    checks.close(np.array(p), np.array(best[0]))
+    several = model.answer([QUESTIONS[1], QUESTIONS[0], QUESTIONS[2]], [CONTEXTS[1], context, CONTEXTS[2]])
+    checks.close(np.array([p for _, p in several])[1], np.array(p))
+
+
+def test_texts_of_all_lengths_come_back_in_their_order():
+    model = make(bert_heads.BertForSequenceClassification, num_labels=3)
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(WORDS[:8], rng.integers(1, 25))) for _ in range(70)]
+    checks.close(model.classify(texts)[1], np.concatenate([model.classify([text])[1] for text in texts]), 1e-5)
+    assert model.classify([])[0] == []
+
+
+def test_a_model_takes_no_more_tokens_than_it_is_told(tmp_path):
+    model = make(bert_heads.BertForSequenceClassification, model_max_length=8)
+    assert model.max_length == 8
+    long, cut = ("the cat sat on the mat in the house", "the cat sat on the mat")  # 9 and 6 tokens
+    checks.close(model.classify([long])[1], model.classify([cut])[1], 0)
+    checks.close(endpoint(model, "classify", [long])["scores"], model.classify([cut])[1])
+    huggingface.save_pretrained(model, tmp_path)
+    assert huggingface.from_pretrained(tmp_path).max_length == 8
+    assert make(bert_heads.BertForSequenceClassification, model_max_length=999).max_length == 32  # its positions
+
+
+def test_a_pretrainer_offers_what_its_heads_do():
+    sizes = {"vocab_size": len(VOCABULARY), "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes |= {"intermediate_size": 24, "max_position_embeddings": 32, "embedding_size": 8}
+    text = ["the [MASK] sat"]
+    for objective in electra.OBJECTIVES:
+        model = electra.ElectraPretrainer(
+            electra.Electra(**sizes), {"hidden_size": 8}, objective=objective, vocabulary=VOCABULARY
+        )
+        model.build()
+        head = model.namer or model.filler
+        found = endpoint(model, "fill_mask", text, top_k=3)
+        assert [x.decode() for x in found["tokens"][0, 0]] == [token for token, _ in head.fill_mask(text, 3)[0][0]]
+        assert ("detect_replaced" in model.endpoints()) == (objective != "replace_mlm")
+        if model.detector:
+            found, wanted = endpoint(model, "detect_replaced", TEXTS), model.detector.detect_replaced(TEXTS)
+            checks.close(found["scores"][1][found["tokens"][1] != b""], np.array([p for _, p in wanted[1]]))

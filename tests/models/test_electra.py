@@ -1,0 +1,181 @@
+"""ELECTRA's pre-training, in float64 NumPy; its heads are tested with BERT's."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import ops
+
+from homl_models.errors import UserError
+from homl_models.models.electra import OBJECTIVES, Electra, ElectraPretrainer, put
+from tests import checks
+from tests.models.test_bert import IDS, MASK, SIZES
+
+PLACES = np.array([[1, 4, 9], [2, 5, 0], [3, 0, 0]])
+LABELS = np.array([[11, 12, 13], [14, 15, -100], [16, -100, -100]])
+MASKED = IDS.copy()
+for i, (row, labels) in enumerate(zip(PLACES, LABELS)):
+    MASKED[i, row[labels >= 0]] = 4
+INPUTS = {"input_ids": MASKED, "attention_mask": MASK, "masked_positions": PLACES, "masked_labels": LABELS}
+OBJECTIVE = pytest.mark.parametrize("objective", OBJECTIVES)
+
+
+def make(objective="electra", dropout=0.0, generator=None, dtype="float32", **settings):
+    keras.utils.set_random_seed(0)
+    sizes = SIZES | {"embedding_size": 16, "dtype": dtype}
+    sizes |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    small = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24} | (generator or {})
+    model = ElectraPretrainer(Electra(**sizes), small, objective, seed=5, dtype=dtype, **settings)
+    model.build()
+    for i, weight in enumerate(model.trainable_weights):
+        weight.assign(weight + keras.random.normal(weight.shape, stddev=0.2, seed=i))
+    return model
+
+
+def log_softmax(x):
+    x = x - x.max(-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def texts():
+    original = MASKED.copy()
+    masked = np.zeros_like(MASKED, bool)
+    for i, (row, labels) in enumerate(zip(PLACES, LABELS)):
+        original[i, row[labels >= 0]] = labels[labels >= 0]
+        masked[i, row[labels >= 0]] = True
+    return original, masked
+
+
+@OBJECTIVE
+def test_labels_and_losses_are_those_of_the_paper(objective):
+    model = make(objective)
+    found = {name: np.float64(value) for name, value in model(INPUTS).items()}
+    total, measured = model.judge(keras.tree.map_structure(ops.convert_to_tensor, INPUTS), model_outputs(found))
+    original, masked = texts()
+    np.testing.assert_array_equal(found["original"], original)
+    replaced = found["replaced"].astype(int)
+    np.testing.assert_array_equal(replaced[~masked], original[~masked])
+    counted = LABELS >= 0
+    log_p = np.take_along_axis(log_softmax(found["generator_logits"]), np.maximum(LABELS, 0)[..., None], 2)[..., 0]
+    generator = -log_p[counted].mean()
+    if objective.startswith("electra"):
+        wanted, where = original != replaced, MASK > 0 if objective == "electra" else masked
+        p = sigmoid(found["discriminator_logits"])
+        loss = -np.where(wanted, np.log(p), np.log(1 - p))[where].mean()
+        right = ((p > 0.5) == wanted)[where].mean()
+    else:
+        log_p = log_softmax(found["word_logits"])
+        if objective == "replace_mlm":
+            loss = -np.take_along_axis(log_p, np.maximum(LABELS, 0)[..., None], 2)[..., 0][counted].mean()
+            right = (log_p.argmax(-1) == LABELS)[counted].mean()
+        else:
+            copy, word = (
+                sigmoid(-found["discriminator_logits"]),
+                np.take_along_axis(log_p, original[..., None], 2)[..., 0],
+            )
+            loss = -np.log(copy * (original == replaced) + (1 - copy) * np.exp(word))[MASK > 0].mean()
+            right = (np.where(copy > 0.5, replaced, log_p.argmax(-1)) == original)[MASK > 0].mean()
+    weight = 50 if objective.startswith("electra") else 1
+    checks.close(total, generator + weight * loss, 1e-4)
+    checks.close(measured["generator_loss"], generator)
+    checks.close(measured["discriminator_loss"], loss)
+    checks.close(measured["discriminator_accuracy"], right)
+
+
+def model_outputs(found):
+    whole = ("original", "replaced")
+    return {name: ops.convert_to_tensor(np.int64(x) if name in whole else np.float32(x)) for name, x in found.items()}
+
+
+def test_tokens_are_drawn_from_the_generators_distribution():
+    model = make()
+    p = np.exp(log_softmax(np.float64(model.filler({k: v for k, v in INPUTS.items() if k != "masked_labels"})[0, 0])))
+    logits = ops.broadcast_to(ops.log(ops.cast(p, "float32")), (20_000, len(p)))
+    drawn = np.array(ops.argmax(logits + model.gumbel(ops.shape(logits)), axis=-1))
+    share = np.bincount(drawn, minlength=len(p)) / len(drawn)
+    assert np.abs(share - p).max() < 4 * np.sqrt(p.max() / len(drawn))
+    again = [np.array(model(INPUTS)["replaced"]) for _ in range(8)]
+    assert any((a != again[0]).any() for a in again)
+
+
+def test_no_gradient_goes_through_the_draw():
+    """Of the discriminator's loss the generator sees nothing but what the embeddings share."""
+    model = make()
+    inputs = keras.tree.map_structure(ops.convert_to_tensor, INPUTS)
+    own = [w for w in model.filler_backbone.weights if not any(w is shared for shared in model.discriminator.weights)]
+    with tf.GradientTape() as tape:
+        outputs = model(inputs, training=True)
+        loss = model.judge_discriminator(inputs, outputs, inputs["masked_labels"])[0]
+    assert own
+    assert all(gradient is None for gradient in tape.gradient(loss, [w.value for w in own]))
+
+
+def test_a_token_that_is_drawn_right_counts_as_original():
+    model = make()
+    model.filler.bias.assign(np.where(np.arange(60) == 11, 1e4, 0.0))  # always writes 11, which is right once
+    outputs = model(INPUTS)
+    original, masked = texts()
+    assert (np.array(outputs["replaced"])[masked] == 11).all()
+    wanted = (original != np.array(outputs["replaced"]))[masked]
+    assert not wanted[0]
+    assert wanted[1:].all()
+
+
+def test_embeddings_are_shared_or_not():
+    shared, own = make(), make(share_embeddings=False)
+    assert shared.filler_backbone.embeddings is shared.discriminator.embeddings
+    assert own.filler_backbone.embeddings is not own.discriminator.embeddings
+    assert len(own.weights) == len(shared.weights) + 5
+
+
+def test_a_generator_that_rests_does_not_move():
+    model = make(share_embeddings=False, freeze_generator=True)
+    before = checks.arrays(model.filler.weights), checks.arrays(model.detector.weights)
+    model.compile(keras.optimizers.Adam(1e-2))
+    model.train_on_batch(INPUTS)
+    checks.close(model.filler.weights, before[0], 0)
+    assert all((a != b).any() for a, b in zip(before[1], checks.arrays(model.detector.weights)) if a.ndim == 1)
+
+
+@OBJECTIVE
+def test_it_trains_and_comes_back(objective, tmp_path):
+    model = make(objective)
+    model.compile(keras.optimizers.Adam(1e-2), jit_compile=objective == "electra")
+    y = np.zeros(3)
+    model.train_on_batch(INPUTS, y)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.filler_backbone.embeddings is loaded.discriminator.embeddings
+    checks.close(loaded.weights, model.weights, 0)
+    checks.overfits(model, INPUTS, y, steps=40, share=0.8)
+
+
+def test_half_precision_and_unknown_sizes():
+    model = make(dtype="mixed_bfloat16", dropout=0.1)
+    model.compile(keras.optimizers.Adam(1e-3))
+    assert np.isfinite(model.train_on_batch(INPUTS, np.zeros(3), return_dict=True)["loss"])
+    specs = {name: tf.TensorSpec((None, None), tf.int64) for name in INPUTS}
+    function = tf.function(make(), input_signature=[specs])
+    found = function({name: tf.constant(value, tf.int64) for name, value in INPUTS.items()})
+    assert found["generator_logits"].shape == (3, 3, 60)
+
+
+def test_put_puts():
+    ids = np.arange(8).reshape(2, 4)
+    found = put(ops.convert_to_tensor(ids), np.array([[1, 3], [0, 0]]), np.array([[50, 51], [52, 53]]),
+                np.array([[True, True], [True, False]]))  # fmt: skip
+    np.testing.assert_array_equal(found, [[0, 50, 2, 51], [52, 5, 6, 7]])
+
+
+def test_what_does_not_fit_is_said():
+    for settings, message in (
+        ({"objective": "gan"}, "objective must be one of electra, "),
+        ({"generator": {"embedding_size": 8}}, "embeddings that are shared have one embedding_size"),
+        ({"freeze_generator": True}, "needs embeddings of its own"),
+    ):
+        with pytest.raises(UserError, match=message):
+            make(**settings)
