@@ -12,6 +12,7 @@ Only `tf.saved_model` is used, never the models of this package.
 
 import argparse
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -80,12 +81,25 @@ def locate(run):
     return cache
 
 
+def load_word_pieces(folder):
+    """Make TensorFlow know the operation that cuts word pieces, if the SavedModel has it."""
+    if b"FastWordpieceTokenize" not in (folder / "saved_model.pb").read_bytes():
+        return
+    import tensorflow as tf
+
+    package = importlib.util.find_spec("tensorflow_text")  # not imported, as that would import Keras
+    if package is None:
+        raise UserError(f'{folder} reads texts with tensorflow-text: pip install "homl_models[text]"')
+    tf.load_op_library(str(Path(package.origin).parent / "python" / "ops" / "_fast_wordpiece_tokenizer.so"))
+
+
 class Endpoints:
     """The signatures of a SavedModel, with the documentation and defaults that `export` puts beside them."""
 
     def __init__(self, folder):
         import tensorflow as tf
 
+        load_word_pieces(folder)
         try:
             self.model = tf.saved_model.load(folder)  # signatures need this reference
         except Exception as error:

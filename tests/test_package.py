@@ -18,7 +18,7 @@ PACKAGE = ROOT / "homl_models"
 # Each layer may import those before it, and itself where it is a folder.
 LAYERS = [
     {"errors"},
-    {"files", "reports", "text", "tokens"},
+    {"files", "reports", "text", "tokens", "wordpiece"},
     {"base", "layers", "decoding", "diffusion", "losses", "metrics", "optimizers", "regularizers", "schedules"},
     {"models"},
     {"checkpoints"},

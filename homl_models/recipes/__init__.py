@@ -3,7 +3,7 @@
 import difflib
 
 from homl_models.errors import UserError
-from homl_models.recipes import autoencoders, char_rnn, ddpm, feature_net, gan, translation
+from homl_models.recipes import autoencoders, bert, char_rnn, ddpm, feature_net, fine_tuning, gan, translation
 
 RECIPES = {
     **char_rnn.RECIPES,
@@ -12,6 +12,8 @@ RECIPES = {
     **feature_net.RECIPES,
     **ddpm.RECIPES,
     **gan.RECIPES,
+    **bert.RECIPES,
+    **fine_tuning.RECIPES,
 }
 
 

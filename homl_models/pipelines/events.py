@@ -1,0 +1,105 @@
+"""Who does what where and when, in made-up texts: words to tag, questions to answer, texts to sort.
+
+Generated, so nothing has to be there; what is right is known.
+"""
+
+import dataclasses
+import datetime
+import random
+
+from homl_models.pipelines import dates
+
+NAMES = (
+    "Ada", "Alan", "Anna", "Barbara", "Claude", "Dorothy", "Edsger", "Emmy", "Evelyn", "Frances", "Grace", "Hedy",
+    "Isaac", "Jean", "John", "Karen", "Katherine", "Leslie", "Lise", "Margaret", "Marie", "Maryam", "Niklaus", "Rosa",
+)  # fmt: skip
+PLACES = (
+    "Athens", "Berlin", "Cairo", "Dublin", "Geneva", "Havana", "Kyoto", "Lagos", "Lima", "Lisbon", "London", "Madrid",
+    "New York", "Oslo", "Paris", "Prague", "Quebec", "Rio de Janeiro", "Rome", "San Marino", "Tokyo", "Vienna",
+)  # fmt: skip
+DEEDS = ("arrive", "arrived"), ("marry", "married"), ("lecture", "lectured"), ("sing", "sang"), ("perform", "performed")
+ORDERS = (
+    "{name} {did} in {place} on {date}.",
+    "On {date} {name} {did} in {place}.",
+    "In {place}, {name} {did} on {date}.",
+    "It was in {place} that {name} {did} on {date}.",
+)
+LABELS = ("O", "B-DATE", "I-DATE", "B-NAME", "I-NAME", "B-PLACE", "I-PLACE")
+SEASONS = "winter", "spring", "summer", "autumn"
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """One of them, and the sentence that tells of it."""
+
+    name: str
+    deed: tuple[str, str]
+    place: str
+    month: int
+    date: str
+    text: str
+
+
+def events(draw, count):
+    """`count` events of different people in different places."""
+    found = []
+    for name, place in zip(draw.sample(NAMES, count), draw.sample(PLACES, count)):
+        deed = draw.choice(DEEDS)
+        date = dates.FIRST + datetime.timedelta(days=draw.randrange((dates.LAST - dates.FIRST).days + 1))
+        written = draw.choice(dates.forms(date))
+        text = draw.choice(ORDERS).format(name=name, did=deed[1], place=place, date=written)
+        found.append(Event(name, deed, place, date.month, written, text))
+    return found
+
+
+def documents(count, seed=0, told=4):
+    """Documents of `told` sentences each."""
+    draw = random.Random(seed)
+    return [[event.text for event in events(draw, told)] for _ in range(count)]
+
+
+def labelled(count, seed=0):
+    """Texts, and the season (of the north) in which each happens."""
+    draw = random.Random(seed)
+    found = [events(draw, 1)[0] for _ in range(count)]
+    return [event.text for event in found], [SEASONS[event.month % 12 // 3] for event in found]
+
+
+def tagged(count, seed=0):
+    """Sentences [(words, labels), ...], with labels of `LABELS`."""
+    draw, found = random.Random(seed), []
+    for _ in range(count):
+        event = events(draw, 1)[0]
+        words, labels, rest = [], [], event.text
+        parts = {event.date: "DATE", event.name: "NAME", event.place: "PLACE"}
+        while rest:
+            part = next((part for part in parts if rest.startswith(part)), None)
+            if part:
+                some = part.split(" ")
+                labels += [f"B-{parts[part]}", *[f"I-{parts[part]}"] * (len(some) - 1)]
+                words, rest = words + some, rest[len(part) :]
+            elif rest[0] in " ,.":
+                if rest[0] != " ":
+                    words, labels = [*words, rest[0]], [*labels, "O"]
+                rest = rest[1:]
+            else:
+                word = rest.split(" ")[0]
+                words, labels, rest = [*words, word], [*labels, "O"], rest[len(word) :]
+        found.append((words, labels))
+    return found
+
+
+def questions(count, seed=0, told=3):
+    """[(question, context, [(first character, answer)]), ...]: contexts of `told` events, one of which is asked for."""
+    draw, found = random.Random(seed), []
+    for _ in range(count):
+        some = events(draw, told)
+        context, asked = " ".join(event.text for event in some), draw.choice(some)
+        question, answer = draw.choice([
+            (f"When did {asked.name} {asked.deed[0]}?", asked.date),
+            (f"Where did {asked.name} {asked.deed[0]}?", asked.place),
+            (f"Who {asked.deed[1]} in {asked.place}?", asked.name),
+        ])  # fmt: skip
+        start = context.index(asked.text) + asked.text.index(answer)
+        found.append((question, context, [(start, answer)]))
+    return found

@@ -1,0 +1,368 @@
+"""Recipes of BERT and ELECTRA (`models/bert_heads.py`, `models/electra.py`): pre-training; see `fine_tuning.py`."""
+
+import dataclasses
+import functools
+from typing import Literal
+
+from homl_models.errors import UserError
+from homl_models.recipes.recipe import Recipe, positive, rate
+
+SIZES = "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"  # of an encoder
+SHOWN = 6  # texts
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder(Recipe):
+    """What all of them share: the size of the encoder, its vocabulary, and how it is trained.
+
+    A subclass has `training_texts`, an iterator over the texts to learn a vocabulary from.
+    """
+
+    learning_rate: float = 5e-4
+    hidden_size: int = 256
+    """Size of what becomes of a token."""
+    num_hidden_layers: int = 4
+    """Blocks of the encoder."""
+    num_attention_heads: int = 4
+    """Heads of every attention."""
+    intermediate_size: int = 1024
+    """Hidden units of the feed-forward networks."""
+    dropout: float = 0.1
+    """Dropout rate on embeddings, on every sub-layer and on the attention weights."""
+    max_length: int = 128
+    """Tokens of a text, with those that are added."""
+    vocab_file: str = ""
+    """A vocab.txt of WordPiece, a token on each line. Empty: one is learned from the training texts."""
+    vocab_size: int = 8192
+    """Most tokens of a vocabulary that is learned."""
+    lowercase: bool = True
+    """Read texts without case and accents."""
+    num_buckets: int = 4
+    """Lengths of batches: texts of like length share one."""
+    schedule: Literal["linear", "cosine", "polynomial", "constant"] = "linear"
+    """Learning rate after the warm-up, down to zero or constant; `polynomial` is the square of the linear one."""
+    warmup: float = 0.1
+    """Share of the training in which the learning rate rises."""
+    decay: float = 0.01
+    """Weight decay, of all but biases and normalizations."""
+    layer_decay = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.max_length < 5:
+            raise UserError(f"--max-length must be 5 or more, not {self.max_length}")
+        positive(num_buckets=self.num_buckets)
+        rate(dropout=self.dropout, warmup=self.warmup)
+        if self.decay < 0:
+            raise UserError("--decay must be 0 or more")
+        self.check_sizes()
+
+    @property
+    def sizes(self):
+        """Those of the encoder, and of a vocabulary that is learned."""
+        return {name: getattr(self, name) for name in (*SIZES, "vocab_size")}
+
+    def check_sizes(self):
+        """Raise `UserError` for an encoder that cannot be."""
+        sizes = self.sizes
+        if sizes.pop("vocab_size") < 10:
+            raise UserError(f"--vocab-size must be 10 or more, not {self.vocab_size}")
+        positive(**sizes)
+        heads, size = sizes["num_attention_heads"], sizes["hidden_size"]
+        if size % heads:
+            raise UserError(f"--num-attention-heads {heads} does not divide --hidden-size {size}")
+
+    @functools.cached_property
+    def wordpiece(self):
+        """The vocabulary, from its file or learned on the training part."""
+        from homl_models.wordpiece import WordPiece, tensorflow_text
+
+        tensorflow_text()  # the SavedModel needs it in the end
+        if self.vocab_file:
+            return WordPiece.from_file(self.vocab_file, self.lowercase)
+        return WordPiece.learned(self.training_texts(), self.sizes["vocab_size"], self.lowercase)
+
+    def settings(self):
+        """Arguments of the encoder."""
+        return self.sizes | {
+            "vocab_size": len(self.wordpiece.vocabulary),
+            "max_position_embeddings": self.max_length,
+            "hidden_dropout_prob": self.dropout,
+            "attention_probs_dropout_prob": self.dropout,
+            "dtype": self.precision,
+        }
+
+    def reading(self):
+        """Arguments of a model of texts."""
+        return {"vocabulary": self.wordpiece.vocabulary, "lowercase": self.wordpiece.lowercase, "dtype": self.precision}
+
+    def compiled(self, model):
+        """`model` with its optimizer."""
+        if not model.built:
+            model.build()
+        steps = self.epochs * self.datasets()[0].steps
+        jit_compile = self.precision == "float32" or "auto"  # XLA has no fast products in half precision on a CPU
+        model.compile(self.optimizer(steps), jit_compile=jit_compile)
+        return model
+
+    @property
+    def num_layers(self):
+        """Blocks of the encoder."""
+        return self.sizes["num_hidden_layers"]
+
+    def optimizer(self, steps):
+        from homl_models.optimizers import LayerwiseAdamW
+        from homl_models.schedules import WarmUp
+
+        schedule = WarmUp(self.learning_rate, steps, int(self.warmup * steps), self.schedule, power=2.0)
+        layers = {"num_layers": self.num_layers, "layer_decay": self.layer_decay}
+        return LayerwiseAdamW(schedule, self.decay, **layers, global_clipnorm=1.0)
+
+
+# Pre-training.
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pretrain(Encoder):
+    """What both share: documents, and rows of them with masks."""
+
+    data: Literal["imdb", "events"] = "imdb"
+    """The 25,000 film reviews of IMDb, from Keras' cache or the network, or made-up sentences."""
+    num_documents: int = 0
+    """Use only that many documents. 0: all; of those that are made up 2,000."""
+    text_files: str = ""
+    """Your own texts instead: a UTF-8 file, or a folder of .txt files; a sentence a line, an empty line between
+    documents. Or a .csv with a column `text`. All may be gzipped."""
+    mask_share: float = 0.15
+    """Share of the tokens that are masked."""
+    whole_words: bool = False
+    """Mask all pieces of a word, or none."""
+    pairs = always_mask = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        positive(mask_share=self.mask_share)
+        if self.num_documents < 0:
+            raise UserError("--num-documents must be 0 (all) or more")
+        if self.mask_share > 1:
+            raise UserError(f"--mask-share must be 1 at most, not {self.mask_share}")
+
+    @functools.cached_property
+    def parts(self):
+        """Documents for training and, a twentieth of them, for validation."""
+        import random
+
+        documents = self.documents(self.text_files)
+        if min(len(documents), self.num_documents or 4) < 4:
+            raise UserError(f"{len(documents)} documents are too few; part them by empty lines, or give more")
+        documents = random.Random(self.seed).sample(documents, len(documents))[: self.num_documents or None]
+        count = max(2, len(documents) // 20)
+        return documents[count:], documents[:count]
+
+    def documents(self, path):
+        from homl_models.pipelines import events, texts
+
+        if path:
+            return texts.read_documents(path)
+        if self.data == "imdb":
+            return [texts.sentences(text) for text in texts.imdb("train")[0]]
+        return events.documents(self.num_documents or 2000, self.seed)
+
+    def training_texts(self):
+        return (sentence for document in self.parts[0] for sentence in document)
+
+    def rows(self, documents):
+        from homl_models.pipelines import masked_text
+
+        encoded = masked_text.encode(documents, self.wordpiece)
+        return masked_text.rows(encoded, self.max_length, self.pairs, seed=self.seed)
+
+    def masks(self):
+        """How places are masked, for both parts."""
+        names = "mask_share", "whole_words", "always_mask"
+        return {name: getattr(self, name) for name in names} | {"buckets": self.num_buckets}
+
+    def validation(self, documents):
+        """Documents as a `Stream` that is the same each time."""
+        from homl_models.pipelines import masked_text
+
+        return self.given(masked_text.fixed(self.rows(documents), self.batch_size, self.seed, **self.masks()))
+
+    def given(self, stream):
+        """A stream as the model takes it."""
+        return stream
+
+    @functools.cached_property
+    def _datasets(self):
+        from homl_models.pipelines import masked_text
+
+        train = masked_text.batches(self.rows(self.parts[0]), self.batch_size, self.seed, **self.masks())
+        return self.given(train), self.validation(self.parts[1])
+
+    def datasets(self):
+        return self._datasets
+
+    def evaluate(self, model, text_files=""):
+        """The metrics of training on the held-out documents, or on those of `text_files`."""
+        if not model.compiled:
+            model.compile()
+        stream = self.validation(self.documents(text_files)) if text_files else self.datasets()[1]
+        found = model.evaluate(stream.dataset(), return_dict=True, verbose=0)
+        return {f"{'' if text_files else 'val_'}{name}": float(value) for name, value in found.items()}
+
+    def masked(self):
+        """Held-out sentences, each with a [MASK] for one of its words: [(sentence, the word), ...]."""
+        import random
+
+        draw, found = random.Random(self.seed), []
+        for document in self.parts[1]:
+            words = draw.choice(document).split(" ")
+            whole = [i for i, word in enumerate(words) if word.isalpha() and len(word) > 3]
+            if not whole or len(found) == SHOWN:
+                continue
+            place = draw.choice(whole)
+            sentence = " ".join([*words[:place], "[MASK]", *words[place + 1 :]])
+            if self.wordpiece.encode([sentence])["input_ids"].shape[1] <= self.max_length:
+                found.append((sentence, words[place]))
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class BertPretrain(_Pretrain):
+    """BERT, pre-trained on film reviews: masked words, and whether one text follows another."""
+
+    pairs: bool = True
+    """Rows are pairs of texts, of which it also learns whether they belong together (next sentence prediction)."""
+
+    def model(self):
+        from homl_models.models import bert, bert_heads
+
+        kind = bert_heads.BertForPreTraining if self.pairs else bert_heads.BertForMaskedLM
+        return self.compiled(kind(bert.Bert(**self.settings(), add_pooling_layer=self.pairs), **self.reading()))
+
+    def show(self, model, folder):
+        """Held-out sentences with a word masked, and what it may have been."""
+        return guesses(model, self.masked())
+
+
+@dataclasses.dataclass(frozen=True)
+class ElectraPretrain(_Pretrain):
+    """ELECTRA, pre-trained on film reviews: which words were replaced by a small generator's guesses."""
+
+    embedding_size: int = 128
+    """Size of a token's embedding."""
+    generator_size: float = 0.25
+    """The generator's size as a share of the discriminator's: hidden size, heads and hidden units."""
+    objective: Literal["electra", "electra_15", "replace_mlm", "all_tokens_mlm"] = "electra"
+    """What is learnt of the replaced text; see `models/electra.py`."""
+    weight: float = 50.0
+    """Weight of the discriminator's loss; of the two last objectives it is 1."""
+    share_embeddings: bool = True
+    """Generator and discriminator have the same embeddings."""
+    generator: str = ""
+    """A run of this recipe, e.g. with --weight 0, whose generator is taken and rests (the second of two stages); a
+    discriminator of its size begins with its weights."""
+    always_mask = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        positive(embedding_size=self.embedding_size, generator_size=self.generator_size)
+        if self.weight < 0:
+            raise UserError("--weight must be 0 or more")
+        if self.weight != type(self).weight and "mlm" in self.objective:
+            raise UserError(f"--weight is for other objectives than {self.objective}")
+        if self.generator and self.share_embeddings:
+            raise UserError("--generator needs --no-share-embeddings: what rests cannot share")
+        heads = self.num_attention_heads * self.generator_size
+        if heads != int(heads) or heads < 1:
+            raise UserError(f"--generator-size must leave a whole number of heads, not {heads:g}")
+
+    def model(self):
+        from homl_models.models import electra
+
+        share = self.generator_size
+        generator = {
+            "hidden_size": int(self.hidden_size * share),
+            "num_attention_heads": int(self.num_attention_heads * share),
+            "intermediate_size": int(self.intermediate_size * share),
+        }
+        names = "objective", "weight", "share_embeddings", "seed"
+        model = electra.ElectraPretrainer(
+            electra.Electra(**self.settings(), embedding_size=self.embedding_size),
+            generator,
+            freeze_generator=bool(self.generator),
+            **{name: getattr(self, name) for name in names},
+            **self.reading(),
+        )
+        model = self.compiled(model)
+        if self.generator:
+            self.take_generator(model)
+        return model
+
+    def take_generator(self, model):
+        """Give the model the weights of the generator of another run."""
+        from homl_models import runs
+        from homl_models.models.electra import ElectraPretrainer
+
+        other = runs.load(self.generator)
+        if not isinstance(other, ElectraPretrainer):
+            raise UserError(f"{self.generator} is no run of electra_pretrain; train one with --weight 0")
+        if other.vocabulary != model.vocabulary:
+            raise UserError(
+                f"the vocabulary of {self.generator} is another; train both on the same texts, by one --seed"
+            )
+        pairs = [(model.filler, other.filler)]
+        if self.generator_size == 1:
+            pairs.append((model.discriminator, other.filler_backbone))
+        for taker, giver in pairs:
+            if [w.shape for w in taker.weights] != [w.shape for w in giver.weights]:
+                raise UserError(f"the generator of {self.generator} has another size; train both with the same sizes")
+            taker.set_weights(giver.get_weights())
+
+    def given(self, stream):
+        from homl_models.pipelines import masked_text
+
+        return masked_text.electra(stream)
+
+    def evaluate(self, model, text_files=""):
+        """The metrics of training on the held-out documents, or on those of `text_files`, with draws of its own."""
+        state = model.seed_generator.state
+        before = state.numpy()
+        state.assign(before * 0 + self.seed)
+        found = super().evaluate(model, text_files)
+        state.assign(before)
+        return found
+
+    def show(self, model, folder):
+        """What may have been masked, and of which words the discriminator doubts that they were there."""
+        head = model.namer or model.filler
+        text = guesses(head, self.masked())
+        if not model.detector:
+            return text
+        lines = []
+        for (sentence, _), [guess] in zip(self.masked(), head.fill_mask([s for s, _ in self.masked()], 2)):
+            word = guess[1][0]
+            [tokens] = model.detector.detect_replaced([sentence.replace("[MASK]", word)])
+            lines.append(f"{word!r} put in:  " + " ".join(f"{t}({100 * p:.0f}%)" if p > 0.1 else t for t, p in tokens))
+        return "\n\n".join([text, *lines])
+
+
+def guesses(head, masked):
+    """A block of lines for each sentence with a [MASK]: what it was, and the head's guesses."""
+    from homl_models import reports
+
+    sentences, words = zip(*masked) if masked else ((), ())
+    found = [", ".join(f"{t} {p:.2f}" for t, p in best) for [best] in head.fill_mask(list(sentences))]
+    return reports.blocks({"text": sentences, "was": words, "guesses": found})
+
+
+TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+TINY |= {"epochs": 2, "batch_size": 8, "max_length": 32, "num_buckets": 1, "vocab_size": 120}
+TINY_PRETRAIN = TINY | {"data": "events", "num_documents": 48}
+
+RECIPES = {
+    "bert_pretrain": BertPretrain(),
+    "electra_pretrain": ElectraPretrain(),
+    "bert_pretrain_tiny": BertPretrain(**TINY_PRETRAIN),
+    "electra_pretrain_tiny": ElectraPretrain(**TINY_PRETRAIN, embedding_size=8, generator_size=0.5),
+}

@@ -1,0 +1,404 @@
+"""Recipes that teach a pre-trained BERT or ELECTRA, or a new one, a task: labels of texts or words, answers."""
+
+import dataclasses
+import functools
+import warnings
+from typing import Literal
+
+from homl_models.errors import UserError
+from homl_models.recipes.bert import SHOWN, SIZES, TINY, BertPretrain, Encoder
+
+MADE_UP = 5000  # examples
+
+
+@dataclasses.dataclass(frozen=True)
+class _FineTune(Encoder):
+    """What these share: examples, their split, and a model to start from.
+
+    A subclass has `read(path)` and `made_up()`, which give lists of examples; `text(example)`, what is read of one;
+    `examples(rows)`, them as tokens and labels; and `judge(model, examples)`, metrics.
+    """
+
+    epochs: int = 3
+    learning_rate: float = 1e-4
+    layer_decay: float = 1.0
+    """What each block learns of what the one above it does; 0.8 is ELECTRA's."""
+    family: Literal["bert", "electra"] = "bert"
+    """What the encoder is."""
+    pretrained: str = ""
+    """What to start from: a run of bert_pretrain or electra_pretrain, or the folder (or name) of a Hugging Face
+    model. Empty: from nothing."""
+    hidden_size: int = 0
+    """Size of what becomes of a token. 0: that of --pretrained, or else 256."""
+    num_hidden_layers: int = 0
+    """Blocks of the encoder. 0: those of --pretrained, or else 4."""
+    num_attention_heads: int = 0
+    """Heads of every attention. 0: those of --pretrained, or else 4."""
+    intermediate_size: int = 0
+    """Hidden units of the feed-forward networks. 0: those of --pretrained, or else 1024."""
+    vocab_size: int = 0
+    """Most tokens of a vocabulary that is learned. 0: 8192, or the vocabulary of --pretrained."""
+    data_file: str = ""
+    """Your own examples; see the recipe."""
+    test_file: str = ""
+    """And those to test on. Empty: a tenth of --data-file."""
+    num_examples: int = 0
+    """Examples to train on, drawn by --seed. 0: all."""
+
+    def check_sizes(self):
+        names = *SIZES, "vocab_size", "num_examples"
+        for name in names:
+            if getattr(self, name) < 0:
+                raise UserError(f"--{name.replace('_', '-')} must be 0 or more, not {getattr(self, name)}")
+        if not 0 < self.layer_decay <= 1:
+            raise UserError(f"--layer-decay must lie in (0, 1], not {self.layer_decay}")
+        if self.vocab_file and (self.pretrained or self.vocab_size):
+            raise UserError("--vocab-file is not for --pretrained or --vocab-size, which say what the vocabulary is")
+        if self.vocab_size and self.pretrained:
+            raise UserError("--vocab-size is not for --pretrained, which has a vocabulary")
+        if self.test_file and not self.data_file:
+            raise UserError("--test-file is for --data-file; give both")
+        if not self.pretrained:
+            super().check_sizes()
+
+    @property
+    def sizes(self):
+        """Those of the encoder, if it is new."""
+        return {name: getattr(self, name) or getattr(BertPretrain, name) for name in (*SIZES, "vocab_size")}
+
+    # The data.
+
+    @functools.cached_property
+    def parts(self):
+        """Lists of examples for training, validation and test; those with the same text are in one of them."""
+        import random
+
+        given = self.read(self.data_file) if self.data_file else self.made_up()
+        groups = {}
+        for example in given:
+            groups.setdefault(self.text(example), []).append(example)
+        groups = random.Random(self.seed).sample(list(groups.values()), len(groups))
+        test, tenth = self.test_part(), len(groups) // 10
+        bounds = [0, tenth, tenth if test else 2 * tenth, len(groups)]
+        valid, own_test, train = ([e for group in groups[a:b] for e in group] for a, b in zip(bounds, bounds[1:]))
+        if not tenth:
+            raise UserError(f"{len(given)} examples are too few to split; give more")
+        if self.num_examples > len(train):
+            raise UserError(f"--num-examples must be at most {len(train)}, what there is to train on")
+        return train[: self.num_examples or None], valid, test or own_test
+
+    def test_part(self):
+        """Examples that come with the others to test on, if they do."""
+        return self.read(self.test_file) if self.test_file else []
+
+    def training_texts(self):
+        return map(self.text, self.parts[0])
+
+    @functools.cached_property
+    def _datasets(self):
+        from homl_models.pipelines import labelled_text
+
+        train, valid, _ = map(self.examples, self.parts)
+        return (
+            labelled_text.batches(train, self.batch_size, self.seed, self.num_buckets),
+            labelled_text.in_order(valid, self.batch_size, self.num_buckets),
+        )
+
+    def datasets(self):
+        return self._datasets
+
+    def evaluate(self, model, data_file=""):
+        """Metrics of the validation and the test part, or of the examples in `data_file`."""
+        if data_file:
+            return self.judge(model, self.read(data_file))
+        parts = {"val_": self.parts[1], "test_": self.parts[2]}
+        return {f"{at}{name}": value for at, part in parts.items() for name, value in self.judge(model, part).items()}
+
+    # The model.
+
+    @functools.cached_property
+    def start(self):
+        """The model to start from."""
+        from homl_models import runs
+        from homl_models.checkpoints import huggingface
+
+        try:
+            runs.find(self.pretrained)
+        except UserError:
+            return huggingface.from_pretrained(self.pretrained)
+        return runs.load(self.pretrained)
+
+    @functools.cached_property
+    def wordpiece(self):
+        if not self.pretrained:
+            return super().wordpiece
+        from homl_models.wordpiece import WordPiece, tensorflow_text
+
+        tensorflow_text()
+        if not getattr(self.start, "vocabulary", ()):
+            raise UserError(f"{self.pretrained} has no vocabulary, so it cannot read texts; add its vocab.txt")
+        if self.start.lowercase != self.lowercase:
+            flag = "--lowercase" if self.start.lowercase else "--no-lowercase"
+            raise UserError(f"{self.pretrained} reads texts as with {flag}; give that")
+        return WordPiece(self.start.vocabulary, self.lowercase)
+
+    def head(self, bert_kind, electra_kind, **settings):
+        """A new head of one of two classes, on a new encoder or on that of `pretrained`."""
+        from homl_models.checkpoints import huggingface
+        from homl_models.models import bert, electra
+
+        kind = electra_kind if self.family == "electra" else bert_kind
+        if not self.pretrained:
+            encoder = self.settings()
+            if self.family == "electra":
+                backbone = electra.Electra(**encoder, embedding_size=min(128, encoder["hidden_size"]))
+            else:
+                backbone = bert.Bert(**encoder, add_pooling_layer=kind.pooled)
+            return self.compiled(kind(backbone, **self.reading(), **settings))
+        has = self.encoder_of(self.start)
+        for name in SIZES:
+            if getattr(self, name) not in (0, getattr(has, name)):
+                flag = f"--{name.replace('_', '-')}"
+                raise UserError(f"{flag} of {self.pretrained} is {getattr(has, name)}; leave the flag out")
+        if has.max_position_embeddings < self.max_length:
+            raise UserError(f"{self.pretrained} takes --max-length {has.max_position_embeddings} at most")
+        settings |= {"hidden_dropout_prob": self.dropout, "attention_probs_dropout_prob": self.dropout}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*they begin anew.*")  # as this head does
+            model = huggingface.with_head(
+                self.start, kind, **settings, model_max_length=self.max_length, dtype=self.precision
+            )
+        return self.compiled(model)
+
+    def encoder_of(self, model):
+        """The encoder of a model to start from, of this family."""
+        from homl_models.models import bert, electra
+
+        backbone = getattr(model, "discriminator", None) or getattr(model, "backbone", model)
+        if not isinstance(backbone, bert.Bert):
+            raise UserError(f"{self.pretrained} is a {type(model).__name__}, neither a BERT nor an ELECTRA")
+        family = "electra" if isinstance(backbone, electra.Electra) else "bert"
+        if family != self.family:
+            raise UserError(f"{self.pretrained} is of the other family: --family {family}")
+        return backbone
+
+    @property
+    def num_layers(self):
+        return self.encoder_of(self.start).num_hidden_layers if self.pretrained else super().num_layers
+
+
+@dataclasses.dataclass(frozen=True)
+class Classify(_FineTune):
+    """What film reviews think of films, or any labels of texts: a .csv with columns `text` and `label`."""
+
+    data: Literal["imdb", "events"] = "imdb"
+    """The film reviews of IMDb, from Keras' cache or the network, or made-up sentences, to be sorted by season."""
+
+    def read(self, path):
+        from homl_models.pipelines import texts
+
+        return list(zip(*texts.read_labelled(path)))
+
+    def made_up(self):
+        from homl_models.pipelines import events, texts
+
+        return list(zip(*(texts.imdb("train") if self.data == "imdb" else events.labelled(MADE_UP, self.seed))))
+
+    def test_part(self):
+        from homl_models.pipelines import texts
+
+        if self.data == "imdb" and not self.data_file:
+            return list(zip(*texts.imdb("test")))
+        return super().test_part()
+
+    def text(self, example):
+        return example[0]
+
+    @functools.cached_property
+    def labels(self):
+        """Names of the labels, in order."""
+        names = {label for _, label in self.parts[0]}
+        return tuple(sorted(names, key=lambda name: (int(name) if name.isdigit() else 0, name)))
+
+    def examples(self, rows):
+        from homl_models.pipelines import labelled_text
+
+        texts, labels = zip(*rows)
+        return labelled_text.classified(texts, self.ids(labels), self.wordpiece, self.max_length)
+
+    def ids(self, labels):
+        unknown = sorted(set(labels) - set(self.labels))
+        if unknown:
+            raise UserError(f"the label {unknown[0]!r} is not among those to learn: {', '.join(self.labels)}")
+        return [self.labels.index(label) for label in labels]
+
+    def model(self):
+        from homl_models.models.bert_heads import BertForSequenceClassification
+        from homl_models.models.electra import ElectraForSequenceClassification
+
+        kinds = BertForSequenceClassification, ElectraForSequenceClassification
+        if len(self.labels) < 2:
+            raise UserError(f"all texts have the label {self.labels[0]!r}; give texts with two labels or more")
+        return self.head(*kinds, num_labels=len(self.labels), labels=self.labels)
+
+    def judge(self, model, examples):
+        """Share of texts whose label is found, and the mean of -log p(label)."""
+        import numpy as np
+
+        texts, labels = zip(*examples)
+        ids = np.array(self.ids(labels))
+        _, p = model.classify(list(texts))
+        loss = -np.log(np.maximum(p[np.arange(len(ids)), ids], 1e-30)).mean()
+        return {"accuracy": float(np.mean(p.argmax(1) == ids)), "loss": float(loss)}
+
+    def show(self, model, folder):
+        """Texts of the test part, their labels, and what is found."""
+        from homl_models import reports
+
+        texts, labels = zip(*self.parts[2][:SHOWN])
+        found, p = model.classify(list(texts))
+        short = [text if len(text) < 300 else f"{text[:300]}..." for text in texts]
+        found = [f"{label} {row.max():.3f}" for label, row in zip(found, p)]
+        return reports.blocks({"text": short, "label": labels, "found": found})
+
+
+@dataclasses.dataclass(frozen=True)
+class Tag(_FineTune):
+    """Names, places and dates in sentences, or any labels of words: a file of CoNLL's format."""
+
+    learning_rate: float = 3e-4
+    token_column: int = 0
+    """Which column of --data-file holds the word, counted from 0, from the end if below 0."""
+    label_column: int = -1
+    """Which holds the label."""
+
+    def read(self, path):
+        from homl_models.pipelines import texts
+
+        return texts.read_tagged(path, self.token_column, self.label_column)
+
+    def made_up(self):
+        from homl_models.pipelines import events
+
+        return events.tagged(MADE_UP, self.seed)
+
+    def text(self, example):
+        return " ".join(example[0])
+
+    @functools.cached_property
+    def labels(self):
+        """Names of the labels, in order."""
+        return tuple(sorted({label for _, labels in self.parts[0] for label in labels}, key=lambda x: (x != "O", x)))
+
+    def examples(self, rows):
+        from homl_models.pipelines import labelled_text
+
+        return labelled_text.tagged(rows, self.labels, self.wordpiece, self.max_length)
+
+    def model(self):
+        from homl_models.models.bert_heads import BertForTokenClassification
+        from homl_models.models.electra import ElectraForTokenClassification
+
+        kinds = BertForTokenClassification, ElectraForTokenClassification
+        return self.head(*kinds, num_labels=len(self.labels), labels=self.labels)
+
+    def tags(self, model, rows):
+        """Examples -> labels that are found, a list for each."""
+        found = [[self.labels[0]] * len(words) for words, _ in rows]
+        examples = self.examples([(words, self.labels[:1] * len(words)) for words, _ in rows])
+        for origin, words, (_, (ids, _)) in zip(
+            examples.origins, examples.words, model.found("label_ids", examples.tokens)
+        ):
+            for place in (words >= 0).nonzero()[0]:
+                found[origin][words[place]] = self.labels[ids[place]]
+        return found
+
+    def judge(self, model, examples):
+        """Share of words whose label is found; precision, recall and f1 of whole entities."""
+        from homl_models import metrics
+
+        return metrics.tagging(self.tags(model, examples), [labels for _, labels in examples])
+
+    def show(self, model, folder):
+        """Sentences of the test part, with the labels that are found, and those that are wrong."""
+        lines = []
+        for (words, labels), found in zip(self.parts[2][:SHOWN], self.tags(model, self.parts[2][:SHOWN])):
+            marks = [
+                word + (f"/{tag}" if tag != "O" else "") + (f" (wrong: {label})" if tag != label else "")
+                for word, label, tag in zip(words, labels, found)
+            ]
+            lines.append(" ".join(marks))
+        return "\n".join(lines)
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer(_FineTune):
+    """Who, where and when in made-up texts, or any questions about texts: a file of SQuAD's format."""
+
+    learning_rate: float = 3e-4
+    overlap: int = 32
+    """Tokens that the parts of a long context share while it learns; to answer, a quarter of --max-length."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.overlap < self.max_length // 2:
+            raise UserError(f"--overlap must lie in [0, {self.max_length // 2}), less than half of --max-length")
+
+    def read(self, path):
+        from homl_models.pipelines import texts
+
+        return texts.read_questions(path)
+
+    def made_up(self):
+        from homl_models.pipelines import events
+
+        return events.questions(MADE_UP, self.seed)
+
+    def text(self, example):
+        return example[1]
+
+    def training_texts(self):
+        return (text for question, context, _ in self.parts[0] for text in (question, context))
+
+    def examples(self, rows):
+        from homl_models.pipelines import labelled_text
+
+        return labelled_text.asked(rows, self.wordpiece, self.max_length, self.overlap)
+
+    def model(self):
+        from homl_models.models.bert_heads import BertForQuestionAnswering
+        from homl_models.models.electra import ElectraForQuestionAnswering
+
+        return self.head(BertForQuestionAnswering, ElectraForQuestionAnswering)
+
+    def judge(self, model, examples):
+        """SQuAD's share of exact answers, and f1 of their words, of questions that have an answer."""
+        from homl_models import metrics
+
+        asked = [example for example in examples if example[2]]
+        if not asked:
+            raise UserError("none of the questions has an answer in its context; give some that have")
+        found = model.answer([question for question, _, _ in asked], [context for _, context, _ in asked])
+        return metrics.answering([text for text, _ in found], [[text for _, text in right] for _, _, right in asked])
+
+    def show(self, model, folder):
+        """Questions of the test part, and answers."""
+        from homl_models import reports
+
+        questions, contexts, right = zip(*self.parts[2][:SHOWN])
+        found = [f"{text} ({p:.2f})" for text, p in model.answer(questions, contexts)]
+        right = [" | ".join(text for _, text in some) for some in right]
+        return reports.blocks({"context": contexts, "question": questions, "answer": right, "found": found})
+
+
+TINY_TASK = TINY | {"num_examples": 80}
+
+RECIPES = {
+    "bert_classify": Classify(),
+    "electra_classify": Classify(family="electra"),
+    "bert_tag": Tag(),
+    "bert_answer": Answer(),
+    "electra_classify_tiny": Classify(**TINY_TASK, family="electra", data="events"),
+    "bert_tag_tiny": Tag(**TINY_TASK),
+    "bert_answer_tiny": Answer(**TINY_TASK | {"max_length": 48}, overlap=8),
+}

@@ -1,0 +1,488 @@
+"""Files of texts: what is read of each kind, in every packing, and what is said of those that are broken."""
+
+import codecs
+import contextlib
+import copy
+import csv
+import gzip
+import io
+import itertools
+import json
+import tarfile
+
+import keras
+import pytest
+
+from homl_models.pipelines import texts
+from tests import checks
+from tests.checks import fails
+from tests.conftest import DATA
+from tests.pipelines.test_characters import NO_NETWORK
+
+
+def packings(text):
+    """The bytes of a text, {name: bytes}, as people and programs write them."""
+    return {
+        "plain": text.encode(),
+        "no last newline": text.rstrip("\n").encode(),
+        "byte order mark": codecs.BOM_UTF8 + text.encode(),
+        "CRLF": text.replace("\n", "\r\n").encode(),
+        "gzip": gzip.compress(codecs.BOM_UTF8 + text.encode()),
+    }
+
+
+# Documents.
+
+TEXT = "One here. Two?\nÜber all!\n\nLone: a. b.c d? e\n\n\nLast\n"
+DOCUMENTS = [["One here. Two?", "Über all!"], ["Lone: a.", "b.c d?", "e"], ["Last"]]
+FILES = packings(TEXT) | {
+    "spaces": TEXT.replace("\n", " \t\n ").encode(),
+    "empty lines around": f"\n\n{TEXT}\n\n".encode(),
+}
+
+
+@pytest.mark.parametrize("data", FILES.values(), ids=FILES)
+def test_documents_are_parted_by_empty_lines_and_a_lone_line_into_sentences(tmp_path, data):
+    for name in ("some.txt", "no_ending"):  # it is not the name that tells
+        (tmp_path / name).write_bytes(data)
+        assert texts.read_documents(tmp_path / name) == DOCUMENTS
+
+
+def test_a_line_separator_within_a_line_is_not_its_end(tmp_path):
+    (tmp_path / "a.txt").write_text("one\u2028more\x85\nTwo", encoding="utf-8")
+    assert texts.read_documents(tmp_path / "a.txt") == [["one\u2028more", "Two"]]
+
+
+def test_all_texts_of_a_folder_are_read_and_no_document_goes_over_a_file(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b"B\nb"))
+    (tmp_path / "a.txt").write_text("A\na\n\nAA")
+    (tmp_path / "deep" / "c.txt").write_text("C")
+    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "d.md").write_text("not this")
+    assert texts.read_documents(str(tmp_path)) == [["A", "a"], ["AA"], ["B", "b"], ["C"]]
+
+
+NO_TEXT = {
+    "missing": (None, "cannot read .*: No such file", "check the file"),
+    "empty": (b"", "is empty", "a sentence per line"),
+    "only empty lines": (b"\n \r\n\n", "is empty", "a sentence per line"),
+    "Latin-1": ("Señor".encode("latin-1"), r"is not UTF-8 text \(byte 2\)", "iconv"),
+    "UTF-16": ("Hi".encode("utf-16"), r"is not UTF-8 text \(byte 0\)", "iconv"),
+    "NUL": (b"a\0b", "looks binary", "give a text file"),
+    "half a gzip": (gzip.compress(TEXT.encode() * 9)[:-12], "cannot read", "check the file"),
+    "a damaged gzip": (gzip.compress(TEXT.encode())[:12] + b"\xff" * 60, "cannot read", "check the file"),
+}
+
+
+@pytest.mark.parametrize(("data", "what", "named"), NO_TEXT.values(), ids=NO_TEXT)
+def test_a_file_that_holds_no_text_is_refused_in_one_line(tmp_path, data, what, named):
+    if data is not None:
+        (tmp_path / "some.txt").write_bytes(data)
+    fails(what, lambda: texts.read_documents(tmp_path / "some.txt"), named, "some.txt")
+
+
+def test_a_folder_without_texts_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("text\nnot looked for in a folder\n")
+    fails("holds no .txt or .txt.gz file", lambda: texts.read_documents(tmp_path), str(tmp_path))
+
+
+@pytest.mark.parametrize(("name", "pack"), [("a.csv", bytes), ("a.csv.gz", gzip.compress)])
+def test_each_text_of_a_table_is_a_document_of_its_sentences(tmp_path, name, pack):
+    table = 'id,text\n1,"One, two. Three!<br /><br />Four\n\nand five"\n\n2, Six? \n'
+    (tmp_path / name).write_bytes(pack(table.encode()))
+    assert texts.read_documents(tmp_path / name) == [["One, two.", "Three!", "Four\n\nand five"], ["Six?"]]
+    (tmp_path / name).write_bytes(pack(b"review\nOne\n"))
+    fails("has no columns text;", lambda: texts.read_documents(str(tmp_path / name)), name, "first line")
+
+
+def test_sentences_end_before_a_space():
+    assert texts.sentences(" A b. C?  D!\nE... 1.5 f.g ") == ["A b.", "C?", "D!", "E...", "1.5 f.g"]
+    assert texts.sentences(" ") == []
+
+
+# Texts with labels.
+
+REVIEWS = 'text,label\n"Fine, I say.<br /><br />""Yes""",1\n"Two\nlines\u2028more", 0 \n plain , so-so\n'
+
+
+@pytest.mark.parametrize("name", packings(REVIEWS))
+def test_texts_and_labels_are_read(tmp_path, name):
+    (tmp_path / "r").write_bytes(packings(REVIEWS)[name])
+    found, labels = texts.read_labelled(tmp_path / "r")
+    newline = "\r\n" if name == "CRLF" else "\n"
+    assert found == ['Fine, I say.  "Yes"', f"Two{newline}lines\u2028more", "plain"]
+    assert labels == ["1", "0", "so-so"]
+
+
+def test_columns_are_found_by_name(tmp_path):
+    (tmp_path / "r.csv").write_text("id,label,text\n7,1,good\n")
+    assert texts.read_labelled(tmp_path / "r.csv") == [["good"], ["1"]]
+
+
+NO_REVIEWS = {
+    "missing": (None, "cannot read .*: No such file", "check the file"),
+    "empty": (b"", "has no columns text and label", "first line"),
+    "other columns": (b"text,sentiment\na,1\n", "has no columns text and label", "first line"),
+    "header alone": (b"text,label\n", "holds no text", "text and label"),
+    "an empty label": (b"text,label\na,1\nb,\n", "in line 3 has no label", "line 3"),
+    "a label of spaces": (b"text,label\na, \n", "in line 2 has no label", "line 2"),
+    "no label": (b"text,label\n\na\n", "in line 3 has no label", "line 3"),
+    "no text": (b'text,label\n"\n<br />\n",1\n', "in line 4 has no text", "line 4"),
+    "a huge field": (b"text,label\n" + b"a" * 200_000 + b",1\n", "no table of comma-separated values", "after line 1"),
+    "Latin-1": ("text,label\nSeñor,1".encode("latin-1"), r"is not UTF-8 text \(byte 13\)", "iconv"),
+}
+
+
+@pytest.mark.parametrize(("data", "what", "named"), NO_REVIEWS.values(), ids=NO_REVIEWS)
+def test_a_table_without_texts_and_labels_is_refused_in_one_line(tmp_path, data, what, named):
+    if data is not None:
+        (tmp_path / "r.csv").write_bytes(data)
+    fails(what, lambda: texts.read_labelled(tmp_path / "r.csv"), named, "r.csv")
+
+
+def real(name):
+    path = DATA / "imdb" / name
+    if not path.exists():
+        pytest.skip(f"needs the IMDb reviews, and {path} is not there; set HOML_TEST_DATA to their data folder")
+    return path
+
+
+def test_real_reviews_are_read():
+    found, labels = texts.read_labelled(real("imdb_reviews_test_half.csv.gz"))
+    assert len(found) == 12_500
+    assert labels == ["0", "1"] * 6_250
+    assert not any("<br />" in text for text in found)
+
+
+# IMDb's own archive.
+
+
+def archive(rows, place, part="train"):
+    """A .tar.gz of texts and labels, 0 and 1, as the data set comes, in an order of its own."""
+    kinds, numbers = ("neg", "pos"), (itertools.count(), itertools.count())
+    members = {f"aclImdb/{part}/{kinds[y]}/{next(numbers[y])}_{1 + 9 * y}.txt": x for x, y in rows}
+    members |= {f"aclImdb/{part}/unsup/{i}_0.txt": "not labelled" for i in range(3)}
+    members |= {f"aclImdb/{part}/urls_neg.txt": "http://", "aclImdb/README": "read", "aclImdb/imdb.vocab": "the"}
+    with tarfile.open(place, "w:gz") as file:
+        for name in ("aclImdb", "aclImdb/train", "aclImdb/train/neg"):
+            folder = tarfile.TarInfo(name)
+            folder.type = tarfile.DIRTYPE
+            file.addfile(folder)
+        for name, text in sorted(members.items(), reverse=True):
+            data = text if isinstance(text, bytes) else text.encode()
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            file.addfile(info, io.BytesIO(data))
+    return place
+
+
+ROWS = [(f"Film {i // 2}.<br /><br />{'Good' if i % 2 else 'Bäd'}!", i % 2) for i in range(24)]
+IMDB = """
+import json, pathlib, shutil, sys
+from homl_models.errors import UserError
+from homl_models.pipelines import texts
+home, *archives = map(pathlib.Path, sys.argv[1:])
+found = []
+for archive in (None, *archives):
+    if archive:
+        (home / "datasets").mkdir(exist_ok=True)
+        shutil.copyfile(archive, home / "datasets" / "aclImdb_v1.tar.gz")
+    try:
+        found.append(texts.imdb("train"))
+    except UserError as error:
+        found.append(str(error))
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory):
+    """What `imdb` gives without a network: without a cache, and with a made-up, a damaged and a real one."""
+    folder = tmp_path_factory.mktemp("imdb")
+    archives = [archive(ROWS, folder / "made_up.tar.gz"), folder / "damaged.tar.gz"]
+    archives[1].write_bytes(archives[0].read_bytes()[:-40])
+    rows = []
+    with contextlib.suppress(pytest.skip.Exception):
+        with gzip.open(real("imdb_reviews.csv.gz"), "rt", encoding="utf-8", newline="") as file:
+            rows = [(row["text"], int(row["label"])) for row in itertools.islice(csv.DictReader(file), 60)]
+        archives.append(archive(rows, folder / "real.tar.gz"))
+    (folder / "home").mkdir()
+    found = checks.in_fresh_process(IMDB, folder / "home", *archives, KERAS_HOME=str(folder / "home"), **NO_NETWORK)
+    return found, rows
+
+
+def test_imdb_without_a_network_and_a_cache_says_what_to_do(offline):
+    message = offline[0][0]
+    assert message.startswith(f"cannot fetch {texts.IMDB_URL} and it is not cached as aclImdb_v1.tar.gz")
+    assert "go online once" in message
+    assert "\n" not in message
+
+
+def test_imdb_comes_from_the_cache_in_turn_negative_and_positive_by_number(offline):
+    found, labels = offline[0][1]
+    assert found == [text.replace("<br />", " ") for text, _ in ROWS]  # 10 comes after 9, not after 1
+    assert labels == ["negative", "positive"] * 12
+
+
+def test_a_damaged_cache_of_imdb_is_named(offline):
+    message = offline[0][2]
+    assert "aclImdb_v1.tar.gz is damaged (" in message
+    assert "remove it" in message
+    assert "\n" not in message
+
+
+def test_real_reviews_in_the_archive_of_imdb_are_those_of_the_table(offline):
+    real("imdb_reviews.csv.gz")
+    found, rows = offline
+    assert found[3] == [[text.replace("<br />", " ") for text, _ in rows], ["negative", "positive"] * 30]
+    assert any("<br />" in text for text, _ in rows)
+
+
+def cached(monkeypatch, path):
+    monkeypatch.setattr(keras.utils, "get_file", lambda name, origin: str(path))
+
+
+def test_each_part_of_imdb_is_its_own(tmp_path, monkeypatch):
+    cached(monkeypatch, archive(ROWS[:4], tmp_path / "a.tar.gz", "test"))
+    assert texts.imdb("test")[1] == list(texts.IMDB_LABELS) * 2
+    fails("holds no reviews of the part train", lambda: texts.imdb("train"), "remove it")
+
+
+BROKEN_ARCHIVES = {
+    "empty": lambda data: b"",
+    "a page of the web": lambda data: b"<html>not found</html>" * 50,
+    "cut in the middle": lambda data: data[: len(data) // 2],
+    "overwritten in the middle": lambda data: data[:200] + b"\xff" * 50 + data[250:],
+    "gzip of something else": lambda data: gzip.compress(b"some text" * 500),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN_ARCHIVES.values(), ids=BROKEN_ARCHIVES)
+def test_a_damaged_archive_is_refused_in_one_line(tmp_path, monkeypatch, broken):
+    path = archive(ROWS, tmp_path / "a.tar.gz")
+    path.write_bytes(broken(path.read_bytes()))
+    cached(monkeypatch, path)
+    fails(r"a.tar.gz is damaged \(", lambda: texts.imdb("train"), "remove it, and it will be fetched again")
+
+
+def test_a_review_that_is_not_utf8_is_damage(tmp_path, monkeypatch):
+    cached(monkeypatch, archive([("good", 0), ("Señor".encode("latin-1"), 1)], tmp_path / "a.tar.gz"))
+    fails("is damaged", lambda: texts.imdb("train"), "remove it")
+
+
+# Words with labels.
+
+CONLL = """-DOCSTART- -X- -X- O
+
+EU NNP B-NP B-ORG
+rejects VBZ B-VP O
+# # B-NP O
+. . O O
+
+Peter NNP B-NP B-PER
+Blackburn NNP I-NP I-PER
+
+-DOCSTART- -X- O O
+Ürümqi NNP B-NP B-LOC
+"""
+TAGGED = [
+    (["EU", "rejects", "#", "."], ["B-ORG", "O", "O", "O"]),
+    (["Peter", "Blackburn"], ["B-PER", "I-PER"]),
+    (["Ürümqi"], ["B-LOC"]),
+]
+TAGGED_FILES = packings(CONLL) | {
+    "tabs": CONLL.replace(" ", "\t").encode(),
+    "tabs and spaces": CONLL.replace(" ", " \t ").encode(),
+    "wide columns": CONLL.replace(" ", "   ").encode(),
+    "spaces at the ends": CONLL.replace("\n", "  \n").replace("Peter", "  Peter").encode(),
+    "empty lines around": f"\n \n{CONLL}\n\n".replace("\n\n", "\n \t\n\n").encode(),
+}
+
+
+def tagged(folder, data, *columns):
+    (folder / "some.conll").write_bytes(data if isinstance(data, bytes) else data.encode())
+    return texts.read_tagged(folder / "some.conll", *columns)
+
+
+@pytest.mark.parametrize("data", TAGGED_FILES.values(), ids=TAGGED_FILES)
+def test_words_and_labels_are_read(tmp_path, data):
+    assert tagged(tmp_path, data) == TAGGED
+
+
+def test_columns_are_chosen_by_number(tmp_path):
+    parts = ["NNP", "VBZ", "#", "."], ["NNP", "NNP"], ["NNP"]
+    assert tagged(tmp_path, CONLL, 0, 1) == [(words, some) for (words, _), some in zip(TAGGED, parts)]
+    assert tagged(tmp_path, CONLL, -3, 0) == [(some, words) for (words, _), some in zip(TAGGED, parts)]
+
+
+CONLLU = """# newdoc
+# sent_id = 1
+# text = In New York, # 1
+1\tIn\tin\tADP\t_
+2\tNew York\tNew York\tPROPN\tSpaceAfter=No
+3\t,\t,\tPUNCT\t_
+4\t#\t#\tSYM\t_
+#\t1\t1\tNUM\t_
+
+# sent_id = 2
+1\t10\u00a0000\t10000\tNUM\t_
+"""
+
+
+def test_comments_are_left_out_and_words_with_spaces_are_kept_whole(tmp_path):
+    wanted = [(["In", "New York", ",", "#", "1"], ["ADP", "PROPN", "PUNCT", "SYM", "NUM"]), (["10\u00a0000"], ["NUM"])]
+    assert tagged(tmp_path, CONLLU, 1, 3) == wanted
+    assert tagged(tmp_path, CONLLU.replace("\n", "\r\n"), 1, -2) == wanted
+
+
+def test_only_spaces_and_tabs_part_columns(tmp_path):
+    words = ["10\u00a0000", "\u2009", "x\u2028y"]
+    assert tagged(tmp_path, "".join(f"{word} O\n" for word in words)) == [(words, ["O"] * 3)]
+
+
+NOT_TAGGED = {
+    "missing": (None, (), "cannot read .*: No such file", "check the file"),
+    "empty": ("", (), "is empty", "a word and its label"),
+    "no sentence": ("-DOCSTART- -X- O O\n\n", (), "is empty", "a word and its label"),
+    "a lone word": ("a O\n\nb\n", (), "line 3: there are 1 columns", "number 0 and its label number -1"),
+    "a lone word after CRLF": ("a O\r\n\r\nb O\r\nc\r\n", (), "line 4: there are 1 columns", "line 4"),
+    "too few columns": ("a O\nb X O\n", (0, 2), "line 1: there are 2 columns", "label number 2"),
+    "too few from the end": ("a X O\nb O\n", (0, -3), "line 2: there are 2 columns", "label number -3"),
+    "no word": ("a\tO\n\tO\n", (), "line 2: there are 2 columns", "number 0"),
+    "no label": ("a\tX\tO\nb\tX\t\n", (), "line 2: there are 3 columns", "number -1"),
+    "Latin-1": ("Señor O".encode("latin-1"), (), r"is not UTF-8 text \(byte 2\)", "iconv"),
+}
+
+
+@pytest.mark.parametrize(("data", "columns", "what", "named"), NOT_TAGGED.values(), ids=NOT_TAGGED)
+def test_a_file_without_words_and_labels_is_refused_in_one_line(tmp_path, data, columns, what, named):
+    if data is None:
+        fails(what, lambda: texts.read_tagged(tmp_path / "some.conll"), named, "some.conll")
+    else:
+        fails(what, lambda: tagged(tmp_path, data, *columns), named, "some.conll")
+
+
+# Questions.
+
+CONTEXT = "Café 中 lies in Paris. It was in Paris."
+SQUAD = {
+    "version": "1.1",
+    "data": [
+        {
+            "title": "A",
+            "paragraphs": [
+                {
+                    "context": CONTEXT,
+                    "qas": [
+                        {
+                            "id": "q1",
+                            "question": "Where?",
+                            "answers": [
+                                {"answer_start": 32, "text": "Paris"},
+                                {"answer_start": 15, "text": "Paris"},
+                                {"answer_start": 12, "text": "in Paris."},
+                            ],
+                        },
+                        {"id": "q2", "question": "What?", "answers": [{"answer_start": 0, "text": "Café 中"}]},
+                    ],
+                },
+                {"context": "No questions here.", "qas": []},
+            ],
+        },
+        {
+            "title": "B",
+            "paragraphs": [
+                {
+                    "context": "It is x.",
+                    "qas": [{"id": "q3", "question": "x?", "answers": [{"answer_start": 6, "text": "x"}]}],
+                }
+            ],
+        },
+    ],
+}
+QUESTIONS = [
+    ("Where?", CONTEXT, [(32, "Paris"), (15, "Paris"), (12, "in Paris.")]),
+    ("What?", CONTEXT, [(0, "Café 中")]),
+    ("x?", "It is x.", [(6, "x")]),
+]
+
+
+def asked(folder, data):
+    (folder / "some.json").write_bytes(data if isinstance(data, bytes) else json.dumps(data).encode())
+    return texts.read_questions(folder / "some.json")
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("name", packings(""))
+def test_questions_are_read(tmp_path, name, indent):
+    data = packings(json.dumps(SQUAD, ensure_ascii=False, indent=indent) + "\n")[name]
+    assert asked(tmp_path, data) == QUESTIONS
+
+
+def test_impossible_questions_have_no_answer(tmp_path):
+    data = copy.deepcopy(SQUAD)
+    first, second = data["data"][0]["paragraphs"][0]["qas"]
+    plausible = [{"answer_start": 15, "text": "Paris"}]
+    first |= {"is_impossible": True, "answers": [], "plausible_answers": plausible}
+    second["is_impossible"] = False
+    data["data"][1]["paragraphs"][0]["qas"][0]["answers"] = []  # as in the first version's format
+    assert asked(tmp_path, data) == [("Where?", CONTEXT, []), QUESTIONS[1], ("x?", "It is x.", [])]
+    del first["answers"]
+    assert asked(tmp_path, data)[0] == ("Where?", CONTEXT, [])
+
+
+@pytest.mark.parametrize("start", [14, 16, 31, 100, -6, -7])
+def test_an_answer_that_is_not_in_its_place_is_refused_and_the_question_named(tmp_path, start):
+    data = copy.deepcopy(SQUAD)
+    data["data"][0]["paragraphs"][0]["qas"][0]["answers"][1]["answer_start"] = start
+    fails(r"some.json \(question q1\): an answer does not stand", lambda: asked(tmp_path, data))
+
+
+def test_an_empty_answer_and_one_in_other_letters_are_refused(tmp_path):
+    for answer in ("", "X", "x. It"):
+        data = copy.deepcopy(SQUAD)
+        question = data["data"][1]["paragraphs"][0]["qas"][0]
+        question["answers"] = [{"answer_start": 6, "text": answer}]
+        fails(r"\(question q3\): an answer does not stand", lambda data=data: asked(tmp_path, data))
+        del question["id"]
+        fails(r"\(question x\?\): an answer does not stand", lambda data=data: asked(tmp_path, data))
+
+
+def without(*place):
+    """`SQUAD` without one of its entries."""
+    data = inner = copy.deepcopy(SQUAD)
+    for name in place[:-1]:
+        inner = inner[name]
+    del inner[place[-1]]
+    return data
+
+
+FORMAT = "is not of SQuAD's format"
+NO_QUESTIONS = {
+    "empty": (b"", FORMAT, "it is JSON with data"),
+    "cut": (json.dumps(SQUAD).encode()[:-9], FORMAT, "it is JSON with data"),
+    "no JSON": (b"question: x", FORMAT, "it is JSON with data"),
+    "a list": ([SQUAD], FORMAT, "it is JSON with data"),
+    "a number": (3, FORMAT, "it is JSON with data"),
+    "null": (None, FORMAT, "it is JSON with data"),
+    "no data": (without("data"), FORMAT, "KeyError: 'data'"),
+    "data of another kind": ({"data": "paragraphs"}, FORMAT, "it is JSON with data"),
+    "no paragraphs": (without("data", 0, "paragraphs"), FORMAT, "KeyError: 'paragraphs'"),
+    "no context": (without("data", 1, "paragraphs", 0, "context"), FORMAT, "KeyError: 'context'"),
+    "no question": (without("data", 0, "paragraphs", 0, "qas", 1, "question"), FORMAT, "KeyError: 'question'"),
+    "no answers": (without("data", 0, "paragraphs", 0, "qas", 1, "answers"), FORMAT, "(question q2)"),
+    "no start": (without("data", 1, "paragraphs", 0, "qas", 0, "answers", 0, "answer_start"), FORMAT, "(question q3)"),
+    "no articles": ({"data": []}, "holds no questions", "some.json"),
+    "no question at all": ({"data": [{"paragraphs": [{"context": "", "qas": []}]}]}, "holds no questions", "some.json"),
+    "Latin-1": ('{"data": "é"}'.encode("latin-1"), r"is not UTF-8 text \(byte 10\)", "iconv"),
+}
+
+
+@pytest.mark.parametrize(("data", "what", "named"), NO_QUESTIONS.values(), ids=NO_QUESTIONS)
+def test_a_file_without_questions_is_refused_in_one_line(tmp_path, data, what, named):
+    fails(rf"some.json( \(question \w+\))? {what}", lambda: asked(tmp_path, data), named)
+
+
+def test_a_file_of_questions_that_is_missing_is_named(tmp_path):
+    fails("^cannot read .*none.json: No such file", lambda: texts.read_questions(tmp_path / "none.json"))

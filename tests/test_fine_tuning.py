@@ -1,0 +1,182 @@
+"""What recipes of BERT and ELECTRA do beyond what all recipes do: starting from other models, files of one's own."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+import homl_models
+from homl_models import recipes, train
+from homl_models.checkpoints import huggingface
+from homl_models.errors import UserError
+from homl_models.models.bert import Bert
+from homl_models.models.bert_heads import BertForMaskedLM, BertForSequenceClassification
+from homl_models.pipelines import events
+from homl_models.wordpiece import SPECIAL
+from tests import checks
+
+NEW = {"hidden_size": 0, "num_hidden_layers": 0, "num_attention_heads": 0, "intermediate_size": 0, "vocab_size": 0}
+
+
+def recipe(name, **settings):
+    return dataclasses.replace(recipes.get(name), **settings)
+
+
+@pytest.mark.parametrize(
+    ("start", "name", "family"),
+    [
+        ("bert_pretrain_tiny", "bert_tag_tiny", "bert"),
+        ("bert_pretrain_tiny", "bert_answer_tiny", "bert"),
+        ("electra_pretrain_tiny", "electra_classify_tiny", "electra"),
+        ("electra_pretrain_tiny", "bert_tag_tiny", "electra"),
+    ],
+)
+def test_a_task_starts_from_the_encoder_of_a_run(start, name, family, trained):
+    run = str(trained(start))
+    made = recipe(name, pretrained=run, family=family, max_length=32, dropout=0.25, **NEW)
+    model, source = made.model(), homl_models.load(run)
+    encoder = getattr(source, "discriminator", None) or source.backbone
+    kept = [w for w in model.backbone.weights if "pooler" not in w.path]
+    checks.close([w.numpy() for w in kept], [w.numpy() for w in encoder.weights if "pooler" not in w.path], 0)
+    assert made.wordpiece.vocabulary == model.vocabulary == source.vocabulary
+    assert (model.backbone.hidden_dropout_prob, model.backbone.attention_probs_dropout_prob) == (0.25, 0.25)
+    assert model.max_length == 32
+    assert model.optimizer.num_layers == encoder.num_hidden_layers
+
+
+def test_a_task_starts_from_a_folder_and_learns(trained, tmp_path):
+    run = homl_models.load(str(trained("bert_pretrain_tiny")))
+    huggingface.save_pretrained(run, tmp_path / "folder")
+    settings = {"pretrained": str(tmp_path / "folder"), "epochs": 1, "verbose": 0, "layer_decay": 0.8, **NEW}
+    folder = train.train("bert_tag_tiny", run_dir=str(tmp_path / "run"), **settings)
+    model = homl_models.load(str(folder))
+    assert model.vocabulary == run.vocabulary
+    assert model.optimizer.layer_decay == 0.8
+    assert any((a != b).any() for a, b in zip(model.backbone.get_weights(), run.backbone.get_weights()))
+
+
+def folder_of(tmp_path, **settings):
+    sizes = {"vocab_size": 8, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = BertForMaskedLM(Bert(**sizes, intermediate_size=8, max_position_embeddings=16), **settings)
+    model.build()
+    huggingface.save_pretrained(model, tmp_path)
+    return str(tmp_path)
+
+
+WORDS = (*SPECIAL, "a", "b", "c")
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("bert_tag", {"vocab_file": "v", "pretrained": "p"}, "--vocab-file is not for --pretrained"),
+        ("bert_tag", {"vocab_size": 100, "pretrained": "p"}, "--vocab-size is not for --pretrained"),
+        ("bert_tag", {"test_file": "t"}, "--test-file is for --data-file; give both"),
+        ("bert_tag", {"hidden_size": -1}, "--hidden-size must be 0 or more, not -1"),
+        ("bert_tag", {"hidden_size": 30}, "--num-attention-heads 4 does not divide --hidden-size 30"),
+        ("bert_tag", {"layer_decay": 0.0}, r"--layer-decay must lie in \(0, 1\]"),
+        ("bert_tag", {"max_length": 4}, "--max-length must be 5 or more"),
+        ("bert_answer", {"overlap": 64}, r"--overlap must lie in \[0, 64\)"),
+        ("bert_pretrain", {"mask_share": 1.5}, "--mask-share must be 1 at most"),
+        ("bert_pretrain", {"vocab_size": 5}, "--vocab-size must be 10 or more"),
+        ("bert_pretrain", {"warmup": 1.0}, "--warmup must lie in"),
+        ("electra_pretrain", {"generator_size": 0.1}, "whole number of heads, not 0.4"),
+        ("electra_pretrain", {"generator": "runs/x"}, "--generator needs --no-share-embeddings"),
+        ("electra_pretrain", {"objective": "replace_mlm", "weight": 3.0}, "--weight is for other objectives"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_at_once(name, settings, message):
+    with pytest.raises(UserError, match=message):
+        recipe(name, **settings)
+
+
+def test_a_start_that_does_not_fit_is_refused(trained, tmp_path):
+    run = str(trained("bert_pretrain_tiny"))
+    cases = [
+        ({"pretrained": run, "family": "electra", **NEW}, "is of the other family: --family bert"),
+        ({"pretrained": run, **NEW, "hidden_size": 24, "num_attention_heads": 2}, "--hidden-size of .* is 16; leave"),
+        ({"pretrained": run, **NEW, "max_length": 64}, "takes --max-length 32 at most"),
+        ({"pretrained": run, **NEW, "lowercase": False}, "reads texts as with --lowercase"),
+        ({"pretrained": str(trained("char_rnn_tiny")), **NEW}, "has no vocabulary|neither a BERT nor an ELECTRA"),
+        ({"pretrained": str(tmp_path), **NEW}, "has no config.json"),
+        ({"pretrained": folder_of(tmp_path / "bare"), **NEW, "max_length": 16}, "has no vocabulary, so it cannot read"),
+    ]
+    for settings, message in cases:
+        with pytest.raises(UserError, match=message):
+            recipe("bert_tag_tiny", **settings).model()
+    folder = folder_of(tmp_path / "named", vocabulary=WORDS, model_max_length=16)
+    assert recipe("bert_tag_tiny", pretrained=folder, **NEW, max_length=16).model().vocabulary == WORDS
+
+
+def test_files_of_ones_own_are_learnt_and_judged(tmp_path, capsys):
+    texts, labels = events.labelled(60, 1)
+    rows = "\n".join(f'"{text}",{label}' for text, label in zip(texts, labels))
+    for name in ("train.csv", "test.csv"):
+        (tmp_path / name).write_text(f"text,label\n{rows}\n")
+    tiny = {"verbose": 0, "epochs": 1, "num_examples": 0, "data_file": str(tmp_path / "train.csv")}
+    made = recipe("electra_classify_tiny", **tiny, test_file=str(tmp_path / "test.csv"))
+    train_part, valid, test = made.parts
+    assert (len(train_part), len(valid), len(test)) == (54, 6, 60)
+    assert not {text for text, _ in train_part} & {text for text, _ in valid}
+    assert made.labels == tuple(sorted(set(labels)))
+    run = train.train("electra_classify_tiny", run_dir=str(tmp_path / "run"), **tiny)
+    assert len(homl_models.load(str(run)).label_names) == 4
+    (tmp_path / "other.csv").write_text('text,label\n"It rains.",monsoon\n')
+    capsys.readouterr()
+    from homl_models import evaluate
+
+    assert evaluate.main([str(run), "--data-file", str(tmp_path / "test.csv")]) == 0
+    assert "accuracy" in capsys.readouterr().out
+    assert evaluate.main([str(run), "--data-file", str(tmp_path / "other.csv")]) == 2
+    assert "the label 'monsoon' is not among those to learn" in capsys.readouterr().err
+
+
+def test_tags_and_questions_come_from_files(tmp_path):
+    (tmp_path / "t.conll").write_text("".join(
+        "".join(f"{word} {label}\n" for word, label in zip(*sentence)) + "\n" for sentence in events.tagged(40, 2)
+    ))  # fmt: skip
+    made = recipe("bert_tag_tiny", data_file=str(tmp_path / "t.conll"), num_examples=0)
+    assert sorted(map(len, made.parts)) == [4, 4, 32]
+    assert made.labels[0] == "O"
+    questions = [
+        {"context": context, "qas": [{"id": i, "question": question, "answers": [
+            {"answer_start": start, "text": text} for start, text in answers]}]}
+        for i, (question, context, answers) in enumerate(events.questions(40, 2))
+    ]  # fmt: skip
+    (tmp_path / "q.json").write_text(json.dumps({"data": [{"paragraphs": questions}]}))
+    made = recipe("bert_answer_tiny", data_file=str(tmp_path / "q.json"), num_examples=0)
+    assert sorted(map(len, made.parts)) == [4, 4, 32]
+    batch, labels = next(iter(made.datasets()[0].dataset(0, 1)))
+    assert set(labels) == {"start_positions", "end_positions"}
+    assert batch["input_ids"].shape[1] <= 48
+
+
+def test_the_second_stage_takes_the_generator_of_the_first(tmp_path):
+    both = {"share_embeddings": False, "generator_size": 1.0, "verbose": 0, "epochs": 1}
+    first = train.train("electra_pretrain_tiny", run_dir=str(tmp_path / "first"), weight=0.0, **both)
+    made = recipe("electra_pretrain_tiny", generator=str(first), **both)
+    model, source = made.model(), homl_models.load(str(first))
+    checks.close(model.filler.get_weights(), source.filler.get_weights(), 0)
+    checks.close(model.discriminator.get_weights(), source.filler_backbone.get_weights(), 0)
+    before = model.filler.get_weights(), model.discriminator.get_weights()
+    model.fit(made.datasets()[0].dataset(), verbose=0, shuffle=False)
+    checks.close(model.filler.get_weights(), before[0], 0)
+    assert any((a != b).any() for a, b in zip(model.discriminator.get_weights(), before[1]))
+    for settings, message in (
+        ({"generator_size": 0.5}, "has another size"),
+        ({"seed": 1}, "the vocabulary of .* is another"),
+    ):
+        with pytest.raises(UserError, match=message):
+            recipe("electra_pretrain_tiny", generator=str(first), **both | settings).model()
+
+
+def test_a_run_of_pretraining_goes_to_transformers_and_back(trained, tmp_path):
+    model = homl_models.load(str(trained("bert_pretrain_tiny")))
+    huggingface.save_pretrained(model, tmp_path)
+    again = huggingface.from_pretrained(tmp_path)
+    text = ["Ada [MASK] in Rome."]
+    assert [t for t, _ in again.fill_mask(text)[0][0]] == [t for t, _ in model.fill_mask(text)[0][0]]
+    with pytest.warns(UserWarning, match="begin anew"):
+        classifier = huggingface.from_pretrained(tmp_path, BertForSequenceClassification)
+    assert np.isfinite(classifier.classify(["Ada sang."])[1]).all()
