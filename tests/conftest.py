@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # before TensorFlow is imported
+os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"  # as the command of training does, for the same last bits
 if "TF_XLA_FLAGS" not in os.environ:  # what XLA has compiled is compiled once for all processes of the tests
     cache = tempfile.mkdtemp(prefix="homl_models_xla_")
     atexit.register(shutil.rmtree, cache, ignore_errors=True)
@@ -24,9 +25,15 @@ ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("HOML_TEST_DATA", ROOT.parent / "shared" / "data"))
 
 
+@pytest.hookimpl(tryfirst=True)  # or else pytest-xdist has looked for groups before there are any
 def pytest_collection_modifyitems(items):
-    """Tests of one recipe, or else of one file, run in one of the two processes, which trains that recipe once."""
+    """Tests of one recipe, or else of one file, run in one of the two processes, which trains that recipe once.
+
+    Tests of all recipes have a group of their own, which is so small that it comes last, when all are trained.
+    """
     for item in items:
+        if item.get_closest_marker("xdist_group"):
+            continue
         name = getattr(item, "callspec", None) and item.callspec.params.get("name")
         group = name if isinstance(name, str) and name.endswith("_tiny") else item.path.stem
         item.add_marker(pytest.mark.xdist_group(group))

@@ -25,6 +25,7 @@ from tests import checks
 
 ROOT = Path(__file__).parents[1]
 TINY = [name for name in RECIPES if name.endswith("_tiny")]
+OF_ALL = pytest.mark.xdist_group("all_recipes")
 
 
 def state(folder):
@@ -96,6 +97,7 @@ def test_a_run_reloads_with_its_configuration_weights_and_optimizer(name, traine
     assert int(model.optimizer.iterations.numpy()) == epochs * recipe.datasets()[0].steps
 
 
+@OF_ALL
 def test_every_run_loads_in_a_process_that_has_imported_nothing_else(trained):
     script = """
 import json, sys
@@ -129,6 +131,7 @@ def test_predict_lists_every_endpoint_of_the_model(name, trained, capsys):
         assert all(spec.name in listing for spec in signature)
 
 
+@OF_ALL
 def test_the_saved_models_work_in_a_process_without_keras_and_this_package(trained, tmp_path):
     script = """
 import importlib.util, json, pathlib, sys

@@ -295,7 +295,7 @@ class SeparableUNet(Network):
             across.append(x)
             x = timed(self.pool(x) + self.links[i](before), i + 1)
         for i, layers in enumerate(self.up, len(self.down)):
-            x = timed(doubled(twice(x, i, layers)) + self.links[i](doubled(x)), i + 1)
+            x = doubled(timed(twice(x, i, layers) + self.links[i](x), i + 1))  # the book doubles before the sums
             x = ops.concatenate([x, across.pop()], axis=-1)
         x = self.leave(ops.cast(x, "float32"))
         top, left = edges[0][0] - 1, edges[1][0] - 1

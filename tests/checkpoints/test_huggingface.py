@@ -33,7 +33,7 @@ def same(a, b):
 
 @pytest.mark.parametrize("name", [*HEADS, "BertModel", "ElectraModel"])
 def test_what_we_write_the_reference_reads_and_gives_the_same(name, tmp_path):
-    """Theirs -> ours -> theirs -> ours: bit for bit."""
+    """Theirs -> ours -> theirs -> ours: weights bit for bit; PyTorch's sums depend on where in memory those lie."""
     theirs = reference(name, tmp_path / "theirs")
     ours = from_pretrained(tmp_path / "theirs")
     save_pretrained(ours, tmp_path / "ours")
@@ -44,7 +44,7 @@ def test_what_we_write_the_reference_reads_and_gives_the_same(name, tmp_path):
     inputs = tensors(inputs_of(name))
     for a, b in zip(theirs(**inputs).to_tuple(), again(**inputs).to_tuple()):
         if hasattr(a, "shape"):
-            assert (a == b).all()
+            checks.close(a.detach().numpy(), b.detach().numpy(), 1e-5)
     again.save_pretrained(tmp_path / "again")
     same(from_pretrained(tmp_path / "again"), ours)
 
