@@ -25,9 +25,10 @@ ROUNDS = int(os.environ.get("HOML_KILL_ROUNDS", "0"))
 KILLED = TINY if ROUNDS else ["char_rnn_large_tiny"]
 
 
-def start(name, folder, *flags, **kwargs):
+def start(name, folder, *flags, env=None, **kwargs):
     """The training command in a process of its own, with a checkpoint after every step."""
-    args, env = command(name, "--run-dir", folder, "--checkpoint-seconds", "0", "--verbose", "0", *flags)
+    flags = ("--run-dir", folder, "--checkpoint-seconds", "0", "--verbose", "0", *flags)
+    args, env = command(name, *flags, **(env or {}))
     return subprocess.Popen(args, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
 
 
@@ -182,6 +183,7 @@ def test_a_full_disk_ends_with_one_line_and_leaves_the_run_intact(interrupted, t
     process = start(
         "char_rnn_large_tiny",
         folder,
+        env={"TF_XLA_FLAGS": ""},  # or else XLA's cache is what cannot be written
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )
     _, errors = process.communicate()
