@@ -24,6 +24,9 @@ class DDPM(Generative, Pictures):
     `python -m homl_models.train ddpm --precision mixed_bfloat16`, the same machine, 20 epochs, 137 minutes beside other
     work; validation loss 0.1467. 10,000 pictures in 25 steps: Fréchet distance 19.5, kernel distance 1.40, precision
     0.864, recall 0.696, density 0.743, coverage 0.684, classifier score 7.59, every class between 8.6 and 11.4 %.
+    `python -m homl_models.train ddpm_book`, 2 cores of an AMD EPYC (AVX2), 12 epochs, 36 minutes: validation loss
+    0.0403, the book 0.0375 after 100 epochs of 347 to 418 s. 10,000 pictures in 25 steps: Fréchet distance 64.2, kernel
+    distance 2.79, precision 0.814, recall 0.378, density 0.601, coverage 0.285, classifier score 5.61.
     """
 
     epochs: int = 20
