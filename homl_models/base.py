@@ -54,6 +54,12 @@ class Model(Configured, keras.Model):
         """The optimizers of training; a model with several, such as a GAN, overrides this."""
         return [self.optimizer]
 
+    def make_train_function(self, force=False):
+        """Keras', with the optimizer's variables made before the step is traced, or else it is traced twice."""
+        if self.built and self.optimizer is not None and not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
+        return super().make_train_function(force)
+
     def packed_weights(self):
         """The weights that a preset keeps."""
         return self.weights

@@ -62,9 +62,8 @@ def write_saved_model(model, folder):
     module, signatures, described = tf.Module(), {}, {}
     module.variables_of_the_model = [variable.value for variable in model.variables]
     for name, (function, signature) in model.endpoints().items():
-        graph = tf.function(function, input_signature=signature)
-        setattr(module, name, graph)
-        signatures[name] = graph.get_concrete_function()  # traced once; of a `tf.function` saving makes another graph
+        signatures[name] = tf.function(function, input_signature=signature, autograph=False)  # saving traces it, once
+        setattr(module, name, signatures[name])
         described[name] = {
             "doc": inspect.getdoc(function) or "",
             "inputs": [spec.name for spec in signature],
@@ -78,7 +77,8 @@ def write_saved_model(model, folder):
     logger = tf.get_logger()
     level = logger.level
     logger.setLevel("WARNING")  # or else it tells where it writes, which is not where the folder will be
-    tf.saved_model.save(module, folder, signatures)
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)  # no one trains it any more
+    tf.saved_model.save(module, folder, signatures, options)
     logger.setLevel(level)
     extra = folder / "assets.extra"
     extra.mkdir()

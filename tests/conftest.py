@@ -2,8 +2,10 @@
 
 import atexit
 import contextlib
+import ctypes
 import dataclasses
 import fcntl
+import gc
 import io
 import json
 import os
@@ -37,6 +39,15 @@ def pytest_collection_modifyitems(items):
         name = getattr(item, "callspec", None) and item.callspec.params.get("name")
         group = name if isinstance(name, str) and name.endswith("_tiny") else item.path.stem
         item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def memory_is_given_back():
+    """After each file: the two processes go through all of them, and what is free in them is of use to others."""
+    yield
+    gc.collect()
+    with contextlib.suppress(AttributeError):  # of another C library than GNU's
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,10 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from homl_models.base import Model
+from homl_models.export import write_saved_model
 from homl_models.models.char_rnn import CharRNN
 
 
@@ -82,3 +84,40 @@ def test_a_model_of_another_precision_keeps_it_when_loaded(tmp_path):
     again = keras.models.load_model(tmp_path / "model.keras")
     assert again.recurrent[0].compute_dtype == "bfloat16"
     np.testing.assert_array_equal(again(ids), expected)
+
+
+@keras.saving.register_keras_serializable("homl_models_tests")
+class Counted(Model):
+    """A model that counts how often Python comes by its step and its endpoint, which is each time they are traced."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.layer, self.steps, self.calls = keras.layers.Dense(1), 0, 0
+
+    def call(self, x):
+        return self.layer(x)
+
+    def train_step(self, *given):
+        self.steps += 1
+        return super().train_step(*given)
+
+    def endpoints(self):
+        def twice(x):
+            self.calls += 1
+            return {"y": 2 * self(x)}
+
+        return {"twice": (twice, [tf.TensorSpec((None, 3), tf.float32, name="x")])}
+
+
+def test_a_step_and_an_endpoint_are_traced_once(tmp_path):
+    model, x = Counted(), np.ones((4, 3), "float32")
+    model(x)
+    model.compile("adam", "mse")
+    model.fit(x, x[:, :1], epochs=2, verbose=0)
+    assert model.steps == 1
+    assert int(model.optimizer.iterations) == 2
+    write_saved_model(model, tmp_path / "saved")
+    assert model.calls == 1
+    loaded = tf.saved_model.load(str(tmp_path / "saved"))
+    np.testing.assert_allclose(loaded.twice(x)["y"], 2 * model(x), rtol=1e-6)
+    np.testing.assert_allclose(loaded.signatures["twice"](x=tf.constant(x))["y"], 2 * model(x), rtol=1e-6)
