@@ -105,6 +105,23 @@ def test_nothing_is_called_but_what_makes_tensors(opcodes, tmp_path):
         TorchFile(tmp_path / "x.bin")
 
 
+@pytest.mark.parametrize(
+    ("offset", "size", "stride"), [(0, 5, 1), (1, 4, 1), (0, 2, 4), (-2, 4, 1), (3, 5, -1), (0, -1, 1)]
+)
+def test_no_tensor_reads_other_memory_than_its_own(offset, size, stride, tmp_path):
+    def written(path, offset, size, stride):
+        storage = b"(S'storage'\nctorch\nFloatStorage\nS'0'\nS'cpu'\nI4\ntQ"
+        arguments = storage + b"I%d\n(I%d\nt(I%d\ntI00\n(d" % (offset, size, stride)
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("x/data.pkl", b"(S'x'\nctorch._utils\n_rebuild_tensor_v2\n(" + arguments + b"tRd.")
+            file.writestr("x/data/0", np.arange(4, dtype="float32").tobytes())
+        return TorchFile(path)
+
+    np.testing.assert_array_equal(written(tmp_path / "good.bin", 1, 2, 2)["x"], [1, 3])
+    with pytest.raises(UserError, match="lies outside of its file"):
+        written(tmp_path / "bad.bin", offset, size, stride)["x"]
+
+
 def test_broken_files_are_one_line(tmp_path):
     torch = pytest.importorskip("torch", reason="needs torch==2.13.0")
     with pytest.raises(UserError, match="there is no file"):
