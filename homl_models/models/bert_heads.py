@@ -438,7 +438,9 @@ class BertLMHeadModel(MaskedLM):
         how = {"length": length, "num_beams": num_beams, "end": end, "length_penalty": length_penalty}
         how |= {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         noise = decoding.draw(seed, length, len(ids)) if num_beams == 1 else None
-        write = compiled(functools.partial(self.write, how=how))
+        key = "write", *how.values()
+        if key not in self._compiled:
+            self._compiled[key] = compiled(functools.partial(self.write, how=how))
         given = ids, attention_mask, encoder_hidden_states, encoder_attention_mask, noise
         given = [None if x is None else ops.convert_to_tensor(x) for x in given]
-        return ops.convert_to_numpy(write(*given, ops.full((len(ids),), length, "int32")))
+        return ops.convert_to_numpy(self._compiled[key](*given, ops.full((len(ids),), length, "int32")))
