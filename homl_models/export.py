@@ -77,7 +77,7 @@ def write_saved_model(model, folder):
     logger = tf.get_logger()
     level = logger.level
     logger.setLevel("WARNING")  # or else it tells where it writes, which is not where the folder will be
-    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)  # no one trains it any more
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)  # it is not trained any more
     tf.saved_model.save(module, folder, signatures, options)
     logger.setLevel(level)
     extra = folder / "assets.extra"
