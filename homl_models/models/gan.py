@@ -50,7 +50,8 @@ class GAN(DrawingModel):
     generator_filters, discriminator_filters: its convolutions; see `Generator` and `Discriminator`.
     dropout, minibatch_stddev: see `Discriminator`.
     loss: "non_saturating" (Goodfellow et al., section 3), "hinge" (Lim & Ye, 2017, https://arxiv.org/abs/1705.02894)
-        or "wasserstein" (Arjovsky et al., 2017, https://arxiv.org/abs/1701.07875).
+        or "wasserstein" (Arjovsky et al., 2017, https://arxiv.org/abs/1701.07875), whose logits have no zero: what the
+        metrics `real_accuracy` and `fake_accuracy` say of it means nothing.
     label_smoothing: real pictures count as real to 1 minus that (Salimans et al., 2016, section 3.4).
     gradient_penalty: weight of (|gradient of the logit by the picture| - 1)^2, between real and generated pictures
         (Gulrajani et al., equation 3).
