@@ -1,6 +1,7 @@
 """Diffusion: training steps against PyTorch, drawing against the book's loop and against `diffusers`.
 
-    python benchmarks/diffusion.py [--claims train book diffusers] [--rounds 3] [--batch-size 64] [--precision float32]
+    python benchmarks/diffusion.py [--claims train book diffusers draw steps] [--rounds 3] [--batch-size 64]
+        [--precision float32] [--count 1000] [--seed 42]
 
 train: a step of the recipe `ddpm` (draws, forward, backward, Adam, average) against the same U-Net, loss and Adam in
     PyTorch, channels last, with the times and the noise drawn there; `peak_fraction` counts convolutions and matrix
@@ -9,11 +10,19 @@ book: the book's network in the book's loop, a call at a time, against ours, 64 
     pictures, 4,000 calls there against 25 steps of `ddpm` here. Checked first: the same prediction.
 diffusers: 64 pictures in 25 steps of DDIM by the scheduler of `diffusers` with the U-Net in PyTorch, against ours.
     Checked first: from the same noise both draw the same.
+draw: seconds in which recipes draw 1,000 pictures; those of diffusion in 25 steps, with guidance if they have it.
+steps: the quality of --count pictures that the preset `ddpm_conditional` draws, a class each in turn, in 1,000 steps
+    of ancestral sampling and in few of others, against the test part of Fashion MNIST (`metrics.generation`). It is
+    left out unless it is asked for: 1,000 steps take three quarters of an hour for 1,000 pictures.
 
-`train` and `diffusers` need torch==2.13.0 and diffusers. The weights are new: a step costs the same whatever they are.
+`train` and `diffusers` need torch==2.13.0 and diffusers. The weights of all but `steps` are new: all takes as long
+whatever they are.
 """
 
 import argparse
+import functools
+import json
+import time
 
 import book_diffusion
 import keras
@@ -21,10 +30,14 @@ import numpy as np
 import tensorflow as tf
 import timing
 
-from homl_models.models.ddpm import DDPM
+from homl_models import metrics, recipes, runs
+from homl_models.models.ddpm import BATCH, DDPM
 from homl_models.models.unet import SeparableUNet, UNet
+from homl_models.recipes.pictures import in_units_of
 
 PICTURES, STEPS = 64, 25
+DRAWING = "vae", "vae_conv", "gan", "dcgan", "dcgan_conditional", "ddpm_book", "ddpm", "ddpm_conditional"
+WAYS = ("dpm_solver", 10), ("ddim", 25), ("dpm_solver", 25), ("dpm_solver", 50), ("ancestral", 50), ("ancestral", 1000)
 
 
 def flops(network, shape):
@@ -170,15 +183,46 @@ def diffusers(args):
     timing.report("drawing 64 pictures in 25 steps of DDIM, against diffusers", taken["ours"], taken["diffusers"])
 
 
-CLAIMS = {"train": train, "book": book, "diffusers": diffusers}
+def draw(args):
+    sides = {}
+    for name in DRAWING:
+        recipe = recipes.get(name)
+        sides[name] = functools.partial(recipe.drawn, recipe.model())
+        sides[name](BATCH)  # compiles
+    sides = {name: functools.partial(side, 1000) for name, side in sides.items()}
+    taken = timing.interleaved(sides, args.rounds)
+    for name, seconds in taken.items():
+        print(json.dumps({"claim": f"1,000 pictures of {name}", "ours_s": round(seconds, 2)}), flush=True)
+
+
+def steps(args):
+    model, net = runs.load("ddpm_conditional"), runs.load("fashion_features")
+    labels = np.arange(args.count) % model.num_classes
+    real = net.judged(recipes.get("ddpm_conditional").parts[2][0].reshape(-1, *net.image_shape))[0]
+    scaled = in_units_of(real)
+    for method, count in WAYS:
+        start = time.perf_counter()
+        drawn = model.sample(args.count, args.seed, count, labels, method=method)
+        taken = time.perf_counter() - start
+        described, probabilities = net.judged(drawn.reshape(-1, *net.image_shape))
+        found = metrics.generation(scaled(real), scaled(described), probabilities)
+        found["label_agreement"] = float(np.mean(probabilities.argmax(1) == labels))
+        rounded = {name: round(float(value), 3) for name, value in found.items()}
+        claim = {"claim": f"{args.count} pictures, {method}, {count} steps", "seconds": round(taken, 1)}
+        print(json.dumps(claim | rounded), flush=True)
+
+
+CLAIMS = {"train": train, "book": book, "diffusers": diffusers, "draw": draw, "steps": steps}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--claims", nargs="*", choices=CLAIMS, default=list(CLAIMS))
+    parser.add_argument("--claims", nargs="*", choices=CLAIMS, default=[name for name in CLAIMS if name != "steps"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--precision", default="float32")
+    parser.add_argument("--count", type=int, default=1000, help="pictures for the claim `steps`")
+    parser.add_argument("--seed", type=int, default=42, help="of those pictures")
     args = parser.parse_args()
     for claim in args.claims:
         CLAIMS[claim](args)

@@ -1,0 +1,94 @@
+"""What pre-training is worth: film reviews judged after few labelled ones, from scratch and by BERT and ELECTRA.
+
+    python benchmarks/pretraining.py --bert runs/bert_pretrain --electra runs/electra_pretrain
+        [--data-file reviews.csv --test-file reviews_test.csv] [--labels 1000] [--seeds 0 1 2 3 4] [--tested 5000]
+        [--epochs 6] [--learning-rates 1e-4 3e-4]
+
+Three starts: a new BERT of the same size with the same word pieces, and the two runs. Each learns from the same
+reviews, `--labels` of them for each seed, by the recipes `bert_classify` and `electra_classify`; of the learning rates
+each start takes the one that validates best with the first seed. One JSON line per training, and at the end one per
+start: mean and standard deviation of the accuracy on `--tested` reviews of the test part, over the seeds.
+"""
+
+import argparse
+import dataclasses
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from homl_models import recipes, runs
+from homl_models.wordpiece import WordPiece
+
+
+def starts(args, folder):
+    """{name: recipe} of the three."""
+    vocabulary = runs.load(args.bert).vocabulary
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    _, pretrained = runs.read_recipe(runs.find(args.bert))
+    shared = {
+        "num_examples": args.labels,
+        "epochs": args.epochs,
+        "max_length": pretrained.max_length,
+        "lowercase": pretrained.lowercase,
+        "data_file": args.data_file,
+        "test_file": args.test_file,
+    }
+    sizes = {name: getattr(pretrained, name) for name in recipes.bert.SIZES} | {"vocab_size": 0}
+    assert WordPiece.from_file(folder / "vocab.txt", pretrained.lowercase).vocabulary == vocabulary
+    bert, electra = recipes.get("bert_classify"), recipes.get("electra_classify")
+    return {
+        "from scratch": dataclasses.replace(bert, vocab_file=str(folder / "vocab.txt"), **sizes, **shared),
+        "BERT": dataclasses.replace(bert, pretrained=args.bert, **shared),
+        "ELECTRA": dataclasses.replace(electra, pretrained=args.electra, **shared),
+    }
+
+
+def learned(recipe, tested):
+    """Train by a recipe -> its accuracy on the validation part and on `tested` reviews of the test part."""
+    keras.utils.set_random_seed(recipe.seed)
+    model, (train, _) = recipe.model(), recipe.datasets()
+    model.fit(train.dataset(0, recipe.epochs * train.steps), shuffle=False, verbose=0)
+    _, valid, test = recipe.parts
+    return {
+        "val_accuracy": recipe.judge(model, valid)["accuracy"],
+        "test_accuracy": recipe.judge(model, test[:tested])["accuracy"],
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bert", required=True, help="a run of bert_pretrain")
+    parser.add_argument("--electra", required=True, help="a run of electra_pretrain on the same texts")
+    parser.add_argument("--data-file", default="", help="a .csv with columns text and label; default: IMDb")
+    parser.add_argument("--test-file", default="", help="another, to test on")
+    parser.add_argument("--labels", type=int, default=1000)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--tested", type=int, default=5000)
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--learning-rates", type=float, nargs="+", default=[1e-4, 3e-4])
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        for start, recipe in starts(args, Path(folder)).items():
+
+            def train(seed, rate):
+                began = time.perf_counter()
+                found = learned(dataclasses.replace(recipe, seed=seed, learning_rate=rate), args.tested)  # noqa: B023
+                row = {"start": start, "seed": seed, "learning_rate": rate, **found}  # noqa: B023
+                print(json.dumps(row | {"seconds": round(time.perf_counter() - began, 1)}), flush=True)
+                return found
+
+            tried = {rate: train(args.seeds[0], rate) for rate in args.learning_rates}
+            best = max(tried, key=lambda rate: tried[rate]["val_accuracy"])
+            found = [tried[best], *(train(seed, best) for seed in args.seeds[1:])]
+            values = np.array([row["test_accuracy"] for row in found])
+            row = {"claim": f"{args.labels} labels, {start}", "learning_rate": best, "seeds": len(values)}
+            spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+            print(json.dumps(row | {"accuracy": round(float(values.mean()), 4), "deviation": round(spread, 4)}))
+
+
+if __name__ == "__main__":
+    main()
