@@ -21,7 +21,6 @@ import keras
 import numpy as np
 
 from homl_models import recipes, runs
-from homl_models.wordpiece import WordPiece
 
 
 def starts(args, folder):
@@ -38,7 +37,6 @@ def starts(args, folder):
         "test_file": args.test_file,
     }
     sizes = {name: getattr(pretrained, name) for name in recipes.bert.SIZES} | {"vocab_size": 0}
-    assert WordPiece.from_file(folder / "vocab.txt", pretrained.lowercase).vocabulary == vocabulary
     bert, electra = recipes.get("bert_classify"), recipes.get("electra_classify")
     return {
         "from scratch": dataclasses.replace(bert, vocab_file=str(folder / "vocab.txt"), **sizes, **shared),
@@ -47,16 +45,21 @@ def starts(args, folder):
     }
 
 
-def learned(recipe, tested):
-    """Train by a recipe -> its accuracy on the validation part and on `tested` reviews of the test part."""
-    keras.utils.set_random_seed(recipe.seed)
+def learned(args, start, recipe, seed, learning_rate):
+    """Train by a recipe -> accuracy on the validation part and on `args.tested` reviews of the test part; printed."""
+    began = time.perf_counter()
+    keras.utils.set_random_seed(seed)
+    recipe = dataclasses.replace(recipe, seed=seed, learning_rate=learning_rate)
     model, (train, _) = recipe.model(), recipe.datasets()
     model.fit(train.dataset(0, recipe.epochs * train.steps), shuffle=False, verbose=0)
     _, valid, test = recipe.parts
-    return {
-        "val_accuracy": recipe.judge(model, valid)["accuracy"],
-        "test_accuracy": recipe.judge(model, test[:tested])["accuracy"],
+    found = {
+        "val_accuracy": recipe.judge(model, valid[: args.tested])["accuracy"],
+        "test_accuracy": recipe.judge(model, test[: args.tested])["accuracy"],
     }
+    row = {"start": start, "seed": seed, "learning_rate": learning_rate, **found}
+    print(json.dumps(row | {"seconds": round(time.perf_counter() - began, 1)}), flush=True)
+    return found
 
 
 def main():
@@ -73,21 +76,14 @@ def main():
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         for start, recipe in starts(args, Path(folder)).items():
-
-            def train(seed, rate):
-                began = time.perf_counter()
-                found = learned(dataclasses.replace(recipe, seed=seed, learning_rate=rate), args.tested)  # noqa: B023
-                row = {"start": start, "seed": seed, "learning_rate": rate, **found}  # noqa: B023
-                print(json.dumps(row | {"seconds": round(time.perf_counter() - began, 1)}), flush=True)
-                return found
-
-            tried = {rate: train(args.seeds[0], rate) for rate in args.learning_rates}
+            tried = {rate: learned(args, start, recipe, args.seeds[0], rate) for rate in args.learning_rates}
             best = max(tried, key=lambda rate: tried[rate]["val_accuracy"])
-            found = [tried[best], *(train(seed, best) for seed in args.seeds[1:])]
+            found = [tried[best], *(learned(args, start, recipe, seed, best) for seed in args.seeds[1:])]
             values = np.array([row["test_accuracy"] for row in found])
             row = {"claim": f"{args.labels} labels, {start}", "learning_rate": best, "seeds": len(values)}
             spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
-            print(json.dumps(row | {"accuracy": round(float(values.mean()), 4), "deviation": round(spread, 4)}))
+            row |= {"accuracy": round(float(values.mean()), 4), "deviation": round(spread, 4)}
+            print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":
