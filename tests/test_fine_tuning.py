@@ -171,6 +171,17 @@ def test_the_second_stage_takes_the_generator_of_the_first(tmp_path):
             recipe("electra_pretrain_tiny", generator=str(first), **both | settings).model()
 
 
+def test_bert_learns_of_single_texts():
+    made = recipe("bert_pretrain_tiny", pairs=False)
+    train, valid = made.datasets()
+    model = made.model()
+    before = model.get_weights()
+    found = model.fit(train.dataset(), validation_data=valid.dataset(), verbose=0, shuffle=False).history
+    assert set(found) == {"loss", "accuracy", "val_loss", "val_accuracy"}
+    assert any((a != b).any() for a, b in zip(model.get_weights(), before))
+    assert type(model) is BertForMaskedLM
+
+
 def test_a_run_of_pretraining_goes_to_transformers_and_back(trained, tmp_path):
     model = homl_models.load(str(trained("bert_pretrain_tiny")))
     huggingface.save_pretrained(model, tmp_path)

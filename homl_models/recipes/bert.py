@@ -240,6 +240,18 @@ class BertPretrain(_Pretrain):
         kind = bert_heads.BertForPreTraining if self.pairs else bert_heads.BertForMaskedLM
         return self.compiled(kind(bert.Bert(**self.settings(), add_pooling_layer=self.pairs), **self.reading()))
 
+    def given(self, stream):
+        from homl_models.pipelines.stream import Stream
+
+        if self.pairs:
+            return stream
+
+        def batch(step):
+            x, y = stream.batch(step)
+            return x, y["labels"]
+
+        return Stream(batch, stream.steps)
+
     def show(self, model, folder):
         """Held-out sentences with a word masked, and what it may have been."""
         return guesses(model, self.masked())
