@@ -24,6 +24,7 @@ from homl_models.models.bert_heads import (
     BertForTokenClassification,
     Head,
     cross_entropy,
+    largest,
 )
 from homl_models.models.bert_text import Detects
 
@@ -200,7 +201,7 @@ class ElectraPretrainer(Model):
         labels, places = given.pop("masked_labels"), given["masked_positions"]
         logits = self.filler(given, training=training)
         masked, places = given["input_ids"], given.pop("masked_positions")
-        drawn = ops.argmax(ops.stop_gradient(logits) + self.gumbel(ops.shape(logits)), axis=-1)
+        drawn = largest(ops.stop_gradient(logits) + self.gumbel(ops.shape(logits)))
         original, replaced = (put(masked, places, tokens, labels >= 0) for tokens in (labels, drawn))
         found = self.discriminator(given | {"input_ids": replaced}, training=training)
         outputs = {"generator_logits": logits, "original": original, "replaced": replaced}
@@ -265,7 +266,7 @@ def copying(word_logits, replaced_logits, original, replaced, seen):
     copied = ops.where(original == replaced, -ops.softplus(replaced_logits), -1e9)
     counts = ops.cast(seen, "float32")
     total = ops.maximum(ops.sum(counts), 1.0)
-    guess = ops.where(replaced_logits < 0, ops.cast(replaced, "int32"), ops.cast(ops.argmax(log_p, axis=-1), "int32"))
+    guess = ops.where(replaced_logits < 0, ops.cast(replaced, "int32"), largest(log_p))
     right = ops.cast(guess == ops.cast(original, "int32"), "float32")
     return -ops.sum(counts * ops.logaddexp(word, copied)) / total, ops.sum(counts * right) / total
 

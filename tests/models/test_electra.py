@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import ops
 
 from homl_models.errors import UserError
+from homl_models.models.bert_heads import largest
 from homl_models.models.electra import OBJECTIVES, Electra, ElectraPretrainer, put
 from tests import checks
 from tests.models.test_bert import IDS, MASK, SIZES
@@ -162,6 +163,14 @@ def test_half_precision_and_unknown_sizes():
     function = tf.function(make(), input_signature=[specs])
     found = function({name: tf.constant(value, tf.int64) for name, value in INPUTS.items()})
     assert found["generator_logits"].shape == (3, 3, 60)
+
+
+def test_largest_is_the_first_of_those_that_are_largest():
+    x = np.random.default_rng(0).integers(-4, 5, (6, 7, 300)).astype("float32")
+    found = [tf.function(largest, jit_compile=jit)(tf.constant(x)) for jit in (False, True)]
+    for indices in found:
+        assert indices.dtype == tf.int32
+        checks.close(indices, x.argmax(-1), 0)
 
 
 def test_put_puts():
