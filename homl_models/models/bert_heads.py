@@ -25,8 +25,8 @@ IGNORED = -100  # label of what does not count
 def largest(x):
     """Where along the last axis of x (..., v) the largest number is: (...), int32.
 
-    As `ops.argmax`, which on a CPU XLA computes number by number, what leads to x with it: of 600 logits of 8,192 words
-    28 ms instead of 8, of those with Gumbel noise 190 instead of 22.
+    As `ops.argmax`, which on a CPU XLA computes number by number, what leads to x with it: for 544
+    places and 8,192 words 28 ms instead of 8, with Gumbel noise added to the logits 190 instead of 22.
     """
     return ops.cast(ops.top_k(x, 1)[1][..., 0], "int32")
 
