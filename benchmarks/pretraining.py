@@ -77,7 +77,7 @@ def main():
     parser.add_argument("--tested", type=int, default=5000)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--learning-rates", type=float, nargs="+", default=[1e-4, 3e-4])
-    parser.add_argument("--starts", nargs="+", choices=STARTS, default=STARTS)
+    parser.add_argument("--starts", nargs="+", choices=STARTS, default=STARTS, help="which of the three to measure")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         made = starts(args, Path(folder))
