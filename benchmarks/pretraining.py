@@ -2,7 +2,7 @@
 
     python benchmarks/pretraining.py --bert runs/bert_pretrain --electra runs/electra_pretrain
         [--data-file reviews.csv --test-file reviews_test.csv] [--labels 1000] [--seeds 0 1 2 3 4] [--tested 5000]
-        [--epochs 6] [--learning-rates 1e-4 3e-4] [--starts scratch bert electra]
+        [--epochs 6] [--learning-rates 3e-4 1e-3 3e-3] [--starts scratch bert electra]
 
 Three starts: a new BERT of the same size with the same word pieces, and the two runs. Each learns from the same
 reviews, `--labels` of them for each seed, by the recipes `bert_classify` and `electra_classify`; of the learning rates
@@ -76,7 +76,7 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--tested", type=int, default=5000)
     parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--learning-rates", type=float, nargs="+", default=[1e-4, 3e-4])
+    parser.add_argument("--learning-rates", type=float, nargs="+", default=[3e-4, 1e-3, 3e-3])
     parser.add_argument("--starts", nargs="+", choices=STARTS, default=STARTS, help="which of the three to measure")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -29,13 +29,13 @@ class _FineTune(Encoder):
     """What to start from: a run of bert_pretrain or electra_pretrain, or the folder (or name) of a Hugging Face
     model. Empty: from nothing."""
     hidden_size: int = 0
-    """Size of what becomes of a token. 0: that of --pretrained, or else 256."""
+    """Size of what becomes of a token. 0: that of --pretrained, or else 128."""
     num_hidden_layers: int = 0
-    """Blocks of the encoder. 0: those of --pretrained, or else 4."""
+    """Blocks of the encoder. 0: those of --pretrained, or else 2."""
     num_attention_heads: int = 0
-    """Heads of every attention. 0: those of --pretrained, or else 4."""
+    """Heads of every attention. 0: those of --pretrained, or else 2."""
     intermediate_size: int = 0
-    """Hidden units of the feed-forward networks. 0: those of --pretrained, or else 1024."""
+    """Hidden units of the feed-forward networks. 0: those of --pretrained, or else 512."""
     vocab_size: int = 0
     """Most tokens of a vocabulary that is learned. 0: 8192, or the vocabulary of --pretrained."""
     data_file: str = ""
@@ -189,7 +189,25 @@ class _FineTune(Encoder):
 
 @dataclasses.dataclass(frozen=True)
 class Classify(_FineTune):
-    """What film reviews think of films, or any labels of texts: a .csv with columns `text` and `label`."""
+    """What film reviews think of films, or any labels of texts: a .csv with columns `text` and `label`.
+
+    Measured on the reviews of IMDb as they were written (Maas et al., 2011), their first 128 tokens, from the runs in
+    `BertPretrain` and `ElectraPretrain`; one core of an AMD EPYC (AVX2).
+
+    All labels: `python -m homl_models.train bert_classify --data-file reviews.csv --test-file test.csv --pretrained
+    runs/bert_pretrain --epochs 2 --learning-rate 3e-4`, 7.3 minutes: 81.1 % of 12,500 test reviews right.
+
+    1,000 labels, 6 epochs, five seeds, 5,000 test reviews (`benchmarks/pretraining.py`), at the learning rate that
+    validates best with the first seed, which is 1e-3 for all three:
+
+        from nothing   70.6 %, deviation 2.1
+        from BERT      70.6 %, deviation 0.4
+        from ELECTRA   66.8 %, deviation 3.8
+
+    So nearly three hours of pre-training on one core make the outcome steadier, and better at smaller learning rates
+    (3e-4, first seed: 50.0, 71.4 and 58.7 %), but not better than what a new network learns at its best; ELECTRA's,
+    whose discriminator had only begun to learn, is worse.
+    """
 
     data: Literal["imdb", "events"] = "imdb"
     """The film reviews of IMDb, from Keras' cache or the network, or made-up sentences, to be sorted by season."""
@@ -264,7 +282,11 @@ class Classify(_FineTune):
 
 @dataclasses.dataclass(frozen=True)
 class Tag(_FineTune):
-    """Names, places and dates in sentences, or any labels of words: a file of CoNLL's format."""
+    """Names, places and dates in sentences, or any labels of words: a file of CoNLL's format.
+
+    Measured: `python -m homl_models.train bert_tag`, made-up sentences, one core of an AMD EPYC (AVX2), 3 epochs, 1.1
+    minutes: F1 0.994 of the names, places and dates of the test part, 99.5 % of its words right.
+    """
 
     learning_rate: float = 3e-4
     token_column: int = 0
@@ -333,7 +355,13 @@ class Tag(_FineTune):
 
 @dataclasses.dataclass(frozen=True)
 class Answer(_FineTune):
-    """Who, where and when in made-up texts, or any questions about texts: a file of SQuAD's format."""
+    """Who, where and when in made-up texts, or any questions about texts: a file of SQuAD's format.
+
+    Measured: a network of 2 blocks of 128 learns within 3 to 5 epochs whether a name, a place or a date is asked for,
+    and then takes any of the three that the text has: 26.8 % of the answers exact from nothing (20 epochs, 4.8 minutes
+    on one core of an AMD EPYC), 29.6 % from the run in `BertPretrain` (10 epochs, 7.4 minutes). Which of the three is
+    asked for it has not learned.
+    """
 
     learning_rate: float = 3e-4
     overlap: int = 32
