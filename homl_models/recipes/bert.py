@@ -245,8 +245,7 @@ class BertPretrain(_Pretrain):
     are few: `fine_tuning.Classify`. The paper's base model, of 110 million parameters, took four days on 16 TPU chips.
 
     It takes an epoch until masked words are filled in by what stands around them. Models of 4 blocks of 192 did not get
-    so far in 3,000 steps; where there is a GPU: `--hidden-size 256 --num-hidden-layers 4 --num-attention-heads 4
-    --intermediate-size 1024` and more epochs.
+    so far in 3,000 steps; what a greater one learns in more time was not tried.
     """
 
     pairs: bool = True
@@ -290,7 +289,7 @@ class ElectraPretrain(_Pretrain):
 
     That is the begin of a training: the discriminator says "original" of nearly all (86.8 % right), and what it knows
     is a small part of what can be known. "One of the best banana I have ever seen.": 5 % for the wrong word, 10 % for
-    "one". The paper's claim, better than BERT for equal compute, begins further on; see `fine_tuning.Classify`.
+    "one". The paper's claim, better than BERT for equal compute, does not show here; see `fine_tuning.Classify`.
     """
 
     embedding_size: int = 128
