@@ -2,12 +2,15 @@
 
     python benchmarks/pretraining.py --bert runs/bert_pretrain --electra runs/electra_pretrain
         [--data-file reviews.csv --test-file reviews_test.csv] [--labels 1000] [--seeds 0 1 2 3 4] [--tested 5000]
-        [--epochs 6] [--learning-rates 3e-4 1e-3 3e-3] [--starts scratch bert electra]
+        [--epochs 6] [--learning-rates 3e-4 1e-3 3e-3] [--starts words scratch bert electra]
 
 Three starts: a new BERT of the same size with the same word pieces, and the two runs. Each learns from the same
 reviews, `--labels` of them for each seed, by the recipes `bert_classify` and `electra_classify`; of the learning rates
 each start takes the one that validates best with the first seed. One JSON line per training, and at the end one per
 start: mean and standard deviation of the accuracy on `--tested` reviews of the test part, over the seeds.
+
+As a yardstick `words`, no network: logistic regression (scikit-learn, C = 10) on which pieces the same tokens are,
+weighed by TF-IDF, whatever their order.
 """
 
 import argparse
@@ -19,10 +22,13 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 
 from homl_models import recipes, runs
 
-STARTS = ["scratch", "bert", "electra"]
+STARTS = ["words", "scratch", "bert", "electra"]
 
 
 def starts(args, folder):
@@ -38,7 +44,8 @@ def starts(args, folder):
         "data_file": args.data_file,
         "test_file": args.test_file,
     }
-    sizes = {name: getattr(pretrained, name) for name in recipes.bert.SIZES} | {"vocab_size": 0}
+    names = *recipes.bert.SIZES, "position_embedding_type"
+    sizes = {name: getattr(pretrained, name) for name in names} | {"vocab_size": 0}
     bert, electra = recipes.get("bert_classify"), recipes.get("electra_classify")
     return {
         "scratch": dataclasses.replace(bert, vocab_file=str(folder / "vocab.txt"), **sizes, **shared),
@@ -66,6 +73,35 @@ def learned(args, start, recipe, seed, learning_rate):
     return found
 
 
+def of_words(args, recipe, seed):
+    """`learned` of the yardstick."""
+    recipe = dataclasses.replace(recipe, seed=seed)
+    train, _, test = recipe.parts
+    model = make_pipeline(
+        TfidfVectorizer(analyzer=lambda ids: ids, sublinear_tf=True), LogisticRegression(C=10.0, max_iter=1000)
+    )
+
+    def pieces(rows):
+        examples = recipe.examples(rows)
+        return [list(ids[ids != 0]) for ids in examples.tokens["input_ids"]], examples.labels["labels"]
+
+    row = {
+        "start": "words",
+        "seed": seed,
+        "test_accuracy": model.fit(*pieces(train)).score(*pieces(test[: args.tested])),
+    }
+    print(json.dumps(row), flush=True)
+    return row
+
+
+def summed_up(args, start, found, **more):
+    """Print mean and standard deviation of the accuracies that seeds have found."""
+    values = np.array([row["test_accuracy"] for row in found])
+    spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+    row = {"claim": f"{args.labels} labels, {start}", **more, "seeds": len(values)}
+    print(json.dumps(row | {"accuracy": round(float(values.mean()), 4), "deviation": round(spread, 4)}), flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bert", required=True, help="a run of bert_pretrain")
@@ -77,20 +113,18 @@ def main():
     parser.add_argument("--tested", type=int, default=5000)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--learning-rates", type=float, nargs="+", default=[3e-4, 1e-3, 3e-3])
-    parser.add_argument("--starts", nargs="+", choices=STARTS, default=STARTS, help="which of the three to measure")
+    parser.add_argument("--starts", nargs="+", choices=STARTS, default=STARTS, help="what to measure")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         made = starts(args, Path(folder))
-        for start in args.starts:
+        if "words" in args.starts:
+            summed_up(args, "words", [of_words(args, made["scratch"], seed) for seed in args.seeds])
+        for start in [start for start in args.starts if start != "words"]:
             recipe = made[start]
             tried = {rate: learned(args, start, recipe, args.seeds[0], rate) for rate in args.learning_rates}
             best = max(tried, key=lambda rate: tried[rate]["val_accuracy"])
             found = [tried[best], *(learned(args, start, recipe, seed, best) for seed in args.seeds[1:])]
-            values = np.array([row["test_accuracy"] for row in found])
-            row = {"claim": f"{args.labels} labels, {start}", "learning_rate": best, "seeds": len(values)}
-            spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
-            row |= {"accuracy": round(float(values.mean()), 4), "deviation": round(spread, 4)}
-            print(json.dumps(row), flush=True)
+            summed_up(args, start, found, learning_rate=best)
 
 
 if __name__ == "__main__":

@@ -34,15 +34,35 @@ def recipe(name, **settings):
 )
 def test_a_task_starts_from_the_encoder_of_a_run(start, name, family, trained):
     run = str(trained(start))
-    made = recipe(name, pretrained=run, family=family, max_length=32, dropout=0.25, **NEW)
+    made = recipe(name, pretrained=run, family=family, max_length=32, dropout=0.25, initializer_range=0.3, **NEW)
     model, source = made.model(), homl_models.load(run)
     encoder = getattr(source, "discriminator", None) or source.backbone
     kept = [w for w in model.backbone.weights if "pooler" not in w.path]
     checks.close([w.numpy() for w in kept], [w.numpy() for w in encoder.weights if "pooler" not in w.path], 0)
     assert made.wordpiece.vocabulary == model.vocabulary == source.vocabulary
     assert (model.backbone.hidden_dropout_prob, model.backbone.attention_probs_dropout_prob) == (0.25, 0.25)
+    known = {w.path for w in model.backbone.weights}
+    new = [w.numpy().ravel() for w in model.weights if w.path not in known and w.path.endswith("kernel")]
+    assert 0.15 < np.concatenate(new).std() < 0.45
     assert model.max_length == 32
     assert model.optimizer.num_layers == encoder.num_hidden_layers
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "positions"),
+    [
+        ("bert_tag_tiny", "", "absolute"),
+        ("bert_tag_tiny", "relative_key", "relative_key"),
+        ("bert_answer_tiny", "", "relative_key_query"),
+        ("bert_answer_tiny", "absolute", "absolute"),
+        ("bert_pretrain_tiny", "relative_key", "relative_key"),
+    ],
+)
+def test_a_new_encoder_knows_positions_or_distances(name, given, positions):
+    made = recipe(name, **({"position_embedding_type": given} if given else {}))
+    encoder = made.model().backbone
+    assert encoder.position_embedding_type == positions
+    assert encoder.initializer_range == made.initializer_range == (0.08 if "answer" in name else 0.02)
 
 
 def test_a_task_starts_from_a_folder_and_learns(trained, tmp_path):
@@ -81,6 +101,7 @@ WORDS = (*SPECIAL, "a", "b", "c")
         ("bert_pretrain", {"mask_share": 1.5}, "--mask-share must be 1 at most"),
         ("bert_pretrain", {"vocab_size": 5}, "--vocab-size must be 10 or more"),
         ("bert_pretrain", {"warmup": 1.0}, "--warmup must lie in"),
+        ("bert_tag", {"initializer_range": 0.0}, "--initializer-range must be above 0"),
         ("electra_pretrain", {"generator_size": 0.1}, "whole number of heads, not 0.2"),
         ("electra_pretrain", {"generator": "runs/x"}, "--generator needs --no-share-embeddings"),
         ("electra_pretrain", {"objective": "replace_mlm", "weight": 3.0}, "--weight is for other objectives"),
@@ -96,6 +117,7 @@ def test_a_start_that_does_not_fit_is_refused(trained, tmp_path):
     cases = [
         ({"pretrained": run, "family": "electra", **NEW}, "is of the other family: --family bert"),
         ({"pretrained": run, **NEW, "hidden_size": 24, "num_attention_heads": 2}, "--hidden-size of .* is 16; leave"),
+        ({"pretrained": run, **NEW, "position_embedding_type": "relative_key"}, "-type of .* is absolute; leave"),
         ({"pretrained": run, **NEW, "max_length": 64}, "takes --max-length 32 at most"),
         ({"pretrained": run, **NEW, "lowercase": False}, "reads texts as with --lowercase"),
         ({"pretrained": str(trained("char_rnn_tiny")), **NEW}, "has no vocabulary|neither a BERT nor an ELECTRA"),

@@ -27,6 +27,10 @@ class Encoder(Recipe):
     """Heads of every attention."""
     intermediate_size: int = 512
     """Hidden units of the feed-forward networks."""
+    position_embedding_type: Literal["absolute", "relative_key", "relative_key_query"] = "absolute"
+    """Embeddings of positions, or of distances, within every attention (see `models/bert.py`)."""
+    initializer_range: float = 0.02
+    """Standard deviation of new weights; 0.02 is the paper's, for a size of 768."""
     dropout: float = 0.1
     """Dropout rate on embeddings, on every sub-layer and on the attention weights."""
     max_length: int = 128
@@ -51,7 +55,7 @@ class Encoder(Recipe):
         super().__post_init__()
         if self.max_length < 5:
             raise UserError(f"--max-length must be 5 or more, not {self.max_length}")
-        positive(num_buckets=self.num_buckets)
+        positive(num_buckets=self.num_buckets, initializer_range=self.initializer_range)
         rate(dropout=self.dropout, warmup=self.warmup)
         if self.decay < 0:
             raise UserError("--decay must be 0 or more")
@@ -87,6 +91,8 @@ class Encoder(Recipe):
         return self.sizes | {
             "vocab_size": len(self.wordpiece.vocabulary),
             "max_position_embeddings": self.max_length,
+            "position_embedding_type": self.position_embedding_type,
+            "initializer_range": self.initializer_range,
             "hidden_dropout_prob": self.dropout,
             "attention_probs_dropout_prob": self.dropout,
             "dtype": self.precision,

@@ -36,6 +36,8 @@ class _FineTune(Encoder):
     """Heads of every attention. 0: those of --pretrained, or else 2."""
     intermediate_size: int = 0
     """Hidden units of the feed-forward networks. 0: those of --pretrained, or else 512."""
+    position_embedding_type: Literal["", "absolute", "relative_key", "relative_key_query"] = ""
+    """Embeddings of positions or of distances. Empty: those of --pretrained, or else what suits the recipe."""
     vocab_size: int = 0
     """Most tokens of a vocabulary that is learned. 0: 8192, or the vocabulary of --pretrained."""
     data_file: str = ""
@@ -44,6 +46,7 @@ class _FineTune(Encoder):
     """And those to test on. Empty: a tenth of --data-file."""
     num_examples: int = 0
     """Examples to train on, drawn by --seed. 0: all."""
+    new_positions = "absolute"  # of a new encoder
 
     def check_sizes(self):
         names = *SIZES, "vocab_size", "num_examples"
@@ -66,6 +69,9 @@ class _FineTune(Encoder):
         """Those of the encoder, if it is new."""
         return {name: getattr(self, name) or getattr(BertPretrain, name) for name in (*SIZES, "vocab_size")}
 
+    def settings(self):
+        return super().settings() | {"position_embedding_type": self.position_embedding_type or self.new_positions}
+
     # The data.
 
     @functools.cached_property
@@ -86,6 +92,10 @@ class _FineTune(Encoder):
         if self.num_examples > len(train):
             raise UserError(f"--num-examples must be at most {len(train)}, what there is to train on")
         return train[: self.num_examples or None], valid, test or own_test
+
+    def number(self, most=MADE_UP):
+        """Examples to make up: ten times --num-examples, if that is less."""
+        return min(10 * self.num_examples, most) or most
 
     def test_part(self):
         """Examples that come with the others to test on, if they do."""
@@ -156,13 +166,14 @@ class _FineTune(Encoder):
                 backbone = bert.Bert(**encoder, add_pooling_layer=kind.pooled)
             return self.compiled(kind(backbone, **self.reading(), **settings))
         has = self.encoder_of(self.start)
-        for name in SIZES:
-            if getattr(self, name) not in (0, getattr(has, name)):
+        for name in (*SIZES, "position_embedding_type"):
+            if getattr(self, name) and getattr(self, name) != getattr(has, name):
                 flag = f"--{name.replace('_', '-')}"
                 raise UserError(f"{flag} of {self.pretrained} is {getattr(has, name)}; leave the flag out")
         if has.max_position_embeddings < self.max_length:
             raise UserError(f"{self.pretrained} takes --max-length {has.max_position_embeddings} at most")
         settings |= {"hidden_dropout_prob": self.dropout, "attention_probs_dropout_prob": self.dropout}
+        settings["initializer_range"] = self.initializer_range  # of what is new
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*they begin anew.*")  # as this head does
             model = huggingface.with_head(
@@ -222,7 +233,7 @@ class Classify(_FineTune):
     def made_up(self):
         from homl_models.pipelines import events, texts
 
-        return list(zip(*(texts.imdb("train") if self.data == "imdb" else events.labelled(MADE_UP, self.seed))))
+        return list(zip(*(texts.imdb("train") if self.data == "imdb" else events.labelled(self.number(), self.seed))))
 
     def test_part(self):
         from homl_models.pipelines import texts
@@ -304,7 +315,7 @@ class Tag(_FineTune):
     def made_up(self):
         from homl_models.pipelines import events
 
-        return events.tagged(MADE_UP, self.seed)
+        return events.tagged(self.number(), self.seed)
 
     def text(self, example):
         return " ".join(example[0])
@@ -359,15 +370,24 @@ class Tag(_FineTune):
 class Answer(_FineTune):
     """Who, where and when in made-up texts, or any questions about texts: a file of SQuAD's format.
 
-    Measured on the made-up texts, one core of an AMD EPYC (AVX2): `python -m homl_models.train bert_answer
-    --epochs 20`, 4.8 minutes, 26.8 % of the test part's answers exact; `--epochs 10 --pretrained runs/bert_pretrain`,
-    the run in `BertPretrain`, 7.4 minutes beside other work, 29.6 %. Within 5 epochs it learns whether a name, a place
-    or a date is asked for, but not which of the three that the text has.
+    Measured on the made-up texts, three sentences each, one core of an AMD EPYC (AVX2): `python -m homl_models.train
+    bert_answer`, 9.2 minutes: 98.6 % of the 2,000 answers of the test part exact. Both ends of the answer right, of
+    the validation part, after epochs 1 to 10:
+
+        31.6  49.0  59.3  84.8  91.3  95.7  97.6  98.4  99.0  99.2 %
+
+    For the first epoch or two it knows whether a name, a place or a date is asked for, but not which of the three.
+    How long depends on the start: with `--initializer-range 0.02`, BERT's for a size of 768, 88.4 % at the end, with
+    `--position-embedding-type absolute` 64.0 %. It goes by what was done, not by who did it: where two did the
+    same, which the texts do not have, it cannot tell them apart.
     """
 
-    learning_rate: float = 3e-4
+    epochs: int = 10
+    learning_rate: float = 1e-3
+    initializer_range: float = 0.08
     overlap: int = 32
     """Tokens that the parts of a long context share while it learns; to answer, a quarter of --max-length."""
+    new_positions = "relative_key_query"
 
     def __post_init__(self):
         super().__post_init__()
@@ -382,7 +402,7 @@ class Answer(_FineTune):
     def made_up(self):
         from homl_models.pipelines import events
 
-        return events.questions(MADE_UP, self.seed)
+        return events.questions(self.number(20_000), self.seed)
 
     def text(self, example):
         return example[1]
