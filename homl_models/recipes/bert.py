@@ -295,7 +295,8 @@ class ElectraPretrain(_Pretrain):
 
     That is the begin of a training: the discriminator says "original" of nearly all (86.8 % right), and what it knows
     is a small part of what can be known. "One of the best banana I have ever seen.": 5 % for the wrong word, 10 % for
-    "one". The paper's claim, better than BERT for equal compute, does not show here; see `fine_tuning.Classify`.
+    "one". The paper's claim, better than BERT for equal compute, does not show in judging reviews
+    (`fine_tuning.Classify`) and not beyond chance in answering (`fine_tuning.Answer`).
     """
 
     embedding_size: int = 128
