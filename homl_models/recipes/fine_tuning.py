@@ -374,7 +374,7 @@ class Answer(_FineTune):
     """Who, where and when in made-up texts, or any questions about texts: a file of SQuAD's format.
 
     Measured on the made-up texts, three sentences each, one core of an AMD EPYC (AVX2): `python -m homl_models.train
-    bert_answer`, 9.2 minutes: 98.6 % of the 2,000 answers of the test part exact. Both ends of the answer right, of
+    bert_answer`, 9.2 minutes: 98.6 % of the 2,000 answers of the test part exact. First and last tokens found, of
     the validation part, after epochs 1 to 10:
 
         31.6  49.0  59.3  84.8  91.3  95.7  97.6  98.4  99.0  99.2 %
@@ -384,7 +384,7 @@ class Answer(_FineTune):
     `--position-embedding-type absolute` 64.0 %. It goes by what was done, not by who did it: where two did the
     same, which the texts do not have, it cannot tell them apart.
 
-    Pre-training is worth much here. 10 epochs, both ends right after epochs 1 to 5, and exact answers at the end; all
+    Pre-training is worth much here. 10 epochs, tokens found after epochs 1 to 5, and exact answers at the end; all
     three with absolute positions, with `--pretrained` (and `--family electra`) from the runs in `recipes/bert.py`:
 
         from nothing  33.6  32.8  33.4  34.2  37.0 %    64.0 %
