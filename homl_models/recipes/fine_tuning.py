@@ -391,8 +391,8 @@ class Answer(_FineTune):
         from BERT     62.7  68.4  69.8  88.8  94.7 %    99.95 %, 11.5 minutes
         from ELECTRA  56.0  79.2  90.7  92.6  93.4 %    92.1 %, 13.3 minutes beside other work
 
-    With `--epochs 3 --seed` 1, 2 and 3 ELECTRA is ahead, by less than the seeds differ: exact are 26.9 and 24.5 %
-    from nothing (seeds 1 and 2), 88.0, 70.5 and 78.7 % from BERT, 87.5, 76.7 and 94.3 % from ELECTRA.
+    With `--epochs 3 --seed` 1, 2 and 3 ELECTRA is ahead, by less than the seeds differ: exact are 26.9, 24.5 and 26.8 %
+    from nothing, 88.0, 70.5 and 78.7 % from BERT, 87.5, 76.7 and 94.3 % from ELECTRA.
     """
 
     epochs: int = 10
