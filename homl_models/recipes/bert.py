@@ -414,5 +414,5 @@ RECIPES = {
     "bert_pretrain": BertPretrain(),
     "electra_pretrain": ElectraPretrain(),
     "bert_pretrain_tiny": BertPretrain(**TINY_PRETRAIN),
-    "electra_pretrain_tiny": ElectraPretrain(**TINY_PRETRAIN, embedding_size=8, generator_size=0.5),
+    "electra_pretrain_tiny": ElectraPretrain(**TINY_PRETRAIN, embedding_size=8),
 }
