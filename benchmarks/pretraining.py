@@ -44,7 +44,7 @@ def starts(args, folder):
         "data_file": args.data_file,
         "test_file": args.test_file,
     }
-    names = *recipes.bert.SIZES, "position_embedding_type"
+    names = *recipes.bert.SIZES, "position_embedding_type", "initializer_range"
     sizes = {name: getattr(pretrained, name) for name in names} | {"vocab_size": 0}
     bert, electra = recipes.get("bert_classify"), recipes.get("electra_classify")
     return {

@@ -30,7 +30,7 @@ class Encoder(Recipe):
     position_embedding_type: Literal["absolute", "relative_key", "relative_key_query"] = "absolute"
     """Embeddings of positions, or of distances, within every attention (see `models/bert.py`)."""
     initializer_range: float = 0.02
-    """Standard deviation of new weights; 0.02 is the paper's, for a size of 768."""
+    """Standard deviation of new weights; 0.02 is BERT's, for a size of 768."""
     dropout: float = 0.1
     """Dropout rate on embeddings, on every sub-layer and on the attention weights."""
     max_length: int = 128
