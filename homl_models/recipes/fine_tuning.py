@@ -221,8 +221,8 @@ class Classify(_FineTune):
 
     So of this task nearly three hours of pre-training on one core teach little that 300 labels do not: the outcome is
     steadier, and better at smaller learning rates (3e-4, 1,000 labels, first seed: 50.0, 71.4 and 58.7 %), but single
-    words, of which the last line is a logistic regression, tell as much or more of what a review thinks. ELECTRA's discriminator
-    had only begun to learn. Where words must be seen together, pre-training is worth more: see `Answer`.
+    words, of which the last line is a logistic regression, tell as much or more of what a review thinks. ELECTRA's
+    discriminator had only begun to learn. Where words must be seen together, pre-training is worth more: see `Answer`.
     """
 
     data: Literal["imdb", "events"] = "imdb"
