@@ -2,8 +2,11 @@
 
 import functools
 import inspect
+import os
 
 import keras
+
+XLA = os.environ.get("HOML_XLA", "1") != "0"  # whether anything is compiled by XLA; what compiles asks when it does
 
 
 class Configured:
@@ -54,6 +57,15 @@ class Model(Configured, keras.Model):
         """The optimizers of training; a model with several, such as a GAN, overrides this."""
         return [self.optimizer]
 
+    @property
+    def jit_compile(self):
+        """Keras', but False with HOML_XLA=0 in the environment; the configuration keeps what was asked for."""
+        return XLA and super().jit_compile
+
+    @jit_compile.setter
+    def jit_compile(self, value):
+        keras.Model.jit_compile.fset(self, value)
+
     def make_train_function(self, force=False):
         """Keras', with the optimizer's variables made before the step is traced, or else it is traced twice."""
         if self.built and self.optimizer is not None and not self.optimizer.built:
@@ -87,7 +99,7 @@ def _with_tuples(value):
 def compiled(function, jit_compile=True, inputs=None):
     """`function` compiled on TensorFlow; on JAX as it is, since its loops are compiled anyway.
 
-    jit_compile: by XLA; "auto" for XLA wherever there is more than a CPU.
+    jit_compile: by XLA; "auto" for XLA wherever there is more than a CPU. With HOML_XLA=0 in the environment: never.
     inputs: [(shape, dtype), ...], also dictionaries of them, to trace it once; by default, for each shape that comes.
     """
     if keras.backend.backend() != "tensorflow":
@@ -102,4 +114,4 @@ def compiled(function, jit_compile=True, inputs=None):
         return {name: spec(part) for name, part in x.items()} if isinstance(x, dict) else tf.TensorSpec(*x)
 
     signature = inputs and list(map(spec, inputs))
-    return tf.function(own, input_signature=signature, jit_compile=jit_compile, autograph=False)
+    return tf.function(own, input_signature=signature, jit_compile=jit_compile and XLA, autograph=False)
