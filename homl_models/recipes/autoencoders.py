@@ -108,6 +108,7 @@ class Stacked(_Autoencoder):
         autoencoder_hashing     10 epochs, 0.6 minutes   0.0308   0.0345
     """
 
+    kind = "fit"
     hidden_units: tuple[int, ...] = (100,)
     """Units of the layers between picture and coding."""
     activation: Literal["relu", "elu", "gelu", "silu", "tanh"] = "relu"
@@ -160,6 +161,7 @@ class Greedy(Stacked):
     other work; validation loss 0.0124, the book's 0.0133.
     """
 
+    kind = "phases"
     monitor: str = "val_mse"
 
     def __post_init__(self):
@@ -193,6 +195,7 @@ class Conv(_Autoencoder):
     validation loss 0.0113, the book's 0.0121.
     """
 
+    kind = "fit"
     filters: tuple[int, ...] = (16, 32, 64)
     """Filters of the encoder's convolutions, each of which halves the picture."""
     decoder_filters: tuple[int, ...] = (16, 32, 16)
@@ -214,6 +217,7 @@ class Recurrent(_Autoencoder):
     beside other work; validation loss 0.0098, the book's 0.0104.
     """
 
+    kind = "fit"
     units: int = 100
     """Units of the outer LSTMs."""
 
@@ -238,6 +242,7 @@ class VAE(Generative, Coding):
     (vae_conv beside other work.)
     """
 
+    kind = "draws"
     epochs: int = 25
     batch_size: int = 128
     coding_size: int = 10

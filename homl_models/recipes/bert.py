@@ -254,6 +254,7 @@ class BertPretrain(_Pretrain):
     so far in 3,000 steps; what a greater one learns in more time was not tried.
     """
 
+    kind = "fit"
     pairs: bool = True
     """Rows are pairs of texts, of which it also learns whether they belong together (next sentence prediction)."""
 
@@ -299,6 +300,7 @@ class ElectraPretrain(_Pretrain):
     (`fine_tuning.Classify`) and not beyond chance in answering (`fine_tuning.Answer`).
     """
 
+    kind = "joint"
     embedding_size: int = 128
     """Size of a token's embedding."""
     generator_size: float = 0.5

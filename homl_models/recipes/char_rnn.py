@@ -114,6 +114,7 @@ class CharRNN(_Characters):
     "to part and the wife mark and deny the scart of my country / and for the son, made not the day of my true good".
     """
 
+    kind = "fit"
     learning_rate: float = 1e-2
     monitor: str = "val_accuracy"
     monitor_mode: Literal["min", "max"] = "max"
@@ -183,6 +184,7 @@ class CharRNNStateful(CharRNN):
     accuracy 0.5574 (the book: 0.5420) and loss 1.4865, test accuracy 0.5316, each part read as one stream.
     """
 
+    kind = "stateful"
     epochs: int = 50
     batch_size: int = 32
     learning_rate: float = 7e-3
@@ -200,6 +202,7 @@ class CharRNNLarge(CharRNN):
     stream; test accuracy 0.5554. It has learned the form of a play: speakers, speeches, verse. Also a preset.
     """
 
+    kind = "stateful"
     epochs: int = 20
     learning_rate: float = 3e-3
     stateful: bool = True
@@ -218,6 +221,7 @@ class CharRNNReber(_Characters):
     0.8 minutes for 10 epochs; the grammar accepts 99.7 % of 1,000 strings drawn at temperature 1 (the aim: 99 %).
     """
 
+    kind = "fit"
     learning_rate: float = 5e-3
     length: int = 30
     steps_per_epoch: int = 500

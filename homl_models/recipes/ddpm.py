@@ -32,6 +32,7 @@ class DDPM(Generative, Pictures):
     has 0.0409 by it, 0.0408 by the cosine.
     """
 
+    kind = "draws"
     epochs: int = 20
     batch_size: int = 128
     monitor: str = ""

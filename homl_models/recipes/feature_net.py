@@ -55,6 +55,7 @@ class Features(_Classifier):
     3cd33a27ca543759f1fcaf84b7b9920b14c167e2482a8514916855f98ffdd3b9.
     """
 
+    kind = "fit"
     epochs: int = 12
     batch_size: int = 64
     learning_rate: float = 2e-3
@@ -100,6 +101,7 @@ class FewLabels(_Classifier):
         `--encoder runs/autoencoder_conv --frozen --learning-rate 0.01 --dropout 0`  78.8 % +- 0.3
     """
 
+    kind = "fit"
     epochs: int = 100
     monitor: str = ""
     num_labels: int = 500

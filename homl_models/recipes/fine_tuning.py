@@ -225,6 +225,7 @@ class Classify(_FineTune):
     discriminator had only begun to learn. Where words must be seen together, pre-training is worth more: see `Answer`.
     """
 
+    kind = "layerwise"
     data: Literal["imdb", "events"] = "imdb"
     """The film reviews of IMDb, from Keras' cache or the network, or made-up sentences, to be sorted by season."""
 
@@ -304,6 +305,7 @@ class Tag(_FineTune):
     minutes: F1 0.994 of the names, places and dates of the test part, 99.5 % of its words right.
     """
 
+    kind = "layerwise"
     learning_rate: float = 3e-4
     token_column: int = 0
     """Which column of --data-file holds the word, counted from 0, from the end if below 0."""
@@ -395,6 +397,7 @@ class Answer(_FineTune):
     BERT, 87.5, 76.7 and 94.3 % from ELECTRA: ahead of BERT in the mean, by less than the seeds differ.
     """
 
+    kind = "layerwise"
     epochs: int = 10
     learning_rate: float = 1e-3
     initializer_range: float = 0.08

@@ -41,6 +41,7 @@ class GAN(Generative, Pictures):
     still getting better, by 5 % from epoch to epoch.
     """
 
+    kind = "adversarial"
     epochs: int = 50
     batch_size: int = 64
     learning_rate: float = 2e-4

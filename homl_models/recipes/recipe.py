@@ -5,6 +5,17 @@ from typing import Literal
 
 from homl_models.errors import UserError
 
+KINDS = {
+    "fit": "Keras' own step",
+    "stateful": "states that go on from batch to batch",
+    "phases": "parts of the model that are trained one after the other",
+    "draws": "noise that the step draws, from a seed generator of the model",
+    "adversarial": "two networks, two optimizers and a replay buffer, in one step",
+    "scheduled_sampling": "a decoder that is fed its own predictions, on batches of several lengths",
+    "joint": "two models that are trained at once, the second on what the first samples",
+    "layerwise": "a learning rate for each layer of an encoder, which may come from another run",
+}
+
 
 def positive(**values):
     """Refuse values that are not above zero, in terms of their flags."""
@@ -24,7 +35,8 @@ def rate(**values):
 class Recipe:
     """A way of training one model: fields are the flags, methods build, judge and show.
 
-    Methods import what they need, so that this costs nothing until it is used.
+    Methods import what they need, so that this costs nothing until it is used. A class says in `kind` which of `KINDS`
+    its training is: what belongs to a kind (resuming, saving, export) is tested once, not for each recipe.
     """
 
     run_dir: str = ""

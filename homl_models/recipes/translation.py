@@ -177,6 +177,7 @@ class Seq2Seq(_Translation):
     word on both sides.
     """
 
+    kind = "scheduled_sampling"
     epochs: int = 4
     learning_rate: float = 3e-3
     num_buckets: int = 8
@@ -232,6 +233,7 @@ class Dates(Seq2Seq):
     for 2 epochs on 20,000 dates; 2,000 of 2,000 unseen dates exact, with seeds 42 and 1. Also a preset.
     """
 
+    kind = "fit"
     epochs: int = 2
     learning_rate: float = 5e-3
     num_pairs: int = 20_000
@@ -255,6 +257,7 @@ class TransformerBook(_Translation):
     greedy and 52.0 with a beam of 4, in the same 1,000 words (see `Seq2Seq`).
     """
 
+    kind = "fit"
     learning_rate: float = 2e-3
     dim: int = 128
     """Size of embeddings and blocks."""
@@ -354,6 +357,7 @@ class Transformer(TransformerBook):
     beam of 4, chrF 62.3 and 63.3 (sacrebleu's defaults); token accuracy 0.7853. Also a preset.
     """
 
+    kind = "fit"
     epochs: int = 10
     batch_size: int = 128
     learning_rate: float = 1e-3
