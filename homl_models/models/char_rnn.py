@@ -138,7 +138,7 @@ class CharRNN(Model):
         """Set the state carried in stateful training to zero."""
         for layer in self.carried:
             for variable in layer:
-                variable.assign(ops.zeros_like(variable))
+                variable.assign(ops.zeros(variable.shape, variable.dtype))
 
     def fit(self, *args, callbacks=None, **kwargs):
         """As `keras.Model.fit`; a stateful model starts every epoch from zero."""

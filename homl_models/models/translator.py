@@ -9,6 +9,7 @@ import functools
 import keras
 import numpy as np
 from keras import ops
+from keras.src.backend.common.masking import set_keras_mask  # Keras has no public name for it
 
 from homl_models import decoding, tokens
 from homl_models.base import Model, compiled
@@ -58,6 +59,15 @@ class Translator(Model):
 
     def compute_mask(self, inputs, previous_mask=None):
         return ops.logical_and(inputs[1] != tokens.PAD, inputs[1] != tokens.END)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """Keras', without padding on JAX too, where `fit` does not pass masks on (Keras 3.15)."""
+        set_keras_mask(y_pred, self.compute_mask(x))
+        return super().compute_loss(x, y, y_pred, sample_weight, training)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        set_keras_mask(y_pred, self.compute_mask(x))
+        return super().compute_metrics(x, y, y_pred, sample_weight)
 
     # Ids to ids.
 
