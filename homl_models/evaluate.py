@@ -19,6 +19,16 @@ def main(argv=None):
 
 
 def _evaluate_command(argv):
+    if asked := parse(argv):
+        run, recipe, settings = asked
+        print(reports.table(recipe.evaluate(runs.load(run), **settings)))
+
+
+def parse(argv):
+    """RUN [flags] -> the run, its recipe and the arguments of its `evaluate`; None after printing help.
+
+    `UserError` if there are no such.
+    """
     parser = argparse.ArgumentParser(prog="python -m homl_models.evaluate", description=__doc__, add_help=False)
     parser.add_argument("run", nargs="?", metavar="RUN", help="a run folder or a preset")
     parser.add_argument("-h", "--help", action="store_true")
@@ -27,7 +37,7 @@ def _evaluate_command(argv):
         parser.print_help()
         if not args.help:
             raise UserError("name a run folder or a preset")
-        return
+        return None
     name, recipe = runs.read_recipe(runs.find(args.run))
     flags = argparse.ArgumentParser(
         prog=f"python -m homl_models.evaluate {args.run}", description=recipe.evaluate.__doc__, exit_on_error=False
@@ -38,12 +48,15 @@ def _evaluate_command(argv):
         )
     if args.help:
         flags.print_help()
-        return
-    settings, unknown = flags.parse_known_args(rest)
+        return None
+    try:
+        settings, unknown = flags.parse_known_args(rest)
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error.argument_name} {error.message}") from None
     if unknown:
         known = ", ".join(f"--{key.replace('_', '-')}" for key in vars(settings)) or "none"
         raise UserError(f"{name} does not know {' '.join(unknown)}; its flags for evaluation are: {known}")
-    print(reports.table(recipe.evaluate(runs.load(args.run), **vars(settings))))
+    return args.run, recipe, vars(settings)
 
 
 if __name__ == "__main__":

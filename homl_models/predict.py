@@ -45,10 +45,7 @@ def _predict_command(argv):
     if len(argv) == 1:
         print(endpoints.listing())
         return
-    name = argv[1]
-    if name not in endpoints.signatures:
-        raise UserError(f"{argv[0]} has no endpoint {name!r}; it has {', '.join(endpoints.signatures)}")
-    args = endpoints.parser(name).parse_args(argv[2:])
+    name, args = parse(endpoints, argv)
     flags = {key: value for key, value in vars(args).items() if value is not None}
     inputs, file, out = flags.pop("INPUT", []), flags.pop("file", None), flags.pop("out", None)
     results = []
@@ -60,6 +57,14 @@ def _predict_command(argv):
             show(result)
     if out:
         save(results, Path(out))
+
+
+def parse(endpoints, argv):
+    """RUN ENDPOINT ... -> the endpoint's name and its arguments; `UserError` if there are no such."""
+    run, name, *rest = argv
+    if name not in endpoints.signatures:
+        raise UserError(f"{run} has no endpoint {name!r}; it has {', '.join(endpoints.signatures)}")
+    return name, endpoints.parser(name).parse_args(rest)
 
 
 def locate(run):

@@ -30,27 +30,32 @@ def main(argv=None):
         print("Recipes (python -m homl_models.train RECIPE --help shows the flags of one):\n")
         print(listing())
         return 0
-    import tyro
-
     if argv[0] in ("-h", "--help"):
         print(f"{__doc__}\nRecipes:\n\n{listing()}")
         return 0
-    return guarded(lambda: _train_command(tyro, argv[0], argv[1:]))
+    return guarded(lambda: _train_command(argv[0], argv[1:]))
 
 
-def _train_command(tyro, name, flags):
+def _train_command(name, flags):
+    recipe = parse(name, flags)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # faster also on processors where it is off by default
+    run(name, recipe)
+
+
+def parse(name, flags):
+    """The recipe of that name, changed by command-line flags (a list of strings); `UserError` if there are no such."""
+    import tyro
+
     default = recipes.get(name)
     messages = io.StringIO()
     try:
         with contextlib.redirect_stderr(messages):
-            recipe = tyro.cli(type(default), default=default, args=flags, prog=f"python -m homl_models.train {name}")
+            return tyro.cli(type(default), default=default, args=flags, prog=f"python -m homl_models.train {name}")
     except SystemExit as ended:
         if not ended.code:
             raise
         raise UserError(f"{one_line(messages.getvalue())}; see python -m homl_models.train {name} --help") from None
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # faster also on processors where it is off by default
-    run(name, recipe)
 
 
 def one_line(box):
