@@ -16,6 +16,7 @@ import pytest
 import tensorflow as tf
 from keras import ops, tree
 
+from homl_models import base
 from homl_models.errors import UserError
 from homl_models.export import write_saved_model
 
@@ -92,8 +93,12 @@ def symbolic_agrees(function, inputs, unknown=(0, 1)):
         close(model(some), function(some))
 
 
-def any_batch_and_length(function, inputs, unknown=(0, 1), jit_compile=True):
-    """One trace (a graph, compiled by XLA) with unknown axes serves every size, with the values of eager calls."""
+def any_batch_and_length(function, inputs, unknown=(0, 1), jit_compile=None):
+    """One trace with unknown axes serves every size, with the values of eager calls.
+
+    jit_compile: by XLA; by default in tests marked `xla`.
+    """
+    jit_compile = base.XLA if jit_compile is None else jit_compile
     signature = tree.map_structure(lambda x: tf.TensorSpec(_shape(x, unknown), x.dtype), inputs)
     traced = tf.function(function, input_signature=[signature], jit_compile=jit_compile)
     for some in (inputs, _smaller(inputs, unknown)):

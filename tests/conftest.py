@@ -1,13 +1,19 @@
-"""What the tests share: a quiet TensorFlow, and the real data where it is at hand."""
+"""What the tests share: a quiet TensorFlow, the real data where it is at hand, tiny recipes trained once, a budget.
+
+XLA is off (HOML_XLA=0) but in tests marked `xla`, where compilation is the claim: tracing and compiling, not steps,
+are what tiny models cost. With HOML_REQUIRE_DATA=1 a test that skips has failed: nothing may be missing.
+"""
 
 import atexit
 import contextlib
 import ctypes
 import dataclasses
 import fcntl
+import functools
 import gc
 import io
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -16,23 +22,37 @@ from pathlib import Path
 
 import pytest
 
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # before TensorFlow is imported
-os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"  # as the command of training does, for the same last bits
-if "TF_XLA_FLAGS" not in os.environ:  # what XLA has compiled is compiled once for all processes of the tests
-    cache = tempfile.mkdtemp(prefix="homl_models_xla_")
-    atexit.register(shutil.rmtree, cache, ignore_errors=True)
-    os.environ["TF_XLA_FLAGS"] = f"--tf_xla_persistent_cache_directory={cache}"
+from tests import budget
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("HOML_TEST_DATA", ROOT.parent / "shared" / "data"))
+REAL = DATA / "keras" / "datasets"
+STRICT = os.environ.get("HOML_REQUIRE_DATA") == "1"
+
+
+def make_keras_home():
+    """A KERAS_HOME of these tests alone, with the real data sets if they are there; Keras reads it when imported."""
+    home = Path(tempfile.mkdtemp(prefix="homl_models_keras_"))
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    (home / "datasets" / "fashion-mnist").mkdir(parents=True)
+    for path in [*REAL.glob("shakespeare.txt"), *REAL.glob("spa-eng.zip"), *REAL.glob("fashion-mnist/*")]:
+        (home / path.relative_to(DATA / "keras")).symlink_to(path)
+    return str(home)
+
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # before TensorFlow is imported
+os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"  # as the command of training does, for the same last bits
+os.environ["KERAS_HOME"] = make_keras_home()
+os.environ.setdefault("HOML_XLA", "0")
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(budget.Budget())
 
 
 @pytest.hookimpl(tryfirst=True)  # or else pytest-xdist has looked for groups before there are any
 def pytest_collection_modifyitems(items):
-    """Tests of one recipe, or else of one file, run in one of the two processes, which trains that recipe once.
-
-    Tests of all recipes have a group of their own, which is so small that it comes last, when all are trained.
-    """
+    """Tests of one recipe, or else of one file, run in one of the two processes, which trains that recipe once."""
     for item in items:
         if item.get_closest_marker("xdist_group"):
             continue
@@ -41,27 +61,52 @@ def pytest_collection_modifyitems(items):
         item.add_marker(pytest.mark.xdist_group(group))
 
 
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    outcome = yield
+    _strictly(outcome.get_result())
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_make_collect_report(collector):
+    outcome = yield
+    _strictly(outcome.get_result())
+
+
+def _strictly(report):
+    """Where nothing may be missing, a skip is a failure."""
+    if STRICT and report.outcome == "skipped" and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[-1] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome, report.longrepr = "failed", f"skipped, with HOML_REQUIRE_DATA=1: {reason}"
+
+
+@pytest.fixture(autouse=True)
+def xla(request, monkeypatch):
+    """Compile by XLA in tests that are marked so, and nowhere else."""
+    if request.node.get_closest_marker("xla"):
+        from homl_models import base
+
+        monkeypatch.setattr(base, "XLA", True)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def memory_is_given_back():
     """After each file: the two processes go through all of them, and what is free in them is of use to others."""
     yield
+    import keras
+
+    keras.backend.clear_session()
     gc.collect()
     with contextlib.suppress(AttributeError):  # of another C library than GNU's
         ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(scope="session")
-def keras_home(tmp_path_factory):
-    """A writable KERAS_HOME that holds the real data sets. Keras reads the variable when it is imported."""
-    source = DATA / "keras" / "datasets"
-    if not source.is_dir():
-        pytest.skip(f"needs the real data sets, and {source} is not there; set HOML_TEST_DATA to their folder")
-    home = tmp_path_factory.mktemp("keras_home")
-    (home / "datasets").mkdir()
-    for name in ("shakespeare.txt", "spa-eng.zip"):
-        shutil.copyfile(source / name, home / "datasets" / name)
-    shutil.copytree(source / "fashion-mnist", home / "datasets" / "fashion-mnist")
-    return home
+def keras_home():
+    """The KERAS_HOME of the tests, which holds the real data sets."""
+    if not REAL.is_dir():
+        pytest.skip(f"needs the real data sets, and {REAL} is not there; set HOML_TEST_DATA to their folder")
+    return Path(os.environ["KERAS_HOME"])
 
 
 @pytest.fixture(scope="session")
@@ -77,7 +122,6 @@ class Trained:
     """Tiny recipes, each trained once by whichever test process comes first, with what the run left on its way."""
 
     place: Path
-    models: dict = dataclasses.field(default_factory=dict)  # those of this process, as compiled in training
 
     def __call__(self, name):
         """The run folder."""
@@ -94,25 +138,13 @@ class Trained:
         return sorted(self(name).parent.glob("stopped_*"))
 
     def warned(self, name):
-        """What the training warned of."""
+        """What a person would have been warned of: all warnings that Python shows, all that is logged as one."""
         return json.loads((self(name).parent / "warned.json").read_text())
-
-    def model(self, name):
-        """The model of a run, with whatever training left in it, or else a new one."""
-        from homl_models.recipes import RECIPES
-
-        self(name)
-        return self.models.get(name) or RECIPES[name].model()
 
     def train(self, name, folder):
         from homl_models import resume, train
-        from homl_models.recipes import RECIPES
 
-        save, new = resume.Progress.save, type(RECIPES[name]).model
-
-        def model(recipe):
-            self.models[name] = new(recipe)
-            return self.models[name]
+        save = resume.Progress.save
 
         def save_and_copy(progress):
             save(progress)
@@ -120,13 +152,18 @@ class Trained:
                 stop = folder / f"stopped_in_epoch_{progress.epoch}_at_step_{progress.step}"
                 shutil.copytree(folder / "run" / "checkpoints", stop / "checkpoints")
 
+        warned, log = [], logging.Handler("WARNING")
+        log.emit = lambda record: warned.append(f"{record.name}: {record.getMessage()}")
         silent = contextlib.redirect_stdout(io.StringIO())  # a test may be looking at what is printed
-        with silent, pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", UserWarning)
+        with silent, pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+            warnings.simplefilter("always")
+            for hidden in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+                warnings.filterwarnings("ignore", category=hidden, module=r"(?!homl_models)")
+            patch.setattr(warnings, "showwarning", lambda *w, **_: warned.append(f"{w[1].__name__}: {w[0]} ({w[2]})"))
             patch.setattr(resume.Progress, "save", save_and_copy)
-            patch.setattr(type(RECIPES[name]), "model", model)
+            for logger in map(logging.getLogger, ("", "tensorflow", "absl")):
+                patch.setattr(logger, "handlers", [*logger.handlers, log])
             train.train(name, run_dir=str(folder / "run"), verbose=0, checkpoint_seconds=0)
-        warned = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
         (folder / "warned.json").write_text(json.dumps(warned))
 
 
@@ -135,3 +172,29 @@ def trained(tmp_path_factory):
     """`trained(name)` is the run folder of a tiny recipe, which all tests share; see `Trained`."""
     base = tmp_path_factory.getbasetemp()
     return Trained((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "trained")
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory):
+    """`untrained(name, **settings)` is like the run folder of a recipe whose model has learnt nothing; made once."""
+
+    @functools.cache
+    def folder(name, **settings):
+        from homl_models import export, files
+        from homl_models.recipes import get
+
+        run = tmp_path_factory.mktemp(name)
+        model = dataclasses.replace(get(name), **settings).model()
+        files.write_json(run / "recipe.json", {"recipe": name, "settings": settings})
+        model.save(run / "model.keras")
+        export.write_saved_model(model, run / "saved_model")
+        return run
+
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def trained_before(request):
+    """What tests of a recipe share is there before the seconds of one of them count."""
+    if {"trained", "name"} <= set(request.fixturenames):
+        request.getfixturevalue("trained")(request.getfixturevalue("name"))

@@ -32,8 +32,8 @@ def recipe(name, **settings):
         ("electra_pretrain_tiny", "bert_tag_tiny", "electra"),
     ],
 )
-def test_a_task_starts_from_the_encoder_of_a_run(start, name, family, trained):
-    run = str(trained(start))
+def test_a_task_starts_from_the_encoder_of_a_run(start, name, family, untrained):
+    run = str(untrained(start))
     made = recipe(name, pretrained=run, family=family, max_length=32, dropout=0.25, initializer_range=0.3, **NEW)
     model, source = made.model(), homl_models.load(run)
     encoder = getattr(source, "discriminator", None) or source.backbone
@@ -65,12 +65,12 @@ def test_a_new_encoder_knows_positions_or_distances(name, given, positions):
     assert encoder.initializer_range == made.initializer_range == (0.08 if "answer" in name else 0.02)
 
 
-def test_a_task_starts_from_a_folder_and_learns(trained, tmp_path):
-    run = homl_models.load(str(trained("bert_pretrain_tiny")))
-    huggingface.save_pretrained(run, tmp_path / "folder")
-    settings = {"pretrained": str(tmp_path / "folder"), "epochs": 1, "verbose": 0, "layer_decay": 0.8, **NEW}
-    folder = train.train("bert_tag_tiny", run_dir=str(tmp_path / "run"), **settings)
-    model = homl_models.load(str(folder))
+def test_a_task_starts_from_a_folder_and_learns(untrained, tmp_path):
+    run = homl_models.load(str(untrained("bert_pretrain_tiny")))
+    huggingface.save_pretrained(run, tmp_path)
+    made = recipe("bert_tag_tiny", pretrained=str(tmp_path), layer_decay=0.8, **NEW)
+    model = made.model()
+    model.fit(made.datasets()[0].dataset(0, 2), verbose=0, shuffle=False)
     assert model.vocabulary == run.vocabulary
     assert model.optimizer.layer_decay == 0.8
     assert any((a != b).any() for a, b in zip(model.backbone.get_weights(), run.backbone.get_weights()))
@@ -112,15 +112,15 @@ def test_settings_that_cannot_be_are_refused_at_once(name, settings, message):
         recipe(name, **settings)
 
 
-def test_a_start_that_does_not_fit_is_refused(trained, tmp_path):
-    run = str(trained("bert_pretrain_tiny"))
+def test_a_start_that_does_not_fit_is_refused(untrained, tmp_path):
+    run = str(untrained("bert_pretrain_tiny"))
     cases = [
         ({"pretrained": run, "family": "electra", **NEW}, "is of the other family: --family bert"),
         ({"pretrained": run, **NEW, "hidden_size": 24, "num_attention_heads": 2}, "--hidden-size of .* is 16; leave"),
         ({"pretrained": run, **NEW, "position_embedding_type": "relative_key"}, "-type of .* is absolute; leave"),
         ({"pretrained": run, **NEW, "max_length": 64}, "takes --max-length 32 at most"),
         ({"pretrained": run, **NEW, "lowercase": False}, "reads texts as with --lowercase"),
-        ({"pretrained": str(trained("char_rnn_tiny")), **NEW}, "has no vocabulary|neither a BERT nor an ELECTRA"),
+        ({"pretrained": str(untrained("char_rnn_tiny")), **NEW}, "has no vocabulary|neither a BERT nor an ELECTRA"),
         ({"pretrained": str(tmp_path), **NEW}, "has no config.json"),
         ({"pretrained": folder_of(tmp_path / "bare"), **NEW, "max_length": 16}, "has no vocabulary, so it cannot read"),
     ]
@@ -174,15 +174,15 @@ def test_tags_and_questions_come_from_files(tmp_path):
     assert batch["input_ids"].shape[1] <= 48
 
 
-def test_the_second_stage_takes_the_generator_of_the_first(tmp_path):
-    both = {"share_embeddings": False, "generator_size": 1.0, "verbose": 0, "epochs": 1}
-    first = train.train("electra_pretrain_tiny", run_dir=str(tmp_path / "first"), weight=0.0, **both)
-    made = recipe("electra_pretrain_tiny", generator=str(first), **both)
-    model, source = made.model(), homl_models.load(str(first))
+def test_the_second_stage_takes_the_generator_of_the_first(untrained):
+    both = {"share_embeddings": False, "generator_size": 1.0}
+    first = str(untrained("electra_pretrain_tiny", weight=0.0, **both))
+    made = recipe("electra_pretrain_tiny", generator=first, **both)
+    model, source = made.model(), homl_models.load(first)
     checks.close(model.filler.get_weights(), source.filler.get_weights(), 0)
     checks.close(model.discriminator.get_weights(), source.filler_backbone.get_weights(), 0)
     before = model.filler.get_weights(), model.discriminator.get_weights()
-    model.fit(made.datasets()[0].dataset(), verbose=0, shuffle=False)
+    model.fit(made.datasets()[0].dataset(0, 2), verbose=0, shuffle=False)
     checks.close(model.filler.get_weights(), before[0], 0)
     assert any((a != b).any() for a, b in zip(model.discriminator.get_weights(), before[1]))
     for settings, message in (
@@ -190,7 +190,7 @@ def test_the_second_stage_takes_the_generator_of_the_first(tmp_path):
         ({"seed": 1}, "the vocabulary of .* is another"),
     ):
         with pytest.raises(UserError, match=message):
-            recipe("electra_pretrain_tiny", generator=str(first), **both | settings).model()
+            recipe("electra_pretrain_tiny", generator=first, **both | settings).model()
 
 
 def test_bert_learns_of_single_texts():
@@ -198,14 +198,14 @@ def test_bert_learns_of_single_texts():
     train, valid = made.datasets()
     model = made.model()
     before = model.get_weights()
-    found = model.fit(train.dataset(), validation_data=valid.dataset(), verbose=0, shuffle=False).history
+    found = model.fit(train.dataset(0, 3), validation_data=valid.dataset(), verbose=0, shuffle=False).history
     assert set(found) == {"loss", "accuracy", "val_loss", "val_accuracy"}
     assert any((a != b).any() for a, b in zip(model.get_weights(), before))
     assert type(model) is BertForMaskedLM
 
 
-def test_a_run_of_pretraining_goes_to_transformers_and_back(trained, tmp_path):
-    model = homl_models.load(str(trained("bert_pretrain_tiny")))
+def test_a_run_of_pretraining_goes_to_transformers_and_back(untrained, tmp_path):
+    model = homl_models.load(str(untrained("bert_pretrain_tiny")))
     huggingface.save_pretrained(model, tmp_path)
     again = huggingface.from_pretrained(tmp_path)
     text = ["Ada [MASK] in Rome."]

@@ -8,11 +8,10 @@ import os
 import re
 from pathlib import Path
 
+import nbclient
+import nbformat
 import pytest
-
-nbclient = pytest.importorskip("nbclient", reason="executing notebooks needs nbclient (pip install homl_models[test])")
-nbformat = pytest.importorskip("nbformat", reason="reading notebooks needs nbformat (pip install homl_models[test])")
-kernelspec = pytest.importorskip("ipykernel.kernelspec", reason="executing notebooks needs ipykernel")
+from ipykernel import kernelspec
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -39,6 +38,7 @@ def shortened(source):
     return re.sub(r"""(?i)(\bepochs"?(?:, seed)? ?[=:] ?)(\d+)""", lambda m: m[1] + str(min(6, int(m[2]))), source)
 
 
+@pytest.mark.slow
 @each_notebook
 def test_runs_and_shows_text_and_a_picture(path, kernel, tmp_path):
     notebook = nbformat.read(path, as_version=4)

@@ -1,6 +1,7 @@
 """What holds the house together: the direction of imports, a quick command line, the README's two commands."""
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -74,56 +75,74 @@ def test_nothing_imports_train_but_the_commands():
     assert importers <= {"export", "predict", "evaluate", "pack"}
 
 
-def run(*args):
-    """A command with TensorFlow and Keras made impossible to import."""
-    block = "import sys, runpy; sys.modules['tensorflow'] = sys.modules['keras'] = None; sys.argv = sys.argv[1:]; "
-    script = block + "runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=False)"
+USAGE_ERRORS = [
+    (["char_rn"], "did you mean char_rnn"),
+    (["nothing_like_it"], "lists them"),
+    (["char_rnn", "--epochs", "ten"], "--epochs: invalid literal"),
+    (["char_rnn", "--epochs", "0"], "--epochs must be above 0"),
+    (["char_rnn", "--epoch", "3"], "perhaps --epochs"),
+    (["char_rnn", "--precision", "float8"], "--precision"),
+    (["char_rnn", "--dropout", "1"], "--dropout must lie in"),
+    (["char_rnn", "--seed", "-1"], "--seed"),
+    (["char_rnn", "--cell", "rnn"], "--cell"),
+    (["char_rnn", "--learning-rate", "-1"], "--learning-rate must be above 0"),
+    (["char_rnn_stateful", "--strategy", "mirrored"], "--strategy"),
+    (["autoencoder_stacked", "--size", "32"], "--size and --channels are for --images"),
+    (["autoencoder_stacked", "--data", "mnist"], "--data mnist needs --images"),
+    (["autoencoder_stacked", "--activation", "rely"], "--activation"),
+    (["vae", "--hidden-units", "0"], "--hidden-units must be above 0"),
+]
+ALL = """
+import contextlib, io, json, sys
+sys.modules["tensorflow"] = sys.modules["keras"] = None  # importing either fails from here on
+from homl_models import train
+found = []
+for args in json.load(sys.stdin):
+    out, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+        try:
+            status = train.main(args)
+        except SystemExit as ended:
+            status = ended.code or 0
+    found.append([status, out.getvalue(), errors.getvalue()])
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def outcomes():
+    """(status, output, errors) of train with all arguments that are tried here, without TensorFlow and Keras."""
+    tried = [[], *([name, "--help"] for name in RECIPES), *(args for args, _ in USAGE_ERRORS)]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, "-c", script, *args], env=env, capture_output=True, text=True)
+    script = [sys.executable, "-c", ALL]
+    done = subprocess.run(script, input=json.dumps(tried), env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return {tuple(args): outcome for args, outcome in zip(tried, json.loads(done.stdout), strict=True)}
 
 
-def test_without_arguments_train_lists_every_recipe_on_a_line():
-    result = run("homl_models.train")
-    assert result.returncode == 0, result.stderr
+def test_without_arguments_train_lists_every_recipe_on_a_line(outcomes):
+    status, output, errors = outcomes[()]
+    assert status == 0, errors
     for name in RECIPES:
-        assert re.search(rf"^  {name} +\S", result.stdout, re.MULTILINE), name
+        assert re.search(rf"^  {name} +\S", output, re.MULTILINE), name
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_help_shows_the_flags_that_every_recipe_has(name):
-    result = run("homl_models.train", name, "--help")
-    assert result.returncode == 0, result.stderr
+def test_help_shows_the_flags_that_every_recipe_has(name, outcomes):
+    status, output, errors = outcomes[name, "--help"]
+    assert status == 0, errors
     flags = "run-dir epochs batch-size learning-rate seed precision strategy verbose"
-    assert all(f"--{flag}" in result.stdout for flag in flags.split())
+    assert all(f"--{flag}" in output for flag in flags.split())
 
 
-@pytest.mark.parametrize(
-    ("args", "message"),
-    [
-        (["char_rn"], "did you mean char_rnn"),
-        (["nothing_like_it"], "lists them"),
-        (["char_rnn", "--epochs", "ten"], "--epochs: invalid literal"),
-        (["char_rnn", "--epochs", "0"], "--epochs must be above 0"),
-        (["char_rnn", "--epoch", "3"], "perhaps --epochs"),
-        (["char_rnn", "--precision", "float8"], "--precision"),
-        (["char_rnn", "--dropout", "1"], "--dropout must lie in"),
-        (["char_rnn", "--seed", "-1"], "--seed"),
-        (["char_rnn", "--cell", "rnn"], "--cell"),
-        (["char_rnn", "--learning-rate", "-1"], "--learning-rate must be above 0"),
-        (["char_rnn_stateful", "--strategy", "mirrored"], "--strategy"),
-        (["autoencoder_stacked", "--size", "32"], "--size and --channels are for --images"),
-        (["autoencoder_stacked", "--data", "mnist"], "--data mnist needs --images"),
-        (["autoencoder_stacked", "--activation", "rely"], "--activation"),
-        (["vae", "--hidden-units", "0"], "--hidden-units must be above 0"),
-    ],
-)
-def test_usage_errors_are_one_line_that_says_what_to_do(args, message):
-    result = run("homl_models.train", *args)
-    assert result.returncode == 2
-    assert message in result.stderr
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.count("\n") == 1
-    assert not result.stdout
+@pytest.mark.parametrize(("args", "message"), USAGE_ERRORS)
+def test_usage_errors_are_one_line_that_says_what_to_do(args, message, outcomes):
+    status, output, errors = outcomes[tuple(args)]
+    assert status == 2
+    assert message in errors
+    assert errors.startswith("error: ")
+    assert errors.count("\n") == 1
+    assert not output
 
 
 def test_importing_the_package_is_light():
@@ -133,7 +152,7 @@ def test_importing_the_package_is_light():
 
 def test_ci_runs_the_commands_of_the_readme_as_written():
     commands = re.search(r"```\n(pip install .*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1].splitlines()
-    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+    lines = [line.strip() for line in (ROOT / ".ci" / "run").read_text().splitlines()]
     assert len(commands) == 2
     assert "python -m homl_models.train" in commands[0]
     assert "python -m pytest" in commands[1]

@@ -1,16 +1,17 @@
 """Exact resume: stopped anywhere, by anything, a run ends as if it had never been stopped.
 
-Every tiny recipe resumes within this process; one of them is killed as well, in processes of its own.
-HOML_KILL_ROUNDS=20 kills every tiny recipe, in that many rounds of two kills.
+A recipe of each kind of training by default, every tiny recipe with `-m slow`; one is killed in processes of its own,
+all with `-m slow`, in as many rounds as HOML_KILL_ROUNDS says.
 """
 
 import dataclasses
+import json
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import keras
@@ -19,10 +20,12 @@ import pytest
 from homl_models import files, runs, train
 from homl_models.errors import UserError
 from homl_models.recipes import RECIPES
-from tests.test_train import TINY, command, state
+from homl_models.resume import Progress
+from tests import processes
+from tests.kinds import OF_KIND, TINY, WHOLE, command, state
 
-ROUNDS = int(os.environ.get("HOML_KILL_ROUNDS", "0"))
-KILLED = TINY if ROUNDS else ["char_rnn_large_tiny"]
+ROUNDS = int(os.environ.get("HOML_KILL_ROUNDS", "1"))
+KILLED = OF_KIND["stateful"]
 
 
 def start(name, folder, *flags, env=None, **kwargs):
@@ -46,49 +49,184 @@ def latest(folder):
     return max((int(p.stem[5:]) for p in folder.glob("checkpoints/step-*.npz")), default=-1)
 
 
-@pytest.mark.parametrize("name", KILLED)
-@pytest.mark.parametrize("attempt", range(max(ROUNDS, 1)))
+def results(folder):
+    """What a finished run says of itself: metrics but for the time, samples and history, byte for byte."""
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics.pop("minutes")
+    return metrics, (folder / "samples.txt").read_bytes(), (folder / "history.csv").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("attempt", range(ROUNDS))
 def test_killed_at_random_times_a_run_ends_as_one_never_killed(name, attempt, trained, tmp_path):
-    folder, draw, stopped_early = tmp_path / "run", random.Random(f"{name}{attempt}"), 0
-    for _ in range(2):
-        process = start(name, folder)
-        wait_for_checkpoint(process, folder, latest(folder))
-        time.sleep(draw.uniform(0, 0.6))
-        process.kill()
-        process.communicate()
-        stopped_early += process.returncode == -signal.SIGKILL and not (folder / "metrics.json").exists()
-    assert stopped_early, "the run was never killed in time to test anything"
+    folder, draw = tmp_path / "run", random.Random(f"{name}{attempt}")
+    process = start(name, folder)
+    wait_for_checkpoint(process, folder)
+    time.sleep(draw.uniform(0, 0.6))
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "the run was not killed in time to test anything"
     process = start(name, folder)
     _, errors = process.communicate()
     assert process.returncode == 0, errors
     assert state(folder) == state(trained(name))
-    assert (folder / "history.csv").read_bytes() == (trained(name) / "history.csv").read_bytes()
+    assert results(folder) == results(trained(name))
     assert not list(folder.rglob(".aside*"))
 
 
-@pytest.mark.parametrize("name", TINY)
-def test_stopped_in_mid_epoch_or_as_one_begins_a_run_ends_as_one_never_stopped(name, trained, tmp_path, monkeypatch):
-    """Also the checkpoint at the start of an epoch, which kills at random times rarely meet.
+GO_ON = """
+import dataclasses, pathlib, sys
+from homl_models import recipes, train
+name, *folders = sys.argv[1:]
+recipe = dataclasses.replace(recipes.get(name), verbose=0)
+model = recipe.model()
+object.__setattr__(recipe, "model", lambda: model)
+for folder in folders:
+    train.fit(recipe, pathlib.Path(folder))
+print(0)
+"""
 
-    The model of the finished run goes on from all of them: compiled once; nothing of what it holds may matter.
+
+@WHOLE
+def test_stopped_in_mid_epoch_or_as_one_begins_a_run_goes_on_in_a_new_process(name, trained, tmp_path):
+    """And ends as the one that never stopped.
+
+    Also from the checkpoint at the start of an epoch, which kills at random times rarely meet. One model goes on from
+    all of them: traced once; nothing of what it holds may matter.
     """
-    finished, recipe, model = trained(name), dataclasses.replace(RECIPES[name], verbose=0), trained.model(name)
-    monkeypatch.setattr(type(recipe), "model", lambda recipe: model)
-    stops = trained.stops(name)
+    finished, stops = trained(name), trained.stops(name)
     assert len(stops) == 3
-    for stop in stops:
-        folder = shutil.copytree(stop, tmp_path / stop.name)
-        assert state(folder) != state(finished)
-        train.fit(recipe, folder)
-        assert state(folder) == state(finished), stop.name
+    folders = [shutil.copytree(stop, tmp_path / stop.name) for stop in stops]
+    assert all(state(folder) != state(finished) for folder in folders)
+    processes.run(GO_ON, name, *folders)
+    for folder in folders:
+        assert state(folder) == state(finished), folder
         assert (folder / "history.csv").read_bytes() == (finished / "history.csv").read_bytes()
+
+
+class Stop(Exception):
+    """Instead of a signal, right after a checkpoint."""
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("autoencoder_tiny", {"steps_per_execution": 2}),
+        ("vae_tiny", {"steps_per_execution": 3}),
+        ("char_rnn_large_tiny", {"precision": "mixed_float16", "steps_per_epoch": 8}),
+    ],
+)
+def test_several_steps_at_once_and_scaled_losses_resume_exactly(name, settings, tmp_path, monkeypatch):
+    recipe = dataclasses.replace(RECIPES[name], verbose=0, checkpoint_seconds=0, **settings)
+    save, seen = Progress.save, []
+
+    def fit(folder):
+        (tmp_path / folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        keras.utils.set_random_seed(recipe.seed)
+        train.fit(recipe, tmp_path / folder)
+        return state(tmp_path / folder)
+
+    def stopping(progress):
+        save(progress)
+        seen.append((progress.epoch, progress.step))
+        if progress.epoch == 1 and progress.step:
+            raise Stop
+
+    expected = fit("whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "save", stopping)
+        with pytest.raises(Stop):
+            fit("stopped")
+    at_once = settings.get("steps_per_execution", 1)
+    assert [step for epoch, step in seen if epoch == 0][0] == at_once  # between executions, not within
+    assert seen[-1] == (1, at_once)
+    assert fit("stopped") == expected
+    if "precision" in settings:
+        assert any("loss_scale" in v.path or "dynamic_scale" in v.path for v in recipe.model().optimizer.variables)
+
+
+@pytest.mark.parametrize(("number", "times", "status"), [("SIGTERM", 1, 143), ("SIGINT", 2, 130)])
+def test_signals_stop_a_run_at_its_last_checkpoint(number, times, status, trained, tmp_path, monkeypatch, capsys):
+    """The first one waits for the end of the step and saves; a second one does not wait."""
+    number = getattr(signal, number)
+    folder, save, kept = tmp_path / "run", Progress.save, signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest-xdist has its own
+
+    def signalled(progress):
+        save(progress)
+        if (progress.epoch, progress.step) == (0, 3):
+            for _ in range(times):
+                os.kill(os.getpid(), number)
+
+    flags = [KILLED, "--run-dir", str(folder), "--verbose", "0", "--checkpoint-seconds", "0"]
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Progress, "save", signalled)
+            try:
+                found = train.main(flags)
+            except SystemExit as ended:
+                found = ended.code
+        assert found == status
+        errors = capsys.readouterr().err.strip().splitlines()
+        assert "the same command goes on from" in errors[-1]
+        assert ("stopped and saved in epoch 1" in errors[-1]) == (times == 1)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, kept)
+    assert not (folder / "metrics.json").exists()
+    assert latest(folder) == 3
+    if times == 1:
+        train.fit(dataclasses.replace(RECIPES[KILLED], verbose=0), folder)
+        assert state(folder) == state(trained(KILLED))
+
+
+KILLED_AS_IT_ENDS = """
+import contextlib, os, signal, sys
+from homl_models import files, train
+write_aside, (name, folder, victim) = files.write_aside, sys.argv[1:]
+@contextlib.contextmanager
+def deadly(path):
+    with write_aside(path) as aside:
+        yield aside
+        if path.name == victim:  # written, but not in its place
+            os.kill(os.getpid(), signal.SIGKILL)
+files.write_aside = deadly
+train.main([name, "--run-dir", folder, "--verbose", "0"])
+"""
+
+
+@pytest.mark.parametrize(
+    "victim",
+    [
+        *(pytest.param(file, marks=pytest.mark.slow) for file in ("learning_curves.png", "samples.txt", "model.keras")),
+        "saved_model",
+        pytest.param("metrics.json", marks=pytest.mark.slow),
+    ],
+)
+def test_killed_as_it_shows_saves_or_exports_a_run_ends_as_one_never_killed(victim, trained, tmp_path):
+    name = OF_KIND["fit"]
+    finished = trained(name)
+    folder = shutil.copytree(finished, tmp_path / "run", ignore=lambda *_: ["saved_model", "tensorboard"])
+    for file in ("metrics.json", "samples.txt", "model.keras", "learning_curves.png"):
+        (folder / file).unlink()
+    env = command()[1]
+    killed = subprocess.run([sys.executable, "-c", KILLED_AS_IT_ENDS, name, folder, victim], env=env)
+    assert killed.returncode == -signal.SIGKILL
+    assert list(folder.glob(".aside*"))
+    assert not (folder / "metrics.json").exists()
+    train.train(name, run_dir=str(folder), verbose=0)
+    assert results(folder) == results(finished)
+    assert not list(folder.rglob(".aside*"))
+    with_all = {path.relative_to(finished) for path in finished.rglob("*") if path.parent.name != "tensorboard"}
+    assert {path.relative_to(folder) for path in folder.rglob("*") if path.parent.name != "tensorboard"} == with_all
 
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory):
     """A run of char_rnn_large_tiny (dropout, carried state) that Ctrl-C has stopped in mid-epoch."""
     folder = tmp_path_factory.mktemp("interrupted") / "run"
-    process = start("char_rnn_large_tiny", folder)
+    process = start(KILLED, folder)
     wait_for_checkpoint(process, folder, 3)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate()
@@ -108,12 +246,12 @@ def contents(folder):
 
 
 def go_on(folder):
-    return train.train("char_rnn_large_tiny", run_dir=str(folder), verbose=0)
+    return train.train(KILLED, run_dir=str(folder), verbose=0)
 
 
 def test_ctrl_c_saves_and_the_run_goes_on_exactly(interrupted, trained, tmp_path):
     folder = shutil.copytree(interrupted, tmp_path / "run")
-    assert state(go_on(folder)) == state(trained("char_rnn_large_tiny"))
+    assert state(go_on(folder)) == state(trained(KILLED))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "one byte", "empty", "not a zip"])
@@ -137,19 +275,19 @@ def test_after_a_damaged_checkpoint_the_run_ends_as_one_never_stopped(interrupte
     newest = sorted(folder.glob("checkpoints/step-*.npz"))[-1]
     newest.write_bytes(newest.read_bytes()[:-100])
     with pytest.warns(UserWarning, match="is damaged.*checkpoint before it"):
-        train.fit(dataclasses.replace(RECIPES["char_rnn_large_tiny"], verbose=0), folder)
-    assert state(folder) == state(trained("char_rnn_large_tiny"))
+        train.fit(dataclasses.replace(RECIPES[KILLED], verbose=0), folder)
+    assert state(folder) == state(trained(KILLED))
 
 
 def test_with_every_checkpoint_damaged_the_run_starts_again(interrupted, trained, tmp_path):
     folder = shutil.copytree(interrupted, tmp_path / "run")
     for path in folder.glob("checkpoints/step-*.npz"):
         path.write_bytes(path.read_bytes()[:50])
-    recipe = dataclasses.replace(RECIPES["char_rnn_large_tiny"], verbose=0)
+    recipe = dataclasses.replace(RECIPES[KILLED], verbose=0)
     keras.utils.set_random_seed(recipe.seed)
     with pytest.warns(UserWarning, match="is damaged"):
         train.fit(recipe, folder)
-    assert state(folder) == state(trained("char_rnn_large_tiny"))
+    assert state(folder) == state(trained(KILLED))
 
 
 def test_every_single_flipped_bit_of_a_checkpoint_is_noticed_or_harmless(interrupted, tmp_path):
@@ -172,6 +310,22 @@ def test_every_single_flipped_bit_of_a_checkpoint_is_noticed_or_harmless(interru
     assert refused > 50
 
 
+FULL = """
+import contextlib, io, json, resource, sys
+from homl_models import train
+limit, folder, name = int(sys.argv[1]), *sys.argv[2:]
+before = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+errors = io.StringIO()
+try:
+    with contextlib.redirect_stderr(errors):
+        status = train.main([name, "--run-dir", folder, "--checkpoint-seconds", "0", "--verbose", "0"])
+finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+print(json.dumps([status, errors.getvalue()]))
+"""
+
+
 def test_a_full_disk_ends_with_one_line_and_leaves_the_run_intact(interrupted, tmp_path):
     """The limit on the size of a file stands in for a full disk: the same error at the same place.
 
@@ -180,18 +334,10 @@ def test_a_full_disk_ends_with_one_line_and_leaves_the_run_intact(interrupted, t
     folder = shutil.copytree(interrupted, tmp_path / "run")
     before = contents(folder)
     limit = min(path.stat().st_size for path in folder.glob("checkpoints/*.npz")) // 2
-    process = start(
-        "char_rnn_large_tiny",
-        folder,
-        env={"TF_XLA_FLAGS": ""},  # or else XLA's cache is what cannot be written
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-    )
-    _, errors = process.communicate()
-    assert process.returncode == 2, errors
-    lines = [line for line in errors.splitlines() if line.startswith("error:")]
-    assert len(lines) == 1
-    assert "cannot write" in lines[0]
-    assert "Traceback" not in errors
+    status, errors = processes.run(FULL, limit, folder, KILLED)
+    assert status == 2, errors
+    assert errors.startswith("error: cannot write")
+    assert errors.count("\n") == 1
     assert contents(folder) == before
 
 
@@ -211,7 +357,7 @@ def test_a_checkpoint_of_another_model_is_refused(interrupted, tmp_path):
     recipe = (folder / "recipe.json").read_text()
     (folder / "recipe.json").write_text(recipe.replace('"units": 12', '"units": 10'))
     with pytest.raises(UserError, match="does not fit this recipe"):
-        train.train("char_rnn_large_tiny", run_dir=str(folder), verbose=0, units=10)
+        train.train(KILLED, run_dir=str(folder), verbose=0, units=10)
 
 
 def test_writing_aside_leaves_the_old_file_when_it_fails(tmp_path):
