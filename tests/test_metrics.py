@@ -4,6 +4,7 @@ import itertools
 import random
 
 import pytest
+from seqeval import metrics as seqeval
 
 from homl_models import metrics
 
@@ -150,7 +151,6 @@ def test_sentences_of_other_lengths_are_a_mistake():
 
 
 def test_tagging_is_that_of_seqeval():
-    seqeval = pytest.importorskip("seqeval.metrics", reason="compares with seqeval")
     draw = random.Random(0)
     for _ in range(20):
         references = [draw.choices(KINDS, k=draw.randint(1, 12)) for _ in range(30)]
@@ -198,6 +198,7 @@ ODD = (
 )
 
 
+@pytest.mark.parity
 def test_answers_are_judged_as_by_the_script_of_squad():
     squad = pytest.importorskip("transformers.data.metrics.squad_metrics", reason="compares with transformers 4")
     draw = random.Random(0)
