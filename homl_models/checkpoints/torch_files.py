@@ -159,6 +159,8 @@ class _Unpickler(pickle.Unpickler):
         return self.KNOWN[module, name]
 
     def persistent_load(self, pid):
+        if not isinstance(pid, tuple) or len(pid) < 5:
+            raise UserError(f"{self.path} is not a file of torch.save, or is broken")
         _, kind, key, _, count, *view = pid
         if view and view[0] is not None:
             raise UserError(f"{self.path} has views of storages, which PyTorch no longer writes: save it anew")

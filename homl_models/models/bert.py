@@ -198,11 +198,13 @@ class Block(Layer):
 
         def block(x, *memory):
             keys_values = memory and self.cross_attention.keys_values(memory[0])
-            return self.run(x, self.attention.keys_values(x), seen, head_factors, keys_values, memory_seen, training)
+            own = self.attention.keys_values(x)
+            found = self.run(x, own, seen, head_factors, keys_values, memory_seen, training)
+            return found if memory else found[:2]  # what is recomputed must be tensors
 
         if self.gradient_checkpointing and training:
             block = recomputed(block, [*self.dropouts, *(attention.dropout_layer for attention in self.attentions)])
-        return block(x, *([] if memory is None else [memory]))
+        return (*block(x), None) if memory is None else block(x, memory)
 
     def run(self, x, keys_values, seen, head_factors, memory, memory_seen, training=None, first=0):
         """What call does and decoding: keys_values are of all that may be looked at, x begins at place `first`.

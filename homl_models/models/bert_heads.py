@@ -128,7 +128,7 @@ class MaskedLM(Head):
         super().build(input_shape)
         self.norm.build((None, self.word_size()))
         v = self.backbone.vocab_size
-        self.bias = self.add_weight(shape=(v,), initializer="zeros", name="bias")
+        self.bias = self.add_weight(shape=(v,), initializer="zeros", autocast=False, name="bias")
         if not self.tie_word_embeddings:
             start = initializer(self.backbone.initializer_range)
             self.decoder = self.add_weight(shape=(v, self.word_size()), initializer=start, name="decoder")

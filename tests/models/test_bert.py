@@ -8,6 +8,7 @@ from keras import ops
 
 from homl_models.checkpoints import huggingface
 from homl_models.errors import UserError
+from homl_models.layers.dense import Dense
 from homl_models.models import bert_heads
 from homl_models.models.bert import Bert, Block, Embeddings, RelativeAttention, pruned
 from tests import checks
@@ -44,26 +45,17 @@ HEADS = {  # labels of each
 }
 
 
-def transformers(before_5=False):
-    """The package `transformers`; before_5: only if it still has what its version 5 dropped."""
-    pytest.importorskip("torch", reason="needs torch==2.13.0")
-    package = pytest.importorskip("transformers", reason="needs transformers<5")
-    if before_5 and int(package.__version__.split(".")[0]) > 4:
-        pytest.skip("needs transformers<5")
-    return package
-
-
-def reference(name, folder, before_5=False, **settings):
-    """A model of `transformers` with random weights, and its folder."""
-    package = transformers(before_5)
+def reference(name, folder, **settings):
+    """A model of `transformers` (before 5, which has no relative positions) with random weights, and its folder."""
     import torch
+    import transformers
 
-    family = package.ElectraConfig if name.startswith("Electra") else package.BertConfig
+    family = transformers.ElectraConfig if name.startswith("Electra") else transformers.BertConfig
     settings = SIZES | {"num_labels": 2 if "Question" in name else 3} | settings
     settings |= {"embedding_size": 16} if name.startswith("Electra") else {}
     settings |= {"is_decoder": True, "use_cache": False} if name == "BertLMHeadModel" else {}
     torch.manual_seed(0)
-    model = getattr(package, name)(family(attn_implementation="eager", **settings)).eval()
+    model = getattr(transformers, name)(family(attn_implementation="eager", **settings)).eval()
     for weight in model.parameters():
         weight.data.add_(0.1 * torch.randn_like(weight))
     model.tie_weights()
@@ -96,10 +88,11 @@ def make(kind=Bert, seed=0, backbone=None, **settings):
     return model
 
 
+@pytest.mark.parity
 @POSITIONS
 @pytest.mark.parametrize("decoder", [False, True], ids=["encoder", "decoder"])
 def test_all_that_bert_gives_is_what_the_reference_gives(positions, decoder, tmp_path):
-    theirs = reference("BertModel", tmp_path, True, position_embedding_type=positions, is_decoder=decoder,
+    theirs = reference("BertModel", tmp_path, position_embedding_type=positions, is_decoder=decoder,
                        add_cross_attention=decoder, use_cache=False)  # fmt: skip
     inputs, rng = (
         INPUTS | {"head_mask": np.float32(np.random.default_rng(3).random((2, 4)) > 0.3)},
@@ -120,8 +113,9 @@ def test_all_that_bert_gives_is_what_the_reference_gives(positions, decoder, tmp
             )
 
 
+@pytest.mark.parity
 def test_embeddings_positions_and_masks_may_be_given(tmp_path):
-    theirs = reference("BertModel", tmp_path, before_5=True)
+    theirs = reference("BertModel", tmp_path)
     model, rng = huggingface.from_pretrained(tmp_path), np.random.default_rng(5)
     given = {"inputs_embeds": np.float32(rng.normal(size=(3, 11, 32))), "position_ids": rng.integers(0, 24, (3, 11))}
     given |= {"attention_mask": np.int32(rng.random((3, 11, 11)) < 0.7) | np.eye(11, dtype="int32")}
@@ -131,10 +125,11 @@ def test_embeddings_positions_and_masks_may_be_given(tmp_path):
     checks.close(model(IDS)["last_hidden_state"], theirs(**tensors({"input_ids": IDS}))[0].detach())
 
 
+@pytest.mark.parity
 def test_at_the_size_of_bert_base_twelve_layers_agree():
     """To 1e-4 in float32; in bfloat16 about as far from it as PyTorch, as processors differ in how they add up."""
-    package = transformers()
     import torch
+    import transformers
 
     keras.utils.set_random_seed(0)
     exact, half = Bert(), Bert(dtype="mixed_bfloat16")
@@ -142,7 +137,7 @@ def test_at_the_size_of_bert_base_twelve_layers_agree():
         model.build()
     half.set_weights(exact.get_weights())
     weights = huggingface.tensors_of(exact)
-    theirs = package.BertModel(package.BertConfig(attn_implementation="eager")).eval()
+    theirs = transformers.BertModel(transformers.BertConfig(attn_implementation="eager")).eval()
     theirs.load_state_dict({k: torch.tensor(huggingface.turned(k, v.numpy())) for k, v in weights.items()})
     ids = np.random.default_rng(0).integers(5, 30522, (2, 20))
     inputs = {"input_ids": ids, "attention_mask": np.int32(np.arange(20) < np.array([[20], [9]]))}
@@ -154,6 +149,7 @@ def test_at_the_size_of_bert_base_twelve_layers_agree():
     assert 0 < np.abs(found - wanted).mean() <= 1.5 * np.abs(rounded - wanted).mean()
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("name", HEADS)
 def test_every_head_gives_the_logits_losses_and_gradients_of_the_reference(name, tmp_path):
     import torch
@@ -184,6 +180,7 @@ def test_every_head_gives_the_logits_losses_and_gradients_of_the_reference(name,
         checks.close(gradient, gradients[key].grad.to(torch.float32))
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("problem", ["regression", "multi_label_classification"])
 def test_other_problems_have_the_losses_of_the_reference(problem, tmp_path):
     theirs = reference("BertForSequenceClassification", tmp_path, problem_type=problem)
@@ -266,13 +263,13 @@ def test_pruned_heads_are_gone_as_if_masked_and_stay_so(tmp_path):
         checks.close(output(small, **half), output(model, head_mask=mask * half["head_mask"]))
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=[pytest.mark.slow, pytest.mark.xla])])
 def test_activations_computed_again_give_the_same_gradients(jit_compile):
     """Dropout is on: it must drop the same units both times."""
     taken = []
     for again in (False, True):
         sizes = {"gradient_checkpointing": again, "is_decoder": True, "add_cross_attention": True}
-        sizes["add_pooling_layer"] = False
+        sizes |= {"add_pooling_layer": False, "num_hidden_layers": 1}
         model = make(bert_heads.BertLMHeadModel, backbone=sizes)
         keras.utils.set_random_seed(7)
         memory = np.float32(np.random.default_rng(0).normal(size=(3, 5, 32)))
@@ -281,6 +278,57 @@ def test_activations_computed_again_give_the_same_gradients(jit_compile):
             dropout.seed_generator.state.assign([3, 4])
         model.train_on_batch(INPUTS | {"encoder_hidden_states": memory}, IDS)
         taken.append([np.array(weight) for weight in model.trainable_weights])
+    checks.close(taken[1], taken[0])
+
+
+def counted(monkeypatch, cls, name):
+    """Calls of a method from now on: [(layer, shape of what it is given), ...]."""
+    calls, method = [], getattr(cls, name)
+
+    def call(layer, x, *args, **kwargs):
+        calls.append((layer, tuple(x.shape)))
+        return method(layer, x, *args, **kwargs)
+
+    monkeypatch.setattr(cls, name, call)
+    return calls
+
+
+@pytest.mark.parametrize(
+    "sizes", [{}, {"is_decoder": True, "add_cross_attention": True}], ids=["encoder", "cross-attention"]
+)
+def test_blocks_run_again_for_the_gradients_if_memory_is_to_be_saved_and_not_otherwise(sizes, monkeypatch):
+    inputs = INPUTS | ({"encoder_hidden_states": np.ones((3, 5, 32), "float32")} if sizes else {})
+    for again in (False, True):
+        model = make(backbone={"gradient_checkpointing": again} | sizes)
+        with monkeypatch.context() as patch, tf.GradientTape() as tape:
+            calls = counted(patch, Block, "run")
+            loss = ops.sum(model(inputs, training=True)["last_hidden_state"])
+            assert [layer for layer, _ in calls] == model.blocks
+            tape.gradient(loss, [weight.value for weight in model.trainable_weights])
+            assert [layer for layer, _ in calls] == model.blocks + (model.blocks[::-1] if again else [])
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_words_have_logits_in_single_precision_in_and_out_of_a_graph(precision):
+    model = make(bert_heads.BertForMaskedLM, backbone={"dtype": precision}, dtype=precision)
+    eager, traced = model(INPUTS), tf.function(model)(INPUTS)
+    assert eager.dtype == traced.dtype == "float32"
+    checks.close(eager, traced, 5e-2)
+
+
+@pytest.mark.parametrize(("size", "times"), [(4, 3), (11, 1), (20, 1)])
+def test_the_feed_forward_network_sees_a_chunk_at_a_time_and_the_result_is_the_same(size, times, monkeypatch):
+    plain, chunked = make(), make(backbone={"chunk_size_feed_forward": size})
+    taken = []
+    for model in (plain, chunked):
+        with monkeypatch.context() as patch, tf.GradientTape() as tape:
+            calls = counted(patch, Dense, "call")
+            found = model(INPUTS)["last_hidden_state"]
+            seen = [shape for layer, shape in calls if layer is model.blocks[0].hidden]
+            loss = ops.sum(found * np.float32(np.random.default_rng(0).normal(size=found.shape)))
+        weights = [weight.value for weight in model.trainable_weights]
+        taken.append([found, tape.gradient(loss, weights, unconnected_gradients="zero")])
+    assert seen == [(3, size, 32)] * (1 + times)  # Keras' `map` runs the first once more, to know what it gives
     checks.close(taken[1], taken[0])
 
 
@@ -312,10 +360,10 @@ def test_tied_words_are_one_matrix_and_untied_ones_two(tmp_path):
     "name",
     [
         "BertForPreTraining",
-        "BertForMultipleChoice",
         "BertForQuestionAnswering",
         "ElectraForPreTraining",
-        "ElectraForSequenceClassification",
+        pytest.param("BertForMultipleChoice", marks=pytest.mark.slow),
+        pytest.param("ElectraForSequenceClassification", marks=pytest.mark.slow),
     ],
 )
 def test_heads_train_and_come_back(name, tmp_path):
@@ -328,10 +376,10 @@ def test_heads_train_and_come_back(name, tmp_path):
     if "num_labels" in kind.argument_names():
         more["num_labels"] = 3
     model = kind(backbone, **more)
-    model.compile(keras.optimizers.Adam(1e-2))
+    model.compile(keras.optimizers.Adam(1e-2), run_eagerly=True)
     x, y = inputs_of(name), keras.tree.map_structure(np.asarray, labels_of(name))
     checks.keras_file_round_trip(model, x, y, tmp_path)
-    checks.overfits(model, x, y, steps=40, share=0.5)
+    checks.overfits(model, x, y, steps=25, share=0.6)
     result = model.evaluate(x, y, return_dict=True, verbose=0)
     assert set(result) == {"loss", *kind.metric_names}
 
@@ -349,9 +397,9 @@ def test_any_batch_length_and_precision(positions):
     def gives(model):
         return lambda ids: model(ids)["last_hidden_state"]
 
-    checks.any_batch_and_length(gives(make(backbone={"position_embedding_type": positions})), IDS)
     backbone = {"position_embedding_type": positions}
-    checks.any_batch_and_length(gives(make(backbone=backbone | {"chunk_size_feed_forward": 4})), IDS, jit_compile=False)
+    checks.any_batch_and_length(gives(make(backbone=backbone)), IDS)
+    checks.any_batch_and_length(gives(make(backbone=backbone | {"chunk_size_feed_forward": 4})), IDS)
 
     def half(dtype):
         model = Bert(**SIZES, position_embedding_type=positions, dtype=dtype)
@@ -359,6 +407,13 @@ def test_any_batch_length_and_precision(positions):
         return model
 
     checks.mixed_precision(half, IDS)
+
+
+@pytest.mark.xla
+@pytest.mark.parametrize("positions", ["absolute", pytest.param("relative_key_query", marks=pytest.mark.slow)])
+def test_any_batch_and_length_by_xla(positions):
+    model = make(backbone={"position_embedding_type": positions})
+    checks.any_batch_and_length(lambda ids: model(ids)["last_hidden_state"], IDS)
 
 
 @pytest.mark.parametrize(
