@@ -11,7 +11,9 @@ from homl_models.decoding import PAD
 from tests import checks
 
 LAST = np.float32(1 - 2**-23)  # the largest number that `draw` gives
-MODES = pytest.mark.parametrize("jit_compile", [None, False, True], ids=["eager", "graph", "xla"])
+MODES = pytest.mark.parametrize(
+    "jit_compile", [None, False, pytest.param(True, marks=pytest.mark.xla)], ids=["eager", "graph", "xla"]
+)
 
 
 def compiled(function, jit_compile):
@@ -221,7 +223,7 @@ def test_no_step_is_taken_after_all_rows_have_ended(settings):
     assert len(taken) == (tokens != PAD).any(axis=0).sum()
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.xla)])
 def test_one_trace_serves_every_batch_length_and_choice(jit_compile):
     spec = [
         tf.TensorSpec((None, V)),

@@ -4,12 +4,15 @@ import contextlib
 import io
 
 import numpy as np
+import prdc
 import pytest
 import scipy.linalg
 from sklearn.datasets import load_digits
 from sklearn.metrics.pairwise import polynomial_kernel
 
+import homl_models
 from homl_models import metrics
+from homl_models.pipelines import images
 from tests import checks
 
 RNG = np.random.default_rng(0)
@@ -64,7 +67,6 @@ def test_kernel_distance_of_one_distribution_is_zero_on_average():
 
 @pytest.mark.parametrize("k", [1, 3, 5])
 def test_neighbourhoods_are_those_of_prdc(k):
-    prdc = pytest.importorskip("prdc", reason="the reference of precision, recall, density and coverage")
     real, fake = DIGITS[:1100], FAKE
     with contextlib.redirect_stdout(io.StringIO()):
         expected = prdc.compute_prdc(real, fake, k)
@@ -122,42 +124,41 @@ def test_a_ladder_of_noise_blur_and_missing_classes(metric):
         assert all(a < b for a, b in zip(found, found[1:])), (name, found)
 
 
-def test_the_shipped_features_see_noise_blur_and_missing_classes(keras_home):
+@pytest.mark.parametrize(
+    ("count", "noises", "first_classes"),
+    [
+        (250, (0, 0.1, 0.4), (0, 4, 8)),
+        pytest.param(1000, (0, 0.05, 0.1, 0.2, 0.4), (0, 2, 4, 6, 8), marks=pytest.mark.slow),
+    ],
+    ids=["few", "many"],
+)
+@pytest.mark.usefixtures("keras_home")
+def test_the_shipped_features_see_noise_blur_and_missing_classes(count, noises, first_classes):
     """The ladder on Fashion MNIST, by the network of the package; noise lies among no pictures."""
-    script = """
-import json
-import numpy as np
-import homl_models
-from homl_models import metrics
-from homl_models.pipelines import images
+    (train, _), _, (test, labels) = images.fashion_mnist()
+    net, rng = homl_models.load("fashion_features"), np.random.default_rng(0)
+    test, labels = test[:count] / 255, labels[:count]
+    real = net.judged(train[:count])[0]
+    spread = real.std(0)
+    alive = spread > 1e-6
 
-(train, _), _, (test, labels) = images.fashion_mnist()
-net = homl_models.load("fashion_features")
-rng = np.random.default_rng(0)
-test, labels = test[:1000] / 255, labels[:1000]
-real = net.judged(train[:1000])[0]
-spread = real.std(0)
-alive = spread > 1e-6
-ladders = {
-    "noise": [np.clip(test + rng.normal(0, s, test.shape), 0, 1) for s in (0, 0.05, 0.1, 0.2, 0.4)],
-    "classes": [test[labels >= n] for n in (0, 2, 4, 6, 8)],
-    "blur": [test],
-}
-for _ in range(4):
-    last = ladders["blur"][-1]
-    for axis in (1, 2):
-        last = (np.roll(last, 1, axis) + 2 * last + np.roll(last, -1, axis)) / 4
-    ladders["blur"].append(last)
-found = {}
-for name, ladder in ladders.items():
-    judged = [net.judged(x)[0][:, alive] / spread[alive] for x in ladder]
-    for metric in (metrics.frechet_distance, metrics.kernel_distance):
-        found[f"{name} {metric.__name__}"] = [metric(real[:, alive] / spread[alive], x) for x in judged]
-noise = net.judged(rng.uniform(size=test.shape))[0][:, alive] / spread[alive]
-found["noise"] = metrics.neighbourhoods(real[:, alive] / spread[alive], noise)
-print(json.dumps(found))
-"""
-    found = checks.in_fresh_process(script, KERAS_HOME=str(keras_home))
-    assert set(found.pop("noise").values()) == {0.0}
-    for name, ladder in found.items():
-        assert all(a < b for a, b in zip(ladder, ladder[1:])), (name, ladder)
+    def judged(x):
+        return net.judged(x)[0][:, alive] / spread[alive]
+
+    ladders = {
+        "noise": [np.clip(test + rng.normal(0, s, test.shape), 0, 1) for s in noises],
+        "classes": [test[labels >= n] for n in first_classes],
+        "blur": [test],
+    }
+    for _ in noises[1:]:
+        last = ladders["blur"][-1]
+        for axis in (1, 2):
+            last = (np.roll(last, 1, axis) + 2 * last + np.roll(last, -1, axis)) / 4
+        ladders["blur"].append(last)
+    real = real[:, alive] / spread[alive]
+    for name, ladder in ladders.items():
+        features = [judged(x) for x in ladder]
+        for metric in (metrics.frechet_distance, metrics.kernel_distance):
+            found = [metric(real, x) for x in features]
+            assert all(a < b for a, b in zip(found, found[1:])), (name, found)
+    assert set(metrics.neighbourhoods(real, judged(rng.uniform(size=test.shape))).values()) == {0.0}

@@ -46,9 +46,11 @@ def test_without_smoothing_value_and_gradient_are_those_of_keras():
     checks.close(value_and_gradient(SmoothedCrossentropy(0.0)), value_and_gradient(keras_loss), 1e-6)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.3])
 def test_value_and_gradient_are_those_of_torch(smoothing):
-    torch = pytest.importorskip("torch", reason="compares with PyTorch")
+    import torch
+
     logits = torch.tensor(LOGITS.reshape(-1, V), requires_grad=True)
     loss = torch.nn.CrossEntropyLoss(label_smoothing=smoothing)(logits, torch.tensor(TARGETS.reshape(-1)).long())
     loss.backward()

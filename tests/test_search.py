@@ -165,15 +165,16 @@ def widest(jit_compile):
     return search
 
 
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=[pytest.mark.slow, pytest.mark.xla])])
 @pytest.mark.parametrize("alpha", PENALTIES)
-def test_a_wide_beam_finds_the_best_of_all_texts_in_order(alpha):
+def test_a_wide_beam_finds_the_best_of_all_texts_in_order(alpha, jit_compile):
     expected = []
     for row in ROWS:
         texts = every_text(row, 5)
         assert len(texts) == ALL
         ordered = sorted(((t, p / penalty(len(t), alpha)) for t, p in texts.items()), key=lambda x: -x[1])
         expected.append(ordered[:20])
-    agree(paired(*widest(True)(tf.constant(alpha))), expected)
+    agree(paired(*widest(jit_compile)(tf.constant(alpha))), expected)
 
 
 def test_a_narrow_beam_need_not_find_the_best():
@@ -385,6 +386,7 @@ def test_one_graph_serves_every_batch_width_penalty_and_length():
     assert [tuple(x.shape) for x in keras.tree.flatten(empty)] == [(0, 2, 1), (0, 2), (0, 1), (0,)]
 
 
+@pytest.mark.xla
 def test_xla_finds_what_eager_mode_finds():
     rules = {"min_length": 2, "no_repeat_ngram": 2, "forbidden": (0,), "start": START, "end": END, "length": LENGTH}
 

@@ -31,6 +31,7 @@ def same(a, b):
     checks.close(weights(a), weights(b), 0)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("name", [*HEADS, "BertModel", "ElectraModel"])
 def test_what_we_write_the_reference_reads_and_gives_the_same(name, tmp_path):
     """Theirs -> ours -> theirs -> ours: weights bit for bit; PyTorch's sums depend on where in memory those lie."""
@@ -49,9 +50,11 @@ def test_what_we_write_the_reference_reads_and_gives_the_same(name, tmp_path):
     same(from_pretrained(tmp_path / "again"), ours)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("form", ["shards", "bin", "bin shards", "old names", "bfloat16"])
 def test_every_form_of_a_folder_is_read(form, tmp_path):
-    torch = pytest.importorskip("torch", reason="needs torch==2.13.0")
+    import torch
+
     theirs = reference("BertForMaskedLM", tmp_path / "usual")
     wanted, folder = from_pretrained(tmp_path / "usual"), tmp_path / "x"
     if form == "bfloat16":
@@ -176,8 +179,8 @@ def test_what_has_no_such_folder_is_not_saved(tmp_path):
     same(from_pretrained(tmp_path), pretrainer.discriminator)
 
 
+@pytest.mark.parity
 def test_a_name_that_cannot_be_fetched_is_said(monkeypatch):
-    pytest.importorskip("huggingface_hub", reason="needs huggingface_hub")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(UserError, match="there is no folder someone/no-such-model, and no such model could be fetched"):
         from_pretrained("someone/no-such-model")
@@ -198,7 +201,8 @@ print(peak() - before, sum(weight.numpy().nbytes for weight in model.weights) / 
 """
 
 
-@pytest.mark.parametrize("form", ["safetensors", "bin"])
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["safetensors", pytest.param("bin", marks=pytest.mark.parity)])
 def test_loading_takes_the_weights_once_and_the_largest_tensor(form, tmp_path):
     """60 MB of weights, the largest of which has 16: not twice as much."""
     keras.utils.set_random_seed(0)
@@ -206,8 +210,8 @@ def test_loading_takes_the_weights_once_and_the_largest_tensor(form, tmp_path):
     model.build()
     save_pretrained(model, tmp_path)
     if form == "bin":
-        torch = pytest.importorskip("torch", reason="needs torch==2.13.0")
         import safetensors.torch
+        import torch
 
         torch.save(safetensors.torch.load_file(tmp_path / "model.safetensors"), tmp_path / "pytorch_model.bin")
         (tmp_path / "model.safetensors").unlink()

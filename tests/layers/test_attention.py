@@ -218,9 +218,9 @@ def test_dropout_falls_on_the_weights_in_training_only():
     plain(X)
     plain.set_weights(layer.get_weights())
     checks.close(layer(X), plain(X), 0)
-    outputs = np.stack([ops.convert_to_numpy(layer(X, training=True)) for _ in range(100)])
+    outputs = np.stack([ops.convert_to_numpy(layer(X, training=True)) for _ in range(40)])
     assert (outputs[0] != outputs[1]).any()
-    spread = outputs.std(0) / 100**0.5
+    spread = outputs.std(0) / 40**0.5
     assert (abs(outputs.mean(0) - ops.convert_to_numpy(plain(X))) < 5 * spread).all()
 
 
@@ -289,11 +289,13 @@ def waves(shape):
     return np.cos(np.arange(np.prod(shape))).reshape(shape).astype("float32")
 
 
+@pytest.mark.parity
 @NORMS
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 @pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
 def test_the_encoder_block_is_that_of_torch(pre_norm, activation, padded):
-    torch = pytest.importorskip("torch", reason="compares with PyTorch")
+    import torch
+
     ours = block(EncoderBlock, pre_norm=pre_norm, activation=activation)
     theirs = torch_twin(torch, ours, activation)
     mask = MASK if padded else None
@@ -304,11 +306,13 @@ def test_the_encoder_block_is_that_of_torch(pre_norm, activation, padded):
     )
 
 
+@pytest.mark.parity
 @NORMS
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 @pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
 def test_the_decoder_block_is_that_of_torch(pre_norm, activation, padded):
-    torch = pytest.importorskip("torch", reason="compares with PyTorch")
+    import torch
+
     ours = block(DecoderBlock, pre_norm=pre_norm, activation=activation)
     theirs = torch_twin(torch, ours, activation)
     masks = {"memory_mask": MEMORY_MASK, "x_mask": MASK} if padded else {}
@@ -321,9 +325,11 @@ def test_the_decoder_block_is_that_of_torch(pre_norm, activation, padded):
     )
 
 
+@pytest.mark.parity
 @NORMS
 def test_the_weights_that_explain_are_those_of_torch(pre_norm):
-    torch = pytest.importorskip("torch", reason="compares with PyTorch")
+    import torch
+
     ours = block(DecoderBlock, pre_norm=pre_norm)
     theirs, caught = torch_twin(torch, ours, "relu"), []
     look = theirs.multihead_attn.forward
@@ -414,6 +420,7 @@ def test_steps_with_a_cache_equal_the_whole_at_every_position(pre_norm, beams, l
     checks.close(stepped(layer, x, MEMORY, MEMORY_MASK, length), (expected, weights))
 
 
+@pytest.mark.xla
 def test_a_compiled_step_equals_the_whole():
     layer = block(DecoderBlock)
     expected, weights = layer.explain(X, MEMORY, MEMORY_MASK)

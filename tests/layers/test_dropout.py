@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras import ops
 
 from homl_models.layers.dropout import Dropout, random_bits
-from tests import checks
+from tests import checks, processes
 
 X = np.random.default_rng(0).normal(size=(40, 30, 50)).astype("float32")
 SHAPE, N = X.shape, X.size
@@ -75,20 +75,19 @@ def test_nothing_is_dropped_outside_of_training_or_at_rate_0_and_all_at_rate_1()
     np.testing.assert_array_equal(dropped(Dropout(1.0)), 0 * X)
 
 
-def test_the_gradient_goes_where_the_values_went():
-    x = tf.constant(X)
-    for compiled in (False, True):
-        layer = Dropout(0.3, seed=1)
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=[pytest.mark.slow, pytest.mark.xla])])
+def test_the_gradient_goes_where_the_values_went(compiled):
+    layer, x = Dropout(0.3, seed=1), tf.constant(X)
 
-        @tf.function(jit_compile=compiled)
-        def both(layer=layer):
-            with tf.GradientTape() as tape:
-                tape.watch(x)
-                out = layer(x, training=True)
-            return out, tape.gradient(out, x)
+    @tf.function(jit_compile=compiled)
+    def both():
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            out = layer(x, training=True)
+        return out, tape.gradient(out, x)
 
-        out, gradient = (tensor.numpy() for tensor in both())
-        np.testing.assert_allclose(gradient, np.where(out == 0, 0, np.float32(1 / 0.7)), rtol=1e-6)
+    out, gradient = (tensor.numpy() for tensor in both())
+    np.testing.assert_allclose(gradient, np.where(out == 0, 0, np.float32(1 / 0.7)), rtol=1e-6)
 
 
 def test_masks_follow_the_seed_and_go_on_from_its_state():
@@ -115,6 +114,7 @@ def test_a_noise_shape_drops_whole_rows():
     assert 0.4 < zero.mean() < 0.6
 
 
+@pytest.mark.xla
 def test_unknown_shapes_compiled_and_eager_drop_the_same():
     @tf.function(input_signature=[tf.TensorSpec([None, None, 50])], jit_compile=True)
     def compiled(x):
@@ -137,11 +137,11 @@ def test_configuration_and_mask():
     assert Dropout(0.5).supports_masking
 
 
+@pytest.mark.xdist_group("jax")
 def test_jax_draws_the_same_bits():
     script = """
 import numpy as np
 from homl_models.layers.dropout import random_bits
 print(np.asarray(random_bits((3, 5), np.array([11, 12], "uint32"))).tolist())
 """
-    env = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
-    assert checks.in_fresh_process(script, **env) == bits(11, 12, (3, 5)).tolist()
+    assert processes.run(script, process=processes.JAX) == bits(11, 12, (3, 5)).tolist()

@@ -123,6 +123,7 @@ def test_layers_keep_configuration_masks_and_half_precision():
         checks.close(ops.cast(noisy, "float32"), GaussianNoise(0.5, seed=1)(X, training=True), 0.05)
 
 
+@pytest.mark.xla
 def test_xla_draws_what_eager_calls_draw():
     def draw(seed):
         return normal((8, 9), seed)

@@ -42,8 +42,8 @@ def make(kind, **more):
     return model
 
 
-def compiled(model, optimizer="adam"):
-    model.compile(optimizer, "mse", jit_compile=False)
+def compiled(model, optimizer="adam", eager=True):
+    model.compile(optimizer, "mse", run_eagerly=eager)
     return model
 
 
@@ -171,7 +171,7 @@ def test_kl_holds_the_mean_activity_at_its_target():
     settings = {"coding_activation": "sigmoid", "coding_regularizer": KLDivergenceRegularizer(5e-3, 0.1)}
     model = StackedAutoencoder((40,), 50, image_shape=(8, 8), **settings)
     model.build()
-    model.compile(keras.optimizers.Adam(3e-3), "mse", jit_compile=True, steps_per_execution=50)
+    model.compile(keras.optimizers.Adam(3e-3), "mse", steps_per_execution=50)
     model.fit(tf.data.Dataset.from_tensors((DIGITS, DIGITS)).repeat(600), shuffle=False, verbose=0)
     activity = model.codings(DIGITS).mean(0)
     assert abs(activity.mean() - 0.1) < 0.01
@@ -203,7 +203,7 @@ def test_the_linear_one_finds_the_principal_components():
     steps = 4000
     model.compile(
         keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1e-2, steps)),
-        "mse", jit_compile=True, steps_per_execution=200,
+        "mse", steps_per_execution=200,
     )  # fmt: skip
     model.fit(tf.data.Dataset.from_tensors((DIGITS, DIGITS)).repeat(steps), shuffle=False, verbose=0)
     flat = np.float64(DIGITS.reshape(-1, 64))
@@ -227,7 +227,7 @@ def test_greedy_training_is_training_the_parts_by_hand():
 
     def by_hand(parts, before):
         model = keras.Sequential(parts)
-        model.compile(keras.optimizers.Adam(1e-2), "mse", jit_compile=False)
+        model.compile(keras.optimizers.Adam(1e-2), "mse", run_eagerly=True)
         for batch in batches:
             h = batch.reshape(-1, 64)
             for layer in before:
@@ -273,7 +273,7 @@ def test_tied_weights_stay_tied_through_training_files_and_export(tmp_path):
 
 @EVERY
 def test_a_batch_can_be_learnt(kind):
-    model = compiled(make(kind), keras.optimizers.Adam(1e-2))
+    model = compiled(make(kind), keras.optimizers.Adam(1e-2), eager=False)
     if kind == "greedy":
         model.optimizer.build(model.trainable_variables)
         model.start_phase(3)
@@ -295,6 +295,14 @@ def test_files_shapes_and_precision(kind, tmp_path):
     checks.any_batch_and_length(model, X, unknown=(0,))
     checks.gradients_reach(model, model.trainable_weights, X)
     checks.mixed_precision(lambda dtype: make(kind, dtype=dtype), X)
+
+
+@pytest.mark.xla
+@pytest.mark.parametrize(
+    "kind", ["stacked", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("conv", "recurrent"))]
+)
+def test_any_batch_by_xla(kind):
+    checks.any_batch_and_length(make(kind), X, unknown=(0,))
 
 
 def test_noise_and_regularizer_are_saved(tmp_path):

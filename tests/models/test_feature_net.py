@@ -28,11 +28,11 @@ def make(**more):
     return model
 
 
-def compiled(model, learning_rate=1e-3):
+def compiled(model, learning_rate=1e-3, eager=True):
     model.compile(
         keras.optimizers.Adam(learning_rate),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        jit_compile=False,
+        run_eagerly=eager,
     )
     return model
 
@@ -85,6 +85,11 @@ def test_files_shapes_precision_and_endpoints(tmp_path):
     checks.export_agrees(model, tmp_path / "saved", {"classify": [X], "features": [X]})
 
 
+@pytest.mark.xla
+def test_any_batch_by_xla():
+    checks.any_batch_and_length(make(), X, unknown=(0,))
+
+
 def test_pictures_that_are_too_small_are_refused():
     with pytest.raises(UserError, match="cannot be halved 4 times"):
         FeatureNet(filters=(1, 2, 3, 4), image_shape=(8, 8))
@@ -128,7 +133,7 @@ def test_classes_are_read_off_the_codings_and_only_the_encoder_is_trained_unless
     kernels = {path for path in encoder if "kernel" in path}
     assert moved & kernels == (set() if frozen else kernels)
     if not frozen:
-        checks.overfits(compiled(on_coder(kind), 0.03), X, Y, steps=100, share=0.6)
+        checks.overfits(compiled(on_coder(kind), 0.03, eager=False), X, Y, steps=100, share=0.6)
 
 
 @pytest.mark.parametrize("frozen", [False, True])

@@ -37,6 +37,7 @@ def inputs(network, x=X):
     return (x, TIMES[: len(x)], LABELS[: len(x)]) if network.num_classes else (x, TIMES[: len(x)])
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize(
     ("settings", "shape"),
     [
@@ -46,7 +47,8 @@ def inputs(network, x=X):
     ],
 )
 def test_unet_is_the_one_of_pytorchs_layers(settings, shape):
-    torch = pytest.importorskip("torch", reason="needs PyTorch: pip install torch==2.13.0")
+    import torch
+
     from benchmarks.torch_unet import UNet as TorchUNet
 
     network = make("patches", (None, *shape), **settings)
@@ -145,6 +147,14 @@ def test_files_precision_gradients_and_unknown_sizes(kind):
         found = half(*inputs(network))
         assert found.dtype == "float32"
         assert 0 < np.abs(np.array(found) - exact).max() < 2 * tolerance * np.abs(exact).max()
+
+
+@pytest.mark.slow
+@pytest.mark.xla
+@EVERY
+def test_any_batch_by_xla(kind):
+    network = make(kind)
+    checks.any_batch_and_length(lambda x: network(*x), inputs(network), unknown=(0,))
 
 
 def test_a_new_unet_predicts_zero():

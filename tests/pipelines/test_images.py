@@ -3,6 +3,7 @@
 import gzip
 import struct
 
+import keras
 import numpy as np
 import pytest
 import scipy.stats
@@ -87,14 +88,8 @@ def test_augmentation_depends_on_seed_and_step_alone_and_spares_validation():
 
 
 def test_fashion_mnist_comes_in_the_parts_of_the_book(keras_home):
-    script = """
-import json
-from homl_models.pipelines import images
-parts = images.fashion_mnist()
-print(json.dumps([[*x.shape, str(x.dtype), int(x.astype(int).sum()), y[:5].tolist()] for x, y in parts]))
-"""
-    found = checks.in_fresh_process(script, KERAS_HOME=str(keras_home), **NO_NETWORK)
-    folder = DATA / "keras" / "datasets" / "fashion-mnist"
+    folder = keras_home / "datasets" / "fashion-mnist"
+    found = [[*x.shape, str(x.dtype), int(x.astype(int).sum()), y[:5].tolist()] for x, y in images.fashion_mnist()]
     train = images.read_idx(folder / "train-images-idx3-ubyte.gz")
     labels = images.read_idx(folder / "train-labels-idx1-ubyte.gz")
     assert [f[:4] for f in found] == [[n, 28, 28, "uint8"] for n in (55_000, 5_000, 10_000)]
@@ -102,6 +97,7 @@ print(json.dumps([[*x.shape, str(x.dtype), int(x.astype(int).sum()), y[:5].tolis
     assert [f[5] for f in found[:2]] == [labels[:5].tolist(), labels[55_000:55_005].tolist()]
 
 
+@pytest.mark.slow
 def test_without_network_and_cache_it_says_what_to_do(tmp_path):
     script = """
 import json
@@ -115,6 +111,14 @@ except UserError as error:
     message = checks.in_fresh_process(script, KERAS_HOME=str(tmp_path), **NO_NETWORK)
     assert "cannot fetch Fashion MNIST" in message
     assert "--data digits" in message
+
+
+def test_what_cannot_be_fetched_is_said(monkeypatch):
+    def load_data():
+        raise OSError("no network")
+
+    monkeypatch.setattr(keras.datasets.fashion_mnist, "load_data", load_data)
+    checks.fails("cannot fetch Fashion MNIST", images.fashion_mnist, "--data digits")
 
 
 def test_mnist_from_its_files():

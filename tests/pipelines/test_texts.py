@@ -1,7 +1,6 @@
 """Files of texts: what is read of each kind, in every packing, and what is said of those that are broken."""
 
 import codecs
-import contextlib
 import copy
 import csv
 import gzip
@@ -196,51 +195,54 @@ print(json.dumps(found))
 """
 
 
-@pytest.fixture(scope="module")
-def offline(tmp_path_factory):
-    """What `imdb` gives without a network: without a cache, and with a made-up, a damaged and a real one."""
-    folder = tmp_path_factory.mktemp("imdb")
-    archives = [archive(ROWS, folder / "made_up.tar.gz"), folder / "damaged.tar.gz"]
-    archives[1].write_bytes(archives[0].read_bytes()[:-40])
-    rows = []
-    with contextlib.suppress(pytest.skip.Exception):
-        with gzip.open(real("imdb_reviews.csv.gz"), "rt", encoding="utf-8", newline="") as file:
-            rows = [(row["text"], int(row["label"])) for row in itertools.islice(csv.DictReader(file), 60)]
-        archives.append(archive(rows, folder / "real.tar.gz"))
-    (folder / "home").mkdir()
-    found = checks.in_fresh_process(IMDB, folder / "home", *archives, KERAS_HOME=str(folder / "home"), **NO_NETWORK)
-    return found, rows
+def cached(monkeypatch, path):
+    monkeypatch.setattr(keras.utils, "get_file", lambda name, origin: str(path))
 
 
-def test_imdb_without_a_network_and_a_cache_says_what_to_do(offline):
-    message = offline[0][0]
-    assert message.startswith(f"cannot fetch {texts.IMDB_URL} and it is not cached as aclImdb_v1.tar.gz")
-    assert "go online once" in message
-    assert "\n" not in message
+def test_imdb_that_cannot_be_fetched_says_what_to_do(monkeypatch):
+    def get_file(name, origin):
+        raise OSError("no network")
+
+    monkeypatch.setattr(keras.utils, "get_file", get_file)
+    what = f"^cannot fetch {texts.IMDB_URL} and it is not cached as aclImdb_v1.tar.gz"
+    fails(what, lambda: texts.imdb("train"), "go online once")
 
 
-def test_imdb_comes_from_the_cache_in_turn_negative_and_positive_by_number(offline):
-    found, labels = offline[0][1]
+def test_imdb_comes_in_turn_negative_and_positive_by_number(tmp_path, monkeypatch):
+    cached(monkeypatch, archive(ROWS, tmp_path / "a.tar.gz"))
+    found, labels = texts.imdb("train")
     assert found == [text.replace("<br />", " ") for text, _ in ROWS]  # 10 comes after 9, not after 1
     assert labels == ["negative", "positive"] * 12
 
 
-def test_a_damaged_cache_of_imdb_is_named(offline):
-    message = offline[0][2]
-    assert "aclImdb_v1.tar.gz is damaged (" in message
-    assert "remove it" in message
-    assert "\n" not in message
+def real_rows():
+    with gzip.open(real("imdb_reviews.csv.gz"), "rt", encoding="utf-8", newline="") as file:
+        return [(row["text"], int(row["label"])) for row in itertools.islice(csv.DictReader(file), 60)]
 
 
-def test_real_reviews_in_the_archive_of_imdb_are_those_of_the_table(offline):
-    real("imdb_reviews.csv.gz")
-    found, rows = offline
-    assert found[3] == [[text.replace("<br />", " ") for text, _ in rows], ["negative", "positive"] * 30]
+def test_real_reviews_in_the_archive_of_imdb_are_those_of_the_table(tmp_path, monkeypatch):
+    rows = real_rows()
+    cached(monkeypatch, archive(rows, tmp_path / "a.tar.gz"))
+    found, labels = texts.imdb("train")
+    assert found == [text.replace("<br />", " ") for text, _ in rows]
+    assert labels == ["negative", "positive"] * 30
     assert any("<br />" in text for text, _ in rows)
 
 
-def cached(monkeypatch, path):
-    monkeypatch.setattr(keras.utils, "get_file", lambda name, origin: str(path))
+@pytest.mark.slow
+def test_imdb_without_a_network_comes_from_the_cache_of_keras_or_not_at_all(tmp_path):
+    """Without a cache, and with a made-up, a damaged and a real one."""
+    archives = [archive(ROWS, tmp_path / "made_up.tar.gz"), tmp_path / "damaged.tar.gz"]
+    archives[1].write_bytes(archives[0].read_bytes()[:-40])
+    rows, home = real_rows(), tmp_path / "home"
+    archives.append(archive(rows, tmp_path / "real.tar.gz"))
+    home.mkdir()
+    none, made_up, damaged, whole = checks.in_fresh_process(IMDB, home, *archives, KERAS_HOME=str(home), **NO_NETWORK)
+    assert none.startswith(f"cannot fetch {texts.IMDB_URL} and it is not cached as aclImdb_v1.tar.gz")
+    assert "\n" not in none
+    assert made_up == [[text.replace("<br />", " ") for text, _ in ROWS], ["negative", "positive"] * 12]
+    assert "aclImdb_v1.tar.gz is damaged (" in damaged
+    assert whole == [[text.replace("<br />", " ") for text, _ in rows], ["negative", "positive"] * 30]
 
 
 def test_each_part_of_imdb_is_its_own(tmp_path, monkeypatch):
