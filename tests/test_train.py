@@ -113,7 +113,7 @@ for name, signature in model.signatures.items():
         wanted = signature.structured_input_signature[1]
         values = {key: tf.constant(given[f"{name}/{key}"], spec.dtype) for key, spec in wanted.items()}
         found |= {f"{name}/{key}": value.numpy() for key, value in signature(**values).items()}
-np.savez(outputs, **{key: v.astype(str) if v.dtype == object else v for key, v in found.items()})
+np.savez(outputs, **{key: np.char.decode(v.astype(bytes)) if v.dtype == object else v for key, v in found.items()})
 print(json.dumps([name for name in model.signatures if name != "serving_default"]))
 """
 TEXTS = np.array(["Ada [MASK] on 3 May in Rome.", "To be or [MASK] to be"])
