@@ -22,11 +22,12 @@ from pathlib import Path
 
 import pytest
 
-from tests import budget
+from tests import budget, processes
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("HOML_TEST_DATA", ROOT.parent / "shared" / "data"))
 REAL = DATA / "keras" / "datasets"
+LARGE = 1.8  # GB of a process of the tests, from which on it gives back what is free
 STRICT = os.environ.get("HOML_REQUIRE_DATA") == "1"
 
 
@@ -91,8 +92,10 @@ def xla(request, monkeypatch):
 
 @pytest.fixture(scope="module", autouse=True)
 def memory_is_given_back():
-    """After each file: the two processes go through all of them, and what is free in them is of use to others."""
+    """After a file, if there is much: the two processes go through all of them, and neither keeps every model."""
     yield
+    if budget.gigabytes() < LARGE:
+        return
     import keras
 
     keras.backend.clear_session()
@@ -180,17 +183,41 @@ def untrained(tmp_path_factory):
 
     @functools.cache
     def folder(name, **settings):
-        from homl_models import export, files
+        from homl_models import files
         from homl_models.recipes import get
 
         run = tmp_path_factory.mktemp(name)
         model = dataclasses.replace(get(name), **settings).model()
         files.write_json(run / "recipe.json", {"recipe": name, "settings": settings})
         model.save(run / "model.keras")
-        export.write_saved_model(model, run / "saved_model")
         return run
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def exported(untrained):
+    """`exported(name)` is `untrained(name)` with its SavedModel."""
+
+    @functools.cache
+    def folder(name):
+        from homl_models import export
+
+        export.export(str(untrained(name) / "model.keras"), untrained(name) / "saved_model")
+        return untrained(name)
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tensorflow_process():
+    """The process of that name runs, so that its start is in no test's seconds."""
+    processes.run("import keras, homl_models.train; print(0)")
+
+
+@pytest.fixture(scope="session")
+def jax_process(tensorflow_process):
+    processes.run("import keras, homl_models.train; print(0)", process=processes.JAX)
 
 
 @pytest.fixture(autouse=True)

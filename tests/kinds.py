@@ -2,7 +2,9 @@
 
 import json
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -47,3 +49,31 @@ def command(*args, **env):
     """The command line and environment of `python -m homl_models.train ARGS`."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), **env}
     return [sys.executable, "-m", "homl_models.train", *map(str, args)], env
+
+
+def start(name, folder, *flags, env=None, **kwargs):
+    """The training command in a process of its own, with a checkpoint after every step."""
+    flags = ("--run-dir", folder, "--checkpoint-seconds", "0", "--verbose", "0", *flags)
+    args, env = command(name, *flags, **(env or {}))
+    return subprocess.Popen(args, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
+
+
+def wait_for_checkpoint(process, folder, beyond=-1, seconds=120):
+    """Until a checkpoint of a later step than `beyond` is there, or the process has ended."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and process.poll() is None:
+        if latest(folder) > beyond:
+            return
+        time.sleep(0.002)
+    assert process.poll() is not None, "no checkpoint was written"
+
+
+def latest(folder):
+    return max((int(p.stem[5:]) for p in folder.glob("checkpoints/step-*.npz")), default=-1)
+
+
+def results(folder):
+    """What a finished run says of itself: metrics but for the time, samples and history, byte for byte."""
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics.pop("minutes")
+    return metrics, (folder / "samples.txt").read_bytes(), (folder / "history.csv").read_bytes()

@@ -9,12 +9,17 @@ from homl_models import base, recipes
 from tests import checks, processes
 from tests.kinds import OF_KIND
 
-ON_JAX = pytest.mark.xdist_group("jax")  # one process has it
+
+def on_jax(test):
+    """One process has it."""
+    return pytest.mark.xdist_group("jax")(pytest.mark.usefixtures("jax_process")(test))
+
+
 STEP = """
 import sys
 import numpy as np, keras
 from homl_models import recipes
-folder, names = sys.argv[1], sys.argv[2:]
+folder, *names = sys.argv[1:]
 backend = keras.backend.backend()
 for name in names:
     recipe = recipes.get(name)
@@ -39,17 +44,23 @@ def joined(arrays):
     return np.concatenate([np.float64(x).ravel() for x in arrays])
 
 
-@ON_JAX
+@pytest.fixture
+def two_steps(name, jax_process, tmp_path):
+    """A folder with the weights of a recipe before two steps, and after them on TensorFlow and on JAX."""
+    for process in (processes.TENSORFLOW, processes.JAX):
+        processes.run(STEP, tmp_path, name, process=process)
+    return tmp_path
+
+
+@on_jax
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=() if kind == "adversarial" else pytest.mark.slow) for kind, name in OF_KIND.items()],
 )
-def test_steps_on_jax_are_the_steps_on_tensorflow(name, tmp_path):
+def test_steps_on_jax_are_the_steps_on_tensorflow(name, two_steps):
     """Of a GAN: both phases, its replay buffer, penalty and two optimizers. Of all: draws, dropout, labels."""
-    for process in (processes.TENSORFLOW, processes.JAX):
-        processes.run(STEP, tmp_path, name, process=process)
-    start = [value for _, value in np.load(tmp_path / f"{name}.npz").items()]
-    one, other = (np.load(tmp_path / f"{name}_{backend}.npz") for backend in ("tensorflow", "jax"))
+    start = [value for _, value in np.load(two_steps / f"{name}.npz").items()]
+    one, other = (np.load(two_steps / f"{name}_{backend}.npz") for backend in ("tensorflow", "jax"))
     assert one.files == other.files
 
     def of(kind, arrays):
@@ -67,7 +78,7 @@ def test_steps_on_jax_are_the_steps_on_tensorflow(name, tmp_path):
             np.testing.assert_allclose(other[key], one[key], rtol=0.03, atol=0.02, err_msg=key)
 
 
-@ON_JAX
+@on_jax
 @pytest.mark.slow
 def test_jax_trains_and_its_model_gives_the_same_on_tensorflow(tmp_path):
     script = """
@@ -89,7 +100,7 @@ print(json.dumps(status))
     np.testing.assert_allclose(model(ids).numpy(), np.load(outputs), atol=1e-5)
 
 
-@ON_JAX
+@on_jax
 @pytest.mark.slow
 def test_on_jax_models_of_pictures_learn():
     """Draws, the last phase, recurrent gradients and a part that stays as it is are a case of their own there."""
@@ -161,6 +172,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.usefixtures("tensorflow_process")
 def test_mirrored_on_two_devices_gives_what_one_device_gives(tmp_path):
     (one, expected), (two, found) = processes.run(MIRRORED, tmp_path)
     assert one == []

@@ -58,8 +58,8 @@ def test_predict_reads_a_file_and_standard_input_line_by_line(run, capsys, tmp_p
     np.testing.assert_allclose(streamed[0], model.score(lines[0]), rtol=1e-5)
 
 
-def test_predict_takes_a_source_and_its_target_on_one_line(untrained, capsys, tmp_path):
-    folder = untrained("dates_tiny")
+def test_predict_takes_a_source_and_its_target_on_one_line(exported, capsys, tmp_path):
+    folder = exported("dates_tiny")
     sources, targets = ["May 3, 1999", "4 June 2001"], ["1999-05-03", "2001-06-04"]
     lines = [f"{source}\t{target}" for source, target in zip(sources, targets)]
     (tmp_path / "pairs.tsv").write_text("\n".join(lines))
@@ -71,8 +71,8 @@ def test_predict_takes_a_source_and_its_target_on_one_line(untrained, capsys, tm
     assert "beam_width must lie between 1 and" in refusal(capsys, folder, "translate_beam", "x", "--beam-width", 0)
 
 
-def test_attention_is_numbers_not_a_picture(untrained, capsys):
-    result = json.loads(output(capsys, untrained("dates_tiny"), "attention", "May 3\t05-03"))
+def test_attention_is_numbers_not_a_picture(exported, capsys):
+    result = json.loads(output(capsys, exported("dates_tiny"), "attention", "May 3\t05-03"))
     weights = np.array(result["weights"])
     assert weights.shape == (1, len("05-03") + 1, len("May 3") + 1)
     np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-5)
@@ -319,7 +319,7 @@ def test_load_refuses_what_is_no_run(tmp_path):
 
 
 @pytest.mark.slow
-def test_predict_draws_of_a_class_and_fills_holes(trained, untrained, tmp_path, capsys):
+def test_predict_draws_of_a_class_and_fills_holes(trained, exported, tmp_path, capsys):
     """Flags with defaults, lists of them, and pictures as flags."""
     from PIL import Image
 
@@ -345,7 +345,7 @@ def test_predict_draws_of_a_class_and_fills_holes(trained, untrained, tmp_path, 
         ([run, "sample", "--labels", "10", "--out", str(out)], "labels must lie in 0 to 9"),
         ([run, "sample", "--steps", "21", "--out", str(out)], "the number of steps must lie in 1 to 20"),
         ([run, "sample", "--labels", "x", "--out", str(out)], "--labels must be int32"),
-        ([str(untrained("vae_tiny")), "sample", "--labels", "1", "--out", str(out)], "arguments: --labels"),
+        ([str(exported("vae_tiny")), "sample", "--labels", "1", "--out", str(out)], "arguments: --labels"),
     ):
         assert predict.main(command) == 2
         errors = capsys.readouterr().err

@@ -1,18 +1,13 @@
 """Exact resume: stopped anywhere, by anything, a run ends as if it had never been stopped.
 
-A recipe of each kind of training by default, every tiny recipe with `-m slow`; one is killed in processes of its own,
-all with `-m slow`, in as many rounds as HOML_KILL_ROUNDS says.
+A recipe of each kind of training by default, every tiny recipe with `-m slow`. Signals: test_signals.py.
 """
 
 import dataclasses
-import json
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
-import time
 
 import keras
 import pytest
@@ -22,62 +17,9 @@ from homl_models.errors import UserError
 from homl_models.recipes import RECIPES
 from homl_models.resume import Progress
 from tests import processes
-from tests.kinds import OF_KIND, TINY, WHOLE, command, state
+from tests.kinds import OF_KIND, WHOLE, start, state, wait_for_checkpoint
 
-ROUNDS = int(os.environ.get("HOML_KILL_ROUNDS", "1"))
 KILLED = OF_KIND["stateful"]
-
-
-def start(name, folder, *flags, env=None, **kwargs):
-    """The training command in a process of its own, with a checkpoint after every step."""
-    flags = ("--run-dir", folder, "--checkpoint-seconds", "0", "--verbose", "0", *flags)
-    args, env = command(name, *flags, **(env or {}))
-    return subprocess.Popen(args, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
-
-
-def wait_for_checkpoint(process, folder, beyond=-1, seconds=120):
-    """Until a checkpoint of a later step than `beyond` is there, or the process has ended."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and process.poll() is None:
-        if latest(folder) > beyond:
-            return
-        time.sleep(0.002)
-    assert process.poll() is not None, "no checkpoint was written"
-
-
-def latest(folder):
-    return max((int(p.stem[5:]) for p in folder.glob("checkpoints/step-*.npz")), default=-1)
-
-
-def results(folder):
-    """What a finished run says of itself: metrics but for the time, samples and history, byte for byte."""
-    metrics = json.loads((folder / "metrics.json").read_text())
-    metrics.pop("minutes")
-    return metrics, (folder / "samples.txt").read_bytes(), (folder / "history.csv").read_bytes()
-
-
-TRAIN = """
-import sys
-from homl_models import train
-print(train.main(sys.argv[1:]))
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", TINY)
-@pytest.mark.parametrize("attempt", range(ROUNDS))
-def test_killed_at_random_times_a_run_ends_as_one_never_killed(name, attempt, trained, tmp_path):
-    folder, draw = tmp_path / "run", random.Random(f"{name}{attempt}")
-    process = start(name, folder)
-    wait_for_checkpoint(process, folder)
-    time.sleep(draw.uniform(0, 0.6))
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL, "the run was not killed in time to test anything"
-    assert processes.run(TRAIN, name, "--run-dir", folder, "--verbose", 0) == 0
-    assert state(folder) == state(trained(name))
-    assert results(folder) == results(trained(name))
-    assert not list(folder.rglob(".aside*"))
 
 
 GO_ON = """
@@ -93,6 +35,7 @@ print(0)
 """
 
 
+@pytest.mark.usefixtures("tensorflow_process")
 @WHOLE
 def test_stopped_in_mid_epoch_or_as_one_begins_a_run_goes_on_in_a_new_process(name, trained, tmp_path):
     """And ends as the one that never stopped.
@@ -118,7 +61,6 @@ class Stop(Exception):
     ("name", "settings"),
     [
         ("autoencoder_tiny", {"steps_per_execution": 2}),
-        ("vae_tiny", {"steps_per_execution": 3}),
         ("char_rnn_large_tiny", {"precision": "mixed_float16", "steps_per_epoch": 8}),
     ],
 )
@@ -149,82 +91,6 @@ def test_several_steps_at_once_and_scaled_losses_resume_exactly(name, settings, 
     assert fit("stopped") == expected
     if "precision" in settings:
         assert any("loss_scale" in v.path or "dynamic_scale" in v.path for v in recipe.model().optimizer.variables)
-
-
-@pytest.mark.parametrize(("number", "times", "status"), [("SIGTERM", 1, 143), ("SIGINT", 2, 130)])
-def test_signals_stop_a_run_at_its_last_checkpoint(number, times, status, trained, tmp_path, monkeypatch, capsys):
-    """The first one waits for the end of the step and saves; a second one does not wait."""
-    number = getattr(signal, number)
-    folder, save, kept = tmp_path / "run", Progress.save, signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest-xdist has its own
-
-    def signalled(progress):
-        save(progress)
-        if (progress.epoch, progress.step) == (0, 3):
-            for _ in range(times):
-                os.kill(os.getpid(), number)
-
-    flags = [KILLED, "--run-dir", str(folder), "--verbose", "0", "--checkpoint-seconds", "0"]
-    try:
-        with monkeypatch.context() as patch:
-            patch.setattr(Progress, "save", signalled)
-            try:
-                found = train.main(flags)
-            except SystemExit as ended:
-                found = ended.code
-        assert found == status
-        errors = capsys.readouterr().err.strip().splitlines()
-        assert "the same command goes on from" in errors[-1]
-        assert ("stopped and saved in epoch 1" in errors[-1]) == (times == 1)
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGINT, kept)
-    assert not (folder / "metrics.json").exists()
-    assert latest(folder) == 3
-    if times == 1:
-        train.fit(dataclasses.replace(RECIPES[KILLED], verbose=0), folder)
-        assert state(folder) == state(trained(KILLED))
-
-
-KILLED_AS_IT_ENDS = """
-import contextlib, os, signal, sys
-from homl_models import files, train
-write_aside, (name, folder, victim) = files.write_aside, sys.argv[1:]
-@contextlib.contextmanager
-def deadly(path):
-    with write_aside(path) as aside:
-        yield aside
-        if path.name == victim:  # written, but not in its place
-            os.kill(os.getpid(), signal.SIGKILL)
-files.write_aside = deadly
-train.main([name, "--run-dir", folder, "--verbose", "0"])
-"""
-
-
-@pytest.mark.parametrize(
-    "victim",
-    [
-        *(pytest.param(file, marks=pytest.mark.slow) for file in ("learning_curves.png", "samples.txt", "model.keras")),
-        "saved_model",
-        pytest.param("metrics.json", marks=pytest.mark.slow),
-    ],
-)
-def test_killed_as_it_shows_saves_or_exports_a_run_ends_as_one_never_killed(victim, trained, tmp_path):
-    name = OF_KIND["fit"]
-    finished = trained(name)
-    folder = shutil.copytree(finished, tmp_path / "run", ignore=lambda *_: ["saved_model", "tensorboard"])
-    for file in ("metrics.json", "samples.txt", "model.keras", "learning_curves.png"):
-        (folder / file).unlink()
-    env = command()[1]
-    killed = subprocess.run([sys.executable, "-c", KILLED_AS_IT_ENDS, name, folder, victim], env=env)
-    assert killed.returncode == -signal.SIGKILL
-    assert list(folder.glob(".aside*"))
-    assert not (folder / "metrics.json").exists()
-    train.train(name, run_dir=str(folder), verbose=0)
-    assert results(folder) == results(finished)
-    assert not list(folder.rglob(".aside*"))
-    with_all = {path.relative_to(finished) for path in finished.rglob("*") if path.parent.name != "tensorboard"}
-    assert {path.relative_to(folder) for path in folder.rglob("*") if path.parent.name != "tensorboard"} == with_all
 
 
 @pytest.fixture(scope="module")
@@ -331,6 +197,7 @@ print(json.dumps([status, errors.getvalue()]))
 """
 
 
+@pytest.mark.usefixtures("tensorflow_process")
 def test_a_full_disk_ends_with_one_line_and_leaves_the_run_intact(interrupted, tmp_path):
     """The limit on the size of a file stands in for a full disk: the same error at the same place.
 

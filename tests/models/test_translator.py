@@ -37,10 +37,12 @@ KINDS = {
 }
 for kind in ("none gru", "general gru", "additive lstm", "book gru", "dot lstm"):
     KINDS[kind][1]["bidirectional"] = True
-EACH_KIND = pytest.mark.parametrize("kind", KINDS)
 FEW = ("none gru", "additive lstm", "pre-norm trained")
 FEW_KINDS = pytest.mark.parametrize("kind", [pytest.param("none gru", marks=pytest.mark.slow), *FEW[1:]])
 SOME = (*FEW, "general lstm", "book gru", "post-norm")
+IN_SHORT = (*SOME, "dot gru", "concat lstm", "shared")  # every attention, cell and norm; the others with -m slow
+MARKS = {kind: () if kind in IN_SHORT else pytest.mark.slow for kind in KINDS}
+EACH_KIND = pytest.mark.parametrize("kind", [pytest.param(kind, marks=MARKS[kind]) for kind in KINDS])
 SOME_KINDS = pytest.mark.parametrize(
     "kind", [pytest.param(kind, marks=() if kind in SOME else pytest.mark.slow) for kind in KINDS]
 )
@@ -86,7 +88,9 @@ def log_p(model, source, target):
 # Ids.
 
 
-@pytest.mark.parametrize(("kind", "k"), [*((kind, 2) for kind in KINDS), *((kind, 1) for kind in FEW)])
+@pytest.mark.parametrize(
+    ("kind", "k"), [*(pytest.param(kind, 2, marks=MARKS[kind]) for kind in KINDS), *((kind, 1) for kind in FEW)]
+)
 def test_steps_equal_the_full_call(kind, k):
     """Also where k hypotheses share each memory."""
     model, (source, _) = make(kind), pairs()

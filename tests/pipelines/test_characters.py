@@ -240,6 +240,7 @@ def test_sonnets_come_with_the_package():
     assert min(map(len, characters.split(text.encode(sonnets, "".join(sorted(set(sonnets)))), length=16))) > 16
 
 
+@pytest.mark.slow
 def test_shakespeare_without_a_network_comes_from_the_cache_or_not_at_all(tmp_path):
     error, cached = checks.in_fresh_process(OFFLINE, tmp_path, KERAS_HOME=str(tmp_path), **NO_NETWORK)
     assert "--text-file" in error
