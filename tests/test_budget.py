@@ -28,12 +28,14 @@ def test_slow_tests_large_files_and_large_processes_are_named():
     assert budget.over(seconds, {}, pace=1.04) == ["10.5 s, more than 10: b.py::slow"]
 
 
-@pytest.mark.parametrize(("limit", "status"), [(10, 0), (0.05, 1)])
-def test_a_run_over_the_budget_fails(limit, status, tmp_path):
-    """Also where pytest-xdist runs the tests; those marked slow are free."""
+@pytest.mark.parametrize(
+    ("limit", "flags", "status"), [("10", (), 0), ("0.05", (), 1), ("0.05; budget.MEMORY = 0", ("-m", "slow"), 0)]
+)
+def test_a_run_over_the_budget_fails(limit, flags, status, tmp_path):
+    """Also where pytest-xdist runs the tests; those marked slow are free, in memory too."""
     (tmp_path / "conftest.py").write_text(
         "from tests import budget\n"
-        f"budget.TEST, budget.pace = {limit}, lambda: 1.0\n"
+        f"budget.pace = lambda: 1.0\nbudget.TEST = {limit}\n"
         "def pytest_configure(config):\n"
         "    config.addinivalue_line('markers', 'slow: free')\n"
         "    config.pluginmanager.register(budget.Budget())\n"
@@ -41,9 +43,10 @@ def test_a_run_over_the_budget_fails(limit, status, tmp_path):
     (tmp_path / "test_some.py").write_text(
         "import time, pytest\ndef test_some(): time.sleep(0.1)\n@pytest.mark.slow\ndef test_free(): time.sleep(0.2)\n"
     )
-    command = [sys.executable, "-m", "pytest", "-n", "1", "-p", "no:cacheprovider", "--rootdir", tmp_path, tmp_path]
+    command = [sys.executable, "-m", "pytest", "-n", "1", "-p", "no:cacheprovider", "--rootdir", tmp_path]
+    command += [*flags, tmp_path]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == status, done.stdout
-    assert "2 passed" in done.stdout
+    assert f"{1 if flags else 2} passed" in done.stdout
     assert ("over budget: 0.1 s" in done.stdout) == bool(status)
     assert "test_free" not in done.stdout
