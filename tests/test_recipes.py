@@ -115,3 +115,8 @@ def test_half_precision_trains_and_keeps_float32_weights(name, precision, tmp_pa
     for one in (model, homl_models.load(str(tmp_path / "model.keras"))):
         assert one.dtype_policy.name == precision
         assert {weight.dtype for weight in one.trainable_weights} == {"float32"}
+
+
+def test_scheduled_sampling_is_tested_on_batches_of_several_lengths():
+    batches = get(OF_KIND["scheduled_sampling"]).datasets()[0]
+    assert len({source.shape[1] for (source, _), _ in batches.dataset(0, batches.steps)}) > 1

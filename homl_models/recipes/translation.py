@@ -389,7 +389,7 @@ RECIPES = {
     "transformer_book": TransformerBook(),
     "transformer": Transformer(),
     "dates_tiny": Dates(**TINY_RNN),
-    "seq2seq_tiny": Seq2Seq(**TINY_RNN, scheduled_sampling="linear"),
+    "seq2seq_tiny": Seq2Seq(**TINY_RNN | {"num_buckets": 2}, scheduled_sampling="linear"),
     "seq2seq_bahdanau_tiny": Seq2Seq(**TINY_WORDS, bidirectional=True, attention="additive", num_layers=2),
     "transformer_book_tiny": TransformerBook(**TINY_TRANSFORMER, positions="trained", schedule="inverse_sqrt"),
     "transformer_tiny": Transformer(**TINY_TRANSFORMER | {"tokenizer": "subwords", "vocab_size": 100}),
