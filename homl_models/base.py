@@ -96,6 +96,18 @@ def _with_tuples(value):
     return {key: _with_tuples(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
+def asserted(condition, message, values):
+    """`values`, any nest of tensors, that can be had only where `condition` holds; for endpoints, in a graph.
+
+    Where it does not, `tf.errors.InvalidArgumentError` with `message`. An assertion that nothing depends on runs beside
+    the rest of a graph: what the same input brings down there may be the first to speak.
+    """
+    import tensorflow as tf
+
+    with tf.control_dependencies([tf.debugging.Assert(condition, [message])]):
+        return tf.nest.map_structure(tf.identity, values)
+
+
 def compiled(function, jit_compile=True, inputs=None):
     """`function` compiled on TensorFlow; on JAX as it is, since its loops are compiled anyway.
 

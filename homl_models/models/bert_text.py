@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from homl_models.base import Model, compiled
+from homl_models.base import Model, asserted, compiled
 from homl_models.errors import UserError
 
 BATCH = 32  # texts that are read together
@@ -99,11 +99,9 @@ class TextModel(Model):
 
         tokens = self.tokenizer.tf_encode(texts, pairs, self.max_length if cut else None, offsets=True)
         longest = tf.shape(tokens["input_ids"])[1]
-        fits = tf.debugging.Assert(
-            longest <= self.max_length, [f"a text has too many tokens; this model takes {self.max_length} at most"]
-        )
-        with tf.control_dependencies([fits]):
-            return {column: tf.identity(x[:, : self.max_length]) for column, x in tokens.items()}
+        message = f"a text has too many tokens; this model takes {self.max_length} at most"
+        tokens = asserted(longest <= self.max_length, message, tokens)
+        return {column: x[:, : self.max_length] for column, x in tokens.items()}
 
 
 def _check_lists(texts, pairs):
@@ -198,9 +196,8 @@ class Fills:
             masked = tokens["input_ids"] == self.tokenizer.mask
             counts = tf.reduce_sum(tf.cast(masked, tf.int32), axis=1)
             tf.debugging.Assert(tf.reduce_all(counts > 0), ["every text needs a [MASK]"])
-            tf.debugging.Assert(
-                (top_k > 0) & (top_k <= len(self.vocabulary)), ["top_k must lie in 1 to the vocabulary"]
-            )
+            inside = (top_k > 0) & (top_k <= len(self.vocabulary))
+            top_k = asserted(inside, "top_k must lie in 1 to the vocabulary", top_k)
             most = tf.reduce_max(counts)
             places = tf.argsort(tf.cast(~masked, tf.int32), axis=1, stable=True)[:, :most]
             p, ids = tf.math.top_k(self.words_at(of_model(tokens) | {"masked_positions": places}), top_k)

@@ -19,7 +19,7 @@ import numpy as np
 from keras import ops
 
 from homl_models import diffusion
-from homl_models.base import compiled
+from homl_models.base import asserted, compiled
 from homl_models.errors import UserError
 from homl_models.layers.gaussian import normal
 from homl_models.models.pictures import DrawingModel
@@ -310,7 +310,8 @@ class DDPM(DrawingModel):
         def inpaint(images, masks, seed=0, steps=many, labels=(-1,), guidance=1.0):
             """Images in [0, 1] with new content where masks are 0."""
             ask(tf.reduce_all((masks == 0) | (masks == 1)), "masks must be 1 where the image is to stay, 0 elsewhere")
-            ask(tf.shape(masks)[0] == tf.shape(images)[0], "there must be as many masks as images")
+            as_many = tf.shape(masks)[0] == tf.shape(images)[0]
+            masks = asserted(as_many, "there must be as many masks as images", masks)
             known, noise = self.maps(self.within(images)), self.begin(tf.shape(images)[0], seed, 0)
             settings = (steps, seed, labels, guidance, "ancestral")
             return drawn(noise, self.num_steps, *settings, known, masks[..., None])

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from homl_models.base import asserted
 from homl_models.errors import UserError
 from homl_models.layers.gaussian import normal
 from homl_models.models.gan_networks import Discriminator, Generator
@@ -366,7 +367,7 @@ class GAN(DrawingModel):
         def combine(codings, weights, labels=(-1,)):
             """The images of weighted sums of codings: a row of weights, such as 1, -1, 1, for each image."""
             same = tf.shape(weights)[1] == tf.shape(codings)[0]
-            ask(same, "a row of weights must have a number for each coding")
+            weights = asserted(same, "a row of weights must have a number for each coding", weights)
             return drawn(weights @ codings, labels)
 
         def spec(name, dtype=tf.int32, shape=()):

@@ -12,7 +12,7 @@ from keras import ops
 from keras.src.backend.common.masking import set_keras_mask  # Keras has no public name for it
 
 from homl_models import decoding, tokens
-from homl_models.base import Model, compiled
+from homl_models.base import Model, asserted, compiled
 from homl_models.errors import UserError
 
 
@@ -260,12 +260,16 @@ class Translator(Model):
             ids = tf.pad(ids, [[0, 0], [0, tf.cast(tf.equal(tf.size(texts), 0), tf.int32)]])  # layers need a column
             if self.max_length:
                 message = f"a sentence has more than the {self.max_length} tokens that the model was trained for"
-                tf.debugging.assert_less_equal(tf.shape(ids)[1], self.max_length, message)
+                ids = asserted(tf.shape(ids)[1] <= self.max_length, message, ids)
             return ids
 
         def target_ids(texts):
             ends = [tf.fill([tf.size(texts), 1], token) for token in (tokens.START, tokens.END)]
-            return tf.concat([ends[0], target_tokenizer.encode(texts), ends[1]], 1).to_tensor()
+            ids = tf.concat([ends[0], target_tokenizer.encode(texts), ends[1]], 1).to_tensor()
+            if self.max_length:
+                message = f"a translation has more than the {self.max_length} tokens that the model was trained for"
+                ids = asserted(tf.shape(ids)[1] <= self.max_length + 1, message, ids)
+            return ids
 
         def written(ids):
             return target_tokenizer.decode(tf.maximum(ids, 0))
@@ -281,7 +285,8 @@ class Translator(Model):
             """The `beam_width` best translations of each text that a beam finds, best first, and their scores."""
             vocab_size = len(self.target_vocabulary)
             allowed = (beam_width >= 1) & (beam_width <= vocab_size)
-            tf.debugging.Assert(allowed, [f"beam_width must lie between 1 and {vocab_size}, the vocabulary"])
+            message = f"beam_width must lie between 1 and {vocab_size}, the vocabulary"
+            beam_width = asserted(allowed, message, beam_width)
             tf.debugging.assert_non_negative(length_penalty, "length_penalty must be 0 or more")
             source = source_ids(text)
             limits = self.limits(source)

@@ -504,6 +504,10 @@ def test_the_endpoints_of_trained_positions_refuse_what_is_too_long():
     model = make("post-norm trained")
     with pytest.raises(tf.errors.InvalidArgumentError, match="more than the 20 tokens"):
         model.endpoints()["score"][0](tf.constant(["a", "a " * 20]), tf.constant(["r", "r"]))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="a translation has more than the 20 tokens"):
+        model.endpoints()["score"][0](tf.constant(["a"]), tf.constant(["r " * 20]))
+    at_most = model.endpoints()["score"][0](tf.constant(["a"]), tf.constant([" ".join("r" * 19)]))["log_probability"]
+    near(at_most, model.score(["a"], [" ".join("r" * 19)]))
 
 
 # Another backend.
