@@ -57,8 +57,10 @@ class Ours:
         keras.utils.set_random_seed(recipe.seed)
         self.model = recipe.model()
         make = tokens.TOKENIZERS[recipe.tokenizer]
-        sources, targets = translation.encode(recipe.parts[0], *map(make, recipe.vocabularies))
-        self.buckets = translation.bucket(sources, targets, recipe.num_buckets, recipe.max_length)
+        pairs = recipe.parts[0]
+        both = translation.encode(pairs, *map(make, recipe.vocabularies))
+        _, sources, targets = translation.short_enough(pairs, *both, recipe.max_length)
+        self.buckets = translation.bucket(sources, targets, recipe.num_buckets)
         self.streams = [translation.batches([bucket], recipe.batch_size, recipe.seed) for bucket in self.buckets]
         self.times = [stream.steps for stream in self.streams]  # how often each bucket comes in an epoch
 

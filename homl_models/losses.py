@@ -1,7 +1,20 @@
-"""Losses that Keras does not have."""
+"""Losses that Keras does not have, and the mean over a batch that several devices share."""
 
 import keras
 from keras import ops
+
+from homl_models import devices
+
+
+def mean(values, weights=None):
+    """The mean of `values`, each with its weight, over the batch of all devices: this device's share of it.
+
+    What every `compute_loss` returns, since gradients of devices are added up. values: any shape; weights: one that
+    broadcasts to it, 1 by default. 0 where all weights are 0. On one device it is the weighted mean.
+    """
+    values = ops.cast(values, "float32")
+    weights = ops.broadcast_to(ops.cast(1.0 if weights is None else weights, "float32"), ops.shape(values))
+    return ops.divide_no_nan(ops.sum(values * weights), devices.total(ops.sum(weights)))
 
 
 @keras.saving.register_keras_serializable("homl_models")

@@ -1,11 +1,38 @@
-"""What generated things are worth."""
+"""What models and generated things are worth."""
 
 import collections
 import re
 import string
 import sys
 
+import keras
 import numpy as np
+from keras import ops
+
+
+@keras.saving.register_keras_serializable("homl_models")
+class TokenAccuracy(keras.metrics.Mean):
+    """The share of ids (b, t) that have the largest of the logits (b, t, v), where they are not `ignore_class`.
+
+    A share of all tokens: Keras' own `accuracy` is a mean over sentences of shares, weighted by the length of a batch.
+    """
+
+    def __init__(self, ignore_class=0, name="accuracy", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.ignore_class = ignore_class
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        y_true = ops.cast(y_true, "int32")
+        best = ops.top_k(y_pred, 1)[1][..., 0]  # XLA computes argmax number by number
+        hits = ops.cast(ops.equal(best, y_true), "float32")
+        weights = ops.cast(ops.not_equal(y_true, self.ignore_class), "float32")
+        if sample_weight is not None:
+            sample_weight = ops.cast(sample_weight, "float32")
+            weights = weights * ops.reshape(sample_weight, (*sample_weight.shape, 1)[:2])
+        super().update_state(ops.reshape(hits, (-1,)), ops.reshape(weights, (-1,)))
+
+    def get_config(self):
+        return {**super().get_config(), "ignore_class": self.ignore_class}
 
 
 def translation(translations, references):

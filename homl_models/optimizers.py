@@ -4,7 +4,30 @@ import re
 
 import keras
 
+from homl_models import devices
 from homl_models.errors import UserError
+
+
+class ClipsWhole:
+    """An optimizer that clips a gradient as all devices make it together; Keras' clip each device's part of it."""
+
+    def _clip_gradients(self, grads):
+        if devices.count() == 1 or not (self.clipnorm or self.global_clipnorm or self.clipvalue):
+            return super()._clip_gradients(grads)
+        clipped = super()._clip_gradients(devices.total(grads))
+        return [_divided(grad, devices.count()) for grad in clipped]  # Keras adds them up once more
+
+
+def _divided(gradient, number):
+    """A gradient, also one of some rows of an embedding (`tf.IndexedSlices`), over a number."""
+    if hasattr(gradient, "indices"):
+        return type(gradient)(gradient.values / number, gradient.indices, gradient.dense_shape)
+    return gradient / number
+
+
+@keras.saving.register_keras_serializable("homl_models")
+class Adam(ClipsWhole, keras.optimizers.Adam):
+    """Keras' Adam, whose clipping does not depend on how many devices share a batch."""
 
 
 @keras.saving.register_keras_serializable("homl_models")
@@ -52,7 +75,7 @@ class Alternating(keras.optimizers.Optimizer):
 
 
 @keras.saving.register_keras_serializable("homl_models")
-class LayerwiseAdamW(keras.optimizers.Adam):
+class LayerwiseAdamW(ClipsWhole, keras.optimizers.Adam):
     """AdamW for a model of blocks: neither biases nor normalizations decay, and lower layers may learn more slowly.
 
     decay: of weights, decoupled from the gradient (Loshchilov & Hutter, 2017, https://arxiv.org/abs/1711.05101).

@@ -2,7 +2,8 @@
 
 Both are means over the batch, so that the batch size does not change their strength. As a layer's
 `activity_regularizer` they are divided by the batch size once more, by Keras; `models.autoencoders`
-adds them as they are.
+adds them as they are. Of several devices each regularizes its own part of the batch: the mean of their
+divergences is a little larger than the divergence of the whole.
 """
 
 import keras

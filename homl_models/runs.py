@@ -74,7 +74,7 @@ def load(run_or_preset):
     """See `homl_models.load`."""
     import keras
 
-    from homl_models import losses, models, optimizers, regularizers, schedules  # noqa: F401, registers what files hold
+    from homl_models import losses, metrics, models, optimizers, regularizers, schedules  # noqa: F401, registers what files hold
 
     for module in pkgutil.iter_modules(models.__path__):
         importlib.import_module(f"homl_models.models.{module.name}")

@@ -250,10 +250,13 @@ def test_words_are_judged_against_references_as_the_model_would_write_them():
     assert found == pytest.approx(translation_scores(greedy, beam, normalized))
 
 
-@pytest.mark.parametrize(("name", "seed"), [("dates_tiny", 0), ("transformer_tiny", 1)])  # with which some are right
-def test_translations_are_scored_token_by_token_without_padding(name, seed, tmp_path):
-    """And whole ones of the first test pairs alone are judged."""
-    made = recipe(name, num_pairs=640, batch_size=64, num_judged=5)  # a part is one batch
+@pytest.mark.parametrize(
+    ("name", "seed", "batch_size", "num_buckets"),  # seeds with which some are right
+    [("dates_tiny", 0, 64, 1), ("dates_tiny", 0, 7, 4), ("transformer_tiny", 1, 9, 8)],
+)
+def test_translations_are_scored_token_by_token_without_padding(name, seed, batch_size, num_buckets, tmp_path):
+    """In batches of any size and number of lengths; and whole ones of the first test pairs alone are judged."""
+    made = recipe(name, num_pairs=640, batch_size=batch_size, num_buckets=num_buckets, num_judged=5)
     model = randomized(made.model(), seed=seed)
     _, valid, test = made.parts
     known = {source: target + "!" * (i == 3) for i, (source, target) in enumerate(test[:5])}
@@ -278,6 +281,25 @@ def test_translations_are_scored_token_by_token_without_padding(name, seed, tmp_
     again = made.evaluate(model, pairs_file=str(tmp_path / "mine.tsv"))
     assert again["loss"] == pytest.approx(loss, rel=1e-4)
     assert again.keys() == {"loss", "accuracy", *found}
+
+
+def test_a_file_of_pairs_is_judged_without_the_training_data_and_in_the_words_of_the_model(tmp_path):
+    dates = recipe("dates_tiny")
+    model = dates.model()
+    file = tmp_path / "dates.tsv"
+    file.write_text("".join(f"{source}\t{target}\n" for source, target in dates.parts[2]))
+    wanted = dates.evaluate(model, pairs_file=str(file))
+    gone = recipe("dates_tiny", pairs_file=str(tmp_path / "gone.tsv"))
+    assert gone.evaluate(model, pairs_file=str(file)) == wanted
+
+
+def test_pairs_that_trained_positions_do_not_reach_are_left_out_of_validation_and_evaluation():
+    made = recipe("transformer_book_tiny", max_length=12, num_pairs=200, num_judged=4)
+    with pytest.warns(UserWarning, match="pairs have more than 12 tokens on a side and are left out"):
+        model, (_, valid) = made.model(), made.datasets()
+    assert all(array.shape[1] <= 12 for (source, fed), _ in valid.dataset() for array in (source, fed))
+    with pytest.warns(UserWarning, match="pairs have more than 12 tokens on a side and are left out"):
+        assert 0 < made.evaluate(model)["test_loss"] < 10
 
 
 # Texts: what BERT and ELECTRA learn without labels.

@@ -14,6 +14,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from homl_models import devices
+
 
 def mix(x):
     """A bijection of uint32 (any shape) in which every bit of the input changes every bit of the output."""
@@ -23,8 +25,11 @@ def mix(x):
 
 
 def random_bits(shape, seed):
-    """Independent uint32 of that shape, uniform, from `seed` (2,): what `SeedGenerator.next()` gives."""
-    key = ops.cast(seed, "uint32")
+    """Independent uint32 of that shape, uniform, from `seed` (2,): what `SeedGenerator.next()` gives.
+
+    Others on each device of several that train together.
+    """
+    key = ops.cast(seed, "uint32") + devices.number() * np.uint32([0, 0x85EBCA6B])
     first, second = mix(mix(key[0]) + key[1]), mix(mix(key[1] + np.uint32(0x9E3779B9)) + key[0])
     place = ops.cast(ops.reshape(ops.arange(math.prod(shape)), shape), "uint32")
     return mix(ops.bitwise_xor(mix(place + first), second))

@@ -15,15 +15,19 @@ from homl_models.errors import UserError
 from homl_models.layers.dropout import random_bits
 
 
+def uniform(shape, seed):
+    """Independent numbers of that shape in [0, 1), multiples of 2^-24, from `seed` (2,)."""
+    bits = random_bits(shape, seed)
+    return ops.cast(ops.bitwise_right_shift(bits, np.uint32(8)), "float32") * 2.0**-24
+
+
 def normal(shape, seed, dtype="float32"):
     """Independent standard normal numbers of that shape from `seed` (2,); at most 5.8 in size.
 
     Box and Muller, 1958: sqrt(-2 ln u) cos(2 pi v) with u in (0, 1] and v in [0, 1), multiples of 2^-24.
     """
-    bits = random_bits((2, *shape), seed)
-    uniform = ops.cast(ops.bitwise_right_shift(bits, np.uint32(8)), "float32") * 2.0**-24
-    numbers = ops.sqrt(-2 * ops.log(uniform[0] + 2.0**-24)) * ops.cos(2 * math.pi * uniform[1])
-    return ops.cast(numbers, dtype)
+    u, v = ops.unstack(uniform((2, *shape), seed), axis=0)
+    return ops.cast(ops.sqrt(-2 * ops.log(u + 2.0**-24)) * ops.cos(2 * math.pi * v), dtype)
 
 
 @keras.saving.register_keras_serializable("homl_models")

@@ -18,6 +18,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from homl_models import devices
 from homl_models.errors import UserError
 from homl_models.layers.gaussian import GaussianNoise
 from homl_models.layers.recurrent import LSTM
@@ -205,7 +206,8 @@ class GreedyAutoencoder(StackedAutoencoder):
                 h = layer(h)
             h = ops.stop_gradient(h)
             again = self.decoder[-1 - i](self.encoder[i](h))
-            return ops.mean(ops.square(ops.cast(again, "float32") - ops.cast(h, "float32")))
+            error = ops.square(ops.cast(again, "float32") - ops.cast(h, "float32"))
+            return ops.mean(error) / devices.count()  # they are added up; no device can wait for others in a branch
 
         def whole():
             return super(GreedyAutoencoder, self).compute_loss(x, y, y_pred, sample_weight, training)

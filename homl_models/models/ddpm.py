@@ -18,7 +18,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from homl_models import diffusion
+from homl_models import diffusion, losses
 from homl_models.base import asserted, compiled
 from homl_models.errors import UserError
 from homl_models.layers.gaussian import normal
@@ -113,7 +113,7 @@ class DDPM(DrawingModel):
         return {"outputs": outputs, "target": self.tables.target(self.prediction, x0, times, noise)}
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        return ops.mean(LOSSES[self.pixel_loss](y_pred["outputs"] - y_pred["target"]))
+        return losses.mean(LOSSES[self.pixel_loss](y_pred["outputs"] - y_pred["target"]))
 
     # Drawing.
 

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from homl_models import devices
 from homl_models.base import asserted
 from homl_models.errors import UserError
 from homl_models.layers.gaussian import normal
@@ -237,7 +238,7 @@ class GAN(DrawingModel):
 
             with tf.GradientTape() as tape:
                 found = function()
-                scaled = found[0] * factor
+                scaled = found[0] * factor / devices.count()
             gradients = tape.gradient(scaled, [weight.value for weight in weights])
         optimizer.apply(gradients, weights)
         return found

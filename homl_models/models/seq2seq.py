@@ -26,6 +26,7 @@ from homl_models.errors import UserError
 from homl_models.layers import recurrent
 from homl_models.layers.attention import Attention
 from homl_models.layers.dropout import Dropout
+from homl_models.layers.gaussian import uniform
 from homl_models.models.translator import Translator
 
 CELLS = {"lstm": recurrent.LSTM, "gru": recurrent.GRU}
@@ -200,9 +201,9 @@ class Seq2Seq(Translator):
         share = schedules.teacher_share(self.scheduled_sampling, self.sampling_k, self.trained_steps)
         self.trained_steps.assign_add(1)
         true = ops.logical_or(
-            keras.random.uniform(shape, seed=self.seeds) < share, ops.arange(shape[1]) == 0
+            uniform(shape, self.seeds.next()) < share, ops.arange(shape[1]) == 0
         )  # the first token is always `START`
-        noise = keras.random.uniform(shape, seed=self.seeds)
+        noise = uniform(shape, self.seeds.next())
 
         def one(i, carry):
             (logits, state), i = carry, i[0, 0]

@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 from keras.src.backend.common.masking import set_keras_mask  # Keras has no public name for it
 
-from homl_models import decoding, tokens
+from homl_models import decoding, losses, tokens
 from homl_models.base import Model, asserted, compiled
 from homl_models.errors import UserError
 
@@ -43,6 +43,7 @@ class Translator(Model):
             raise UserError(f"tokenizer must be one of {', '.join(tokens.TOKENIZERS)}, not {tokenizer!r}")
         self.source_vocabulary, self.target_vocabulary = tuple(source_vocabulary), tuple(target_vocabulary)
         self.tokenizer = tokenizer
+        self.token_loss = keras.metrics.Mean("loss")  # in place of Keras' own, a mean over rows of batches' means
 
     @functools.cached_property
     def _tokenizers(self):
@@ -61,11 +62,21 @@ class Translator(Model):
         return ops.logical_and(inputs[1] != tokens.PAD, inputs[1] != tokens.END)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """Keras', without padding on JAX too, where `fit` does not pass masks on (Keras 3.15)."""
-        set_keras_mask(y_pred, self.compute_mask(x))
-        return super().compute_loss(x, y, y_pred, sample_weight, training)
+        """The mean over tokens of the loss that the model is compiled with; padding has no weight.
+
+        sample_weight: of sentences (b,) or of tokens (b, t). Reported is the mean over all tokens, not over batches.
+        """
+        loss = keras.losses.get(self.loss)
+        values = getattr(loss, "call", loss)(y, y_pred)
+        weights = ops.cast(ops.not_equal(y, tokens.PAD), "float32")
+        if sample_weight is not None:
+            sample_weight = ops.cast(sample_weight, "float32")
+            weights = weights * ops.reshape(sample_weight, (*sample_weight.shape, 1)[:2])
+        self.token_loss.update_state(ops.reshape(values, (-1,)), ops.reshape(weights, (-1,)))
+        return losses.mean(values, weights)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """Keras', with masks on JAX too, where `fit` does not pass them on (Keras 3.15)."""
         set_keras_mask(y_pred, self.compute_mask(x))
         return super().compute_metrics(x, y, y_pred, sample_weight)
 

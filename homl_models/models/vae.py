@@ -16,6 +16,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from homl_models import losses
 from homl_models.errors import UserError
 from homl_models.layers.gaussian import Sampling, kl_divergence, normal
 from homl_models.models.autoencoders import Coder
@@ -148,10 +149,10 @@ class VAE(Coder):
         return ops.sum(error, axis=-1), kl_divergence(mean, log_var)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        error, kl = map(ops.mean, self.parts_of_loss(y, y_pred))
+        error, kl = self.parts_of_loss(y, y_pred)
         for tracker, value in zip(self.trackers, (error / self.pixels, kl)):
-            tracker.update_state(value, sample_weight=ops.shape(y)[0])
-        return (error + self.beta * kl) / self.pixels
+            tracker.update_state(value)
+        return losses.mean(error + self.beta * kl) / self.pixels
 
     def elbo(self, images, y_pred):
         """The evidence lower bound of each image (b,), in nats; of a density for a Gaussian likelihood."""

@@ -1,7 +1,7 @@
 """Texts with labels as training batches: one label for a text, one for each word, an answer in a context.
 
 Each of `classified`, `tagged` and `asked` makes `Examples`, tokens of a `WordPiece` and what is to be learnt of them;
-`batches` and `in_order` give them step by step. Shapes: n examples, b batch, t tokens.
+`batches` gives them step by step. Shapes: n examples, b batch, t tokens.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ import dataclasses
 import numpy as np
 
 from homl_models.errors import UserError
-from homl_models.pipelines.stream import IGNORED, bucketed, by_length, drawn
+from homl_models.pipelines.stream import IGNORED, bucketed, by_length, num_batches, rows_of_batch
 
 COLUMNS = "input_ids", "token_type_ids", "attention_mask"
 OUTSIDE = np.iinfo(np.int32).max  # a position that is none
@@ -106,36 +106,24 @@ def asked(questions, wordpiece, max_length, overlap):
     return Examples({name: tokens[name] for name in COLUMNS}, labels, tokens["origins"])
 
 
-def batches(examples, batch_size, seed, buckets=1):
-    """`Examples` as a `Stream` of batches (tokens, labels): each once an epoch, in an order of its own.
+def batches(examples, batch_size, seed=None, buckets=1):
+    """`Examples` as a `Stream` of batches (tokens, labels), each once an epoch.
 
-    Labels are a dictionary, or an array if there is one kind. buckets: most lengths of batches.
+    Labels are a dictionary, or an array if there is one kind. buckets: most lengths of batches; the last batch of a
+    length is filled up with empty rows that do not count. seed: draws an order for each epoch; None takes the examples
+    of a length as they come.
     """
     parts = by_length(examples.tokens["attention_mask"].sum(axis=1), buckets)
     tables = [_table(examples, *part) for part in parts]
-    per_epoch = [max(1, round(len(rows) / batch_size)) for rows, _ in parts]
 
-    def give(i, number, step):
-        return _batch(tables[i], drawn(i, number, len(parts[i][0]), batch_size, seed))
+    def give(i, epoch, number, step):
+        return _batch(tables[i], rows_of_batch(i, epoch, number, len(parts[i][0]), batch_size, seed))
 
-    return bucketed(give, per_epoch, seed)
-
-
-def in_order(examples, batch_size, buckets=1):
-    """`batches` for validation: each once, the last batch of a length filled up with empty rows that do not count."""
-    import tensorflow as tf
-
-    parts = by_length(examples.tokens["attention_mask"].sum(axis=1), buckets)
-    tables = [_table(examples, *part, -len(part[0]) % batch_size) for part in parts]
-
-    def give(i, number, step):
-        return _batch(tables[i], number * batch_size + tf.range(batch_size, dtype=tf.int64))
-
-    return bucketed(give, [-(-len(rows) // batch_size) for rows, _ in parts])
+    return bucketed(give, [num_batches(len(rows), batch_size) for rows, _ in parts], seed)
 
 
-def _table(examples, rows, length, empty=0):
-    """Tokens and labels of some rows, cut to a length, and `empty` rows that do not count."""
+def _table(examples, rows, length):
+    """Tokens and labels of some rows, cut to a length, and an empty row that does not count."""
     import tensorflow as tf
 
     fill = {name: OUTSIDE if name.endswith("positions") else IGNORED for name in examples.labels}
@@ -143,7 +131,7 @@ def _table(examples, rows, length, empty=0):
     for arrays in (examples.tokens, examples.labels):
         some = {name: x[rows, :length] if x.ndim == 2 else x[rows] for name, x in arrays.items()}
         both.append({
-            name: tf.constant(np.pad(x, [(0, empty), (0, 0)][: x.ndim], constant_values=fill.get(name, 0)))
+            name: tf.constant(np.pad(x, [(0, 1), (0, 0)][: x.ndim], constant_values=fill.get(name, 0)))
             for name, x in some.items()
         })  # fmt: skip
     return both

@@ -16,7 +16,7 @@ import random
 import numpy as np
 
 from homl_models.errors import UserError
-from homl_models.pipelines.stream import IGNORED, Stream, bucketed, by_length, drawn
+from homl_models.pipelines.stream import IGNORED, Stream, bucketed, by_length, num_batches, rows_of_batch
 from homl_models.wordpiece import SPECIAL, WordPiece
 
 CHUNK = 256  # sentences that are encoded together
@@ -185,9 +185,10 @@ def batches(rows, batch_size, seed, mask_share=0.15, whole_words=False, always_m
     """`Rows` as a `Stream` of batches ({input_ids, attention_mask, token_type_ids: (b, t), masked_positions: (b, k)},
     {labels: (b, k)}), all int32; with pairs the second has next_sentence_label (b,), too.
 
-    Rows are drawn without replacement, in an order of its own each epoch. Of each row max(1, round(mask_share * its
-    tokens without special ones)) are chosen, of which 80 % become [MASK], 10 % another token and 10 % stay; k is the
-    most of any row, `labels` are the tokens that were there, and -100 where a row has fewer. [UNK] is a word.
+    Each row once an epoch, in an order of its own; the last batch of a length is filled up with empty rows, all of
+    whose labels are -100. Of each row max(1, round(mask_share * its tokens without special ones)) are chosen, of which
+    80 % become [MASK], 10 % another token and 10 % stay; k is the most of any row, `labels` are the tokens that were
+    there, and -100 where a row has fewer. [UNK] is a word.
     whole_words: pieces of a word are chosen together, or not at all where all would be too many; those of a word that
         is longer than what may be chosen of its row count as words.
     always_mask: all become [MASK], as for ELECTRA.
@@ -198,11 +199,14 @@ def batches(rows, batch_size, seed, mask_share=0.15, whole_words=False, always_m
     masking = _Masking(rows, mask_share, whole_words, always_mask)
     parts = _parts(rows.lengths, masking.budget, buckets)
 
-    def give(i, number, step):
-        place = drawn(i, number, len(parts[i][0]), batch_size, seed)
-        return masking(tf.gather(parts[i][0], place), *parts[i][1:], tf.stack([tf.cast(seed, tf.int64), step]))
+    rows_and_empty = [np.append(part[0], len(rows.lengths)) for part in parts]
 
-    return bucketed(give, [max(1, round(len(part[0]) / batch_size)) for part in parts], seed)
+    def give(i, epoch, number, step):
+        index = rows_of_batch(i, epoch, number, len(parts[i][0]), batch_size, seed)
+        index = tf.gather(rows_and_empty[i], index)
+        return masking(index, *parts[i][1:], tf.stack([tf.cast(seed, tf.int64), step]))
+
+    return bucketed(give, [num_batches(len(part[0]), batch_size) for part in parts], seed)
 
 
 def fixed(rows, batch_size, seed=0, mask_share=0.15, whole_words=False, always_mask=False, buckets=1):
@@ -217,13 +221,13 @@ def fixed(rows, batch_size, seed=0, mask_share=0.15, whole_words=False, always_m
     count, width = rows.input_ids.shape  # the row after the last one is empty
     with tf.device("CPU"):
         masked = masking(tf.range(count + 1), width, int(masking.budget.max()), tf.constant([seed, 0], tf.int64))
-    filled = [np.append(part[0], np.full(-len(part[0]) % batch_size, count)) for part in parts]
+    rows_and_empty = [np.append(part[0], count) for part in parts]
 
-    def give(i, number, step):
-        index = tf.gather(filled[i], number * batch_size + tf.range(batch_size, dtype=tf.int64))
+    def give(i, epoch, number, step):
+        index = tf.gather(rows_and_empty[i], rows_of_batch(i, epoch, number, len(parts[i][0]), batch_size))
         return tuple(_cut_columns({name: tf.gather(x, index) for name, x in d.items()}, *parts[i][1:]) for d in masked)
 
-    return bucketed(give, [len(index) // batch_size for index in filled])
+    return bucketed(give, [num_batches(len(part[0]), batch_size) for part in parts])
 
 
 def electra(stream):

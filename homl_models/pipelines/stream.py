@@ -48,8 +48,9 @@ def permuted(index, count, *key):
 def bucketed(give, per_epoch, seed=None):
     """`Stream` of batches from buckets, each of which has a shape of its own.
 
-    give: (bucket, number of the batch in it over all epochs, step) -> the batch. per_epoch: batches of each bucket.
-    seed: draws an order of the buckets for each epoch; None takes them one after the other, alike in every epoch.
+    give: (bucket, epoch, number of the batch among those of the bucket, step) -> the batch, see `rows_of_batch`.
+    per_epoch: batches of each bucket. seed: draws an order of the batches for each epoch; None takes them one after the
+    other, alike in every epoch.
     """
     import tensorflow as tf
 
@@ -64,20 +65,30 @@ def bucketed(give, per_epoch, seed=None):
         else:
             slot = permuted(slot, steps, seed, epoch, -1)
         if len(per_epoch) == 1:
-            return give(0, epoch * steps + slot, step)
+            return give(0, epoch, slot, step)
         chosen = tf.searchsorted(firsts, slot[None], side="right")[0] - 1
-        number = epoch * tf.gather(per_epoch, chosen) + slot - tf.gather(firsts, chosen)
-        return tf.switch_case(chosen, [lambda i=i: give(i, number, step) for i in range(len(per_epoch))])
+        number = slot - tf.gather(firsts, chosen)
+        return tf.switch_case(chosen, [lambda i=i: give(i, epoch, number, step) for i in range(len(per_epoch))])
 
     return Stream(batch, steps)
 
 
-def drawn(i, number, count, batch_size, seed):
-    """Which of the `count` rows of bucket i are in a batch: each once an epoch, in an order of its own. (b,) int64."""
+def rows_of_batch(i, epoch, number, count, batch_size, seed=None):
+    """Which of the `count` rows of bucket i are in its batch `number` of an epoch, (b,) int64.
+
+    Each row once an epoch; the last batch is filled up with row `count`, an empty one, which is not to count.
+    seed: draws an order for each epoch; None takes them as they come.
+    """
     import tensorflow as tf
 
-    example = number * batch_size + tf.range(batch_size, dtype=tf.int64)
-    return permuted(example % count, count, seed, i, example // count)
+    place = number * batch_size + tf.range(batch_size, dtype=tf.int64)
+    row = place if seed is None else permuted(tf.minimum(place, count - 1), count, seed, i, epoch)
+    return tf.where(place < count, row, count)
+
+
+def num_batches(count, batch_size):
+    """Batches that `count` rows take, the last one filled up."""
+    return -(-count // batch_size)
 
 
 def by_length(lengths, buckets):

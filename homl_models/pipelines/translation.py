@@ -18,7 +18,7 @@ import numpy as np
 from homl_models import tokens
 from homl_models.errors import UserError
 from homl_models.pipelines.fetch import fetched
-from homl_models.pipelines.stream import bucketed, by_length, drawn
+from homl_models.pipelines.stream import bucketed, by_length, num_batches, rows_of_batch
 
 SPA_ENG_URL = "https://storage.googleapis.com/download.tensorflow.org/data/spa-eng.zip"
 MALFORMED = 0.01  # share of lines that may be
@@ -154,21 +154,35 @@ def encode(pairs, source_tokenizer, target_tokenizer):
     return sides
 
 
-def bucket(sources, targets, num_buckets, max_length=None):
+def short_enough(pairs, sources, targets, max_length):
+    """Pairs, and their ids, that have at most `max_length` tokens on each side; a warning counts the others.
+
+    Counted with `END` of the source, and with either `START` or `END` of the target. `UserError` if none is left.
+    """
+    lengths = _lengths(sources, targets)
+    kept = np.flatnonzero(lengths <= max_length)
+    if not len(kept):
+        raise UserError(f"no pair has at most {max_length} tokens on both sides; raise --max-length")
+    if left_out := len(pairs) - len(kept):
+        warnings.warn(
+            f"{left_out} of {len(pairs)} pairs have more than {max_length} tokens on a side and are left out",
+            stacklevel=2,
+        )
+    return tuple([rows[i] for i in kept] for rows in (pairs, sources, targets))
+
+
+def _lengths(sources, targets):
+    return np.array([max(len(s), len(t) - 1) for s, t in zip(sources, targets)])
+
+
+def bucket(sources, targets, num_buckets):
     """Encoded pairs -> [(sources (n, s), targets (n, t)), ...] by length, zeros at the right.
 
     Of at most `num_buckets` lengths, those that leave the least padding.
-    max_length: pairs with more tokens on a side are left out.
     """
-    lengths = np.array([max(len(s), len(t) - 1) for s, t in zip(sources, targets)])
-    if max_length is not None:
-        kept = np.flatnonzero(lengths <= max_length)
-        if not len(kept):
-            raise UserError(f"no pair has at most {max_length} tokens on both sides; raise --max-length")
-        sources, targets, lengths = [sources[i] for i in kept], [targets[i] for i in kept], lengths[kept]
     return [
         tuple(_padded([side[i] for i in rows]) for side in (sources, targets))
-        for rows, _ in by_length(lengths, num_buckets)
+        for rows, _ in by_length(_lengths(sources, targets), num_buckets)
     ]
 
 
@@ -182,30 +196,18 @@ def _padded(rows):
 def batches(buckets, batch_size, seed=None):
     """Batches ((sources (b, s), targets so far (b, t)), targets (b, t)) as a `Stream`, each from one bucket.
 
-    seed: draws pairs without replacement within a bucket, and the buckets in an order of its own each
-        epoch; None takes all as they come, the last batch of a bucket filled up with empty rows, which
-        losses and metrics leave out.
+    Each pair once an epoch; the last batch of a bucket is filled up with empty rows, which losses and metrics leave
+    out. seed: draws an order of the pairs of a bucket, and of all batches, for each epoch; None takes them as they
+    come.
     """
     import tensorflow as tf
 
     counts = [len(source) for source, _ in buckets]
-    if seed is None:
-        buckets = [tuple(_filled(ids, batch_size) for ids in pair) for pair in buckets]
-        per_epoch = [len(source) // batch_size for source, _ in buckets]
-    else:
-        per_epoch = [max(1, round(count / batch_size)) for count in counts]
-    constants = [tuple(map(tf.constant, pair)) for pair in buckets]
+    constants = [tuple(tf.constant(np.pad(ids, [(0, 1), (0, 0)])) for ids in pair) for pair in buckets]
 
-    def give(i, number, step):
-        if seed is None:
-            rows = number * batch_size + tf.range(batch_size, dtype=tf.int64)
-        else:
-            rows = drawn(i, number, counts[i], batch_size, seed)
+    def give(i, epoch, number, step):
+        rows = rows_of_batch(i, epoch, number, counts[i], batch_size, seed)
         source, target = (tf.gather(ids, rows) for ids in constants[i])
         return (source, target[:, :-1]), target[:, 1:]
 
-    return bucketed(give, per_epoch, seed)
-
-
-def _filled(ids, batch_size):
-    return np.pad(ids, [(0, -len(ids) % batch_size), (0, 0)])
+    return bucketed(give, [num_batches(count, batch_size) for count in counts], seed)

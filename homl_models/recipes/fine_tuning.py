@@ -111,7 +111,7 @@ class _FineTune(Encoder):
         train, valid, _ = map(self.examples, self.parts)
         return (
             labelled_text.batches(train, self.batch_size, self.seed, self.num_buckets),
-            labelled_text.in_order(valid, self.batch_size, self.num_buckets),
+            labelled_text.batches(valid, self.batch_size, buckets=self.num_buckets),
         )
 
     def datasets(self):

@@ -104,8 +104,10 @@ class Recipe:
         """Adam with a warm-up (2 % of `steps`) to the learning rate and a cosine down to zero."""
         import keras
 
+        from homl_models.optimizers import Adam
+
         warmup = max(1, steps // 50)
         schedule = keras.optimizers.schedules.CosineDecay(
             0.0, max(1, steps - warmup), warmup_target=self.learning_rate, warmup_steps=warmup
         )
-        return keras.optimizers.Adam(schedule, beta_2=self.beta_2, clipnorm=1.0)
+        return Adam(schedule, beta_2=self.beta_2, clipnorm=1.0)

@@ -77,19 +77,22 @@ class _Translation(Recipe):
             return tokens.learn_characters(sources), tokens.learn_characters(targets)
         return tokens.learn_words(sources, self.vocab_size), tokens.learn_words(targets, self.vocab_size)
 
-    def stream(self, pairs, seed=None, num_buckets=None, max_length=None):
+    def stream(self, pairs, vocabularies, max_length=None, seed=None):
+        """The pairs with at most `max_length` tokens on a side, and batches of them as a `Stream`."""
         from homl_models import tokens
         from homl_models.pipelines import translation
 
         make = tokens.TOKENIZERS[self.tokenizer]
-        sources, targets = translation.encode(pairs, *map(make, self.vocabularies))
-        buckets = translation.bucket(sources, targets, num_buckets or self.num_buckets, max_length)
-        return translation.batches(buckets, self.batch_size, seed)
+        sources, targets = translation.encode(pairs, *map(make, vocabularies))
+        if max_length is not None:
+            pairs, sources, targets = translation.short_enough(pairs, sources, targets, max_length)
+        return pairs, translation.batches(translation.bucket(sources, targets, self.num_buckets), self.batch_size, seed)
 
     @functools.cached_property
     def _datasets(self):
         train, valid, _ = self.parts
-        return self.stream(train, self.seed, max_length=self.max_length), self.stream(valid)
+        how = self.vocabularies, self.max_length
+        return self.stream(train, *how, self.seed)[1], self.stream(valid, *how)[1]
 
     def datasets(self):
         return self._datasets
@@ -104,11 +107,16 @@ class _Translation(Recipe):
         """What the model is compiled with beside an optimizer."""
         import keras
 
+        from homl_models import metrics
+
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        return {"loss": loss, "metrics": ["accuracy"], "jit_compile": True}
+        return {"loss": loss, "metrics": [metrics.TokenAccuracy()], "jit_compile": True}
 
     def evaluate(self, model, pairs_file=""):
-        """Loss (nats per token), masked token accuracy, and what translations are worth; `pairs_file` as test data."""
+        """Loss in nats per token, share of right tokens, and what translations are worth; `pairs_file` as test data.
+
+        The loss is that of training: with label smoothing where that has it. Words are those that the model knows.
+        """
         from homl_models.pipelines import translation
 
         if not model.compiled:
@@ -117,9 +125,10 @@ class _Translation(Recipe):
             parts = {"": translation.read_pairs(pairs_file)}
         else:
             parts = {"val_": self.parts[1], "test_": self.parts[2]}
-        metrics = {}
+        metrics, vocabularies = {}, (model.source_vocabulary, model.target_vocabulary)
         for prefix, pairs in parts.items():
-            for name, value in model.evaluate(self.stream(pairs).dataset(), return_dict=True, verbose=0).items():
+            pairs, stream = self.stream(pairs, vocabularies, model.max_length)
+            for name, value in model.evaluate(stream.dataset(), return_dict=True, verbose=0).items():
                 metrics[prefix + name] = float(value)
         return metrics | self.judge(model, pairs[: self.num_judged])
 
@@ -331,14 +340,13 @@ class TransformerBook(_Translation):
         return self.compiled(model)
 
     def optimizer(self, steps):
-        import keras
-
+        from homl_models.optimizers import Adam
         from homl_models.schedules import InverseSquareRoot
 
         if self.schedule == "cosine":
             return super().optimizer(steps)
         schedule = InverseSquareRoot(self.learning_rate, self.warmup_steps or max(1, steps // 10))
-        return keras.optimizers.Adam(schedule, beta_2=0.98, epsilon=1e-9, clipnorm=1.0)
+        return Adam(schedule, beta_2=0.98, epsilon=1e-9, clipnorm=1.0)
 
     def objective(self):
         if not self.label_smoothing:
