@@ -6,6 +6,9 @@ import os
 
 import keras
 
+from homl_models import environment
+
+environment.settle(keras)
 XLA = os.environ.get("HOML_XLA", "1") != "0"  # whether anything is compiled by XLA; what compiles asks when it does
 
 

@@ -5,7 +5,7 @@ import inspect
 import os
 import sys
 
-from homl_models import reports, runs
+from homl_models import environment, reports, runs
 from homl_models.errors import UserError
 
 
@@ -20,6 +20,7 @@ def main(argv=None):
 
 def _evaluate_command(argv):
     if asked := parse(argv):
+        environment.check_backend()
         run, recipe, settings = asked
         print(reports.table(recipe.evaluate(runs.load(run), **settings)))
 

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and that notice when they are damaged."""
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -55,6 +56,27 @@ def read_json(path):
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path} ({error}); is this a run folder?") from error
+
+
+def digest(value):
+    """SHA-256, as text, of arrays, strings, numbers and None, in tuples, lists and dictionaries of any depth."""
+    found = hashlib.sha256()
+
+    def add(value):
+        if isinstance(value, (tuple, list)):
+            found.update(f"[{len(value)}".encode())
+            for part in value:
+                add(part)
+        elif isinstance(value, dict):
+            add(list(value.items()))
+        elif isinstance(value, np.ndarray):
+            found.update(f"{value.dtype}{value.shape}".encode())
+            found.update(np.ascontiguousarray(value).data)
+        else:
+            found.update(f"{type(value).__name__}{value!r}".encode("utf-8", "surrogatepass"))
+
+    add(value)
+    return found.hexdigest()
 
 
 def write_arrays(path, arrays, info):

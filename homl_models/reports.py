@@ -36,6 +36,9 @@ class HistoryLog:
                     tf.summary.scalar(f"{metric}/{part}", value)
         self.writer.flush()
 
+    def close(self):
+        self.writer.close()
+
 
 def learning_curves(history, path):
     """A panel for each metric, training and validation over the epochs, as a PNG."""

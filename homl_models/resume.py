@@ -1,10 +1,11 @@
-"""Exact resume: a callback that keeps all of the state of training in one checkpoint.
+"""Exact resume: a callback that keeps all of the state of training in checkpoints.
 
 What a step depends on is the variables (weights, optimizers, metrics, seed generators,
 carried states) and the number of the step; the data is a function of the latter. All
-of it is in the checkpoint, so a run that goes on from any of its checkpoints takes the
-same steps as one that was never stopped. What people read (history.csv, TensorBoard)
-is made from the checkpoint's history, never the other way round.
+of it is in each checkpoint, but for the best weights so far, which are written when they
+change; so a run that goes on from any of its checkpoints takes the same steps as one that
+was never stopped. What people read (history.csv, TensorBoard) is made from the
+checkpoint's history, never the other way round.
 """
 
 import math
@@ -53,7 +54,6 @@ class Progress(keras.callbacks.Callback):
     def save(self):
         self.count_time()
         arrays = {f"v{i:05d}": _array(v) for i, v in enumerate(self.variables())}
-        arrays |= {f"best{i:05d}": w for i, w in enumerate(self.best_weights)}
         info = {name: getattr(self, name) for name in ("epoch", "step", "history", "waited", "seconds")}
         info |= {"best_value": self.best_value, "best_epoch": self.best_epoch}
         runs.write_checkpoint(self.folder / "checkpoints", self.epoch * self.steps + self.step, arrays, info)
@@ -64,11 +64,10 @@ class Progress(keras.callbacks.Callback):
         found = runs.read_checkpoint(self.folder / "checkpoints")
         if found is None:
             return
-        arrays, info = found
+        arrays, self.best_weights, info = found
         for name, value in info.items():
             setattr(self, name, value)
-        self.best_weights = [arrays[k] for k in sorted(arrays) if k.startswith("best")]
-        self.pending = [arrays[k] for k in sorted(arrays) if k.startswith("v")]
+        self.pending = [arrays[k] for k in sorted(arrays)]
         shapes = [tuple(v.shape) for v in self.variables()]
         if shapes != [a.shape for a in self.pending]:
             raise UserError(f"the checkpoint in {self.folder} does not fit this recipe; use another --run-dir")
@@ -124,8 +123,9 @@ class Progress(keras.callbacks.Callback):
             names = ", ".join(name for name in row if name != "epoch")
             raise UserError(f"--monitor {self.recipe.monitor} is not a metric of this recipe, which has {names}")
         value, sign = row[self.recipe.monitor], 1 if self.recipe.monitor_mode == "min" else -1
-        if self.best_value is None or sign * value < sign * self.best_value:
+        if self.best_value is None or math.isnan(self.best_value) or sign * value < sign * self.best_value:
             self.best_value, self.best_epoch, self.best_weights = value, self.epoch, self.weights()
+            runs.write_best(self.folder / "checkpoints", self.epoch, self.best_weights)
             self.waited = 0
         else:
             self.waited += 1

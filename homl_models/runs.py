@@ -2,7 +2,8 @@
 
 A run folder holds
     recipe.json        the recipe's name and settings
-    checkpoints/       step-*.npz, all of the state of training; the last two are kept
+    data.json          digests of the data and of what was learnt of it, such as vocabularies
+    checkpoints/       step-*.npz, all of the state of training, and best-*.npz, the best weights; two of each are kept
     history.csv  learning_curves.png  tensorboard/     made from the checkpoint's history
     model.keras  saved_model/  samples.txt  *.png      made from the best (or last) weights
     metrics.json       written last: a run that has it is finished
@@ -10,11 +11,15 @@ A preset is a packed run: recipe.json, metrics.json, config.json and weights.npz
 """
 
 import dataclasses
+import errno
 import importlib
 import json
 import pkgutil
 import re
+import struct
 import warnings
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -24,23 +29,61 @@ from homl_models.errors import UserError
 
 PRESETS = Path(__file__).parent / "presets"
 KEEP = 2  # checkpoints
+DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, ValueError, KeyError, NotImplementedError,
+          RuntimeError)  # fmt: skip
 
 
 def write_checkpoint(folder, step, arrays, info):
-    """Save a checkpoint, then drop all but the last `KEEP`."""
+    """Save a checkpoint, then drop all but the last `KEEP`, and the best weights that none of them names.
+
+    info["best_epoch"] names the best weights of that epoch, which `write_best` has saved, or none.
+    """
     files.write_arrays(Path(folder) / f"step-{step:012d}.npz", arrays, info)
     for path in sorted(Path(folder).glob("step-*.npz"))[:-KEEP]:
         path.unlink()
+    for path in sorted(Path(folder).glob("best-*.npz"))[:-KEEP]:
+        path.unlink()
+
+
+def write_best(folder, epoch, weights):
+    """Save the weights of the best epoch so far, a list of arrays, beside the checkpoints."""
+    files.write_arrays(_best(folder, epoch), {f"{i:05d}": weight for i, weight in enumerate(weights)}, {})
+
+
+def _best(folder, epoch):
+    return Path(folder) / f"best-{epoch:06d}.npz"
 
 
 def read_checkpoint(folder):
-    """(arrays, info) of the newest checkpoint that is whole, or None. Warns of each that is not, and drops it."""
+    """(arrays, best weights, info) of the newest checkpoint that is whole, or None.
+
+    Warns of each that is damaged, renames it to *.damaged, and goes back to the one before; where only the best weights
+    are damaged, the best epoch is looked for anew. What else keeps a file from being read (memory, rights, too many
+    open files) is raised: it may be read later.
+    """
     for path in sorted(Path(folder).glob("step-*.npz"), reverse=True):
-        try:
-            return files.read_arrays(path)
-        except Exception as error:  # whatever a damaged file makes the readers raise
-            warnings.warn(f"{path} is damaged ({error}); going back to the checkpoint before it", stacklevel=2)
-            path.unlink()
+        found = _read_whole(path, "going back to the checkpoint before it")
+        if found is None:
+            continue
+        (arrays, info), best = found, ({}, None)
+        if info["best_epoch"]:
+            best = _read_whole(_best(folder, info["best_epoch"]), "the best epoch is looked for anew from here")
+            if best is None:
+                best, info = ({}, None), info | {"best_epoch": None, "best_value": None, "waited": 0}
+        return arrays, [best[0][name] for name in sorted(best[0])], info
+    return None
+
+
+def _read_whole(path, otherwise):
+    """What `files.read_arrays` gives, or None of a file that is damaged or not there."""
+    try:
+        return files.read_arrays(path)
+    except DAMAGE as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL, errno.ENOENT):
+            raise
+        warnings.warn(f"{path} is damaged ({error}); it becomes {path.name}.damaged, and {otherwise}", stacklevel=3)
+        if path.exists():
+            path.rename(f"{path}.damaged")
     return None
 
 

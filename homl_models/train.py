@@ -6,7 +6,6 @@ stopped, exactly where it was. Importing this module loads neither TensorFlow no
 
 import contextlib
 import dataclasses
-import fcntl
 import importlib.metadata
 import io
 import itertools
@@ -16,7 +15,7 @@ import re
 import sys
 from pathlib import Path
 
-from homl_models import files, recipes, reports
+from homl_models import environment, files, recipes, reports
 from homl_models.errors import UserError
 from homl_models.recipes import RECIPES
 
@@ -38,6 +37,7 @@ def main(argv=None):
 
 def _train_command(name, flags):
     recipe = parse(name, flags)
+    environment.check_backend()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # faster also on processors where it is off by default
     run(name, recipe)
@@ -93,6 +93,7 @@ def _as_flag(name, value):
 
 def guarded(command):
     """Run a command; a user's mistake becomes one line on stderr and exit status 2."""
+    environment.draw_to_files()
     try:
         command()
         return 0
@@ -147,19 +148,19 @@ def claimed(folder, name, recipe):
     elif folder.is_dir() and any(path.name[0] != "." and path.name != "checkpoints" for path in folder.iterdir()):
         raise UserError(f"{folder} holds something else than a run; choose another --run-dir")
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    lock = os.open(folder / "checkpoints", os.O_RDONLY)
+    import filelock
+
+    lock = filelock.FileLock(folder / "checkpoints" / ".lock", timeout=0)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is training in {folder}; choose another --run-dir") from None
+        lock.acquire()
+    except filelock.Timeout:
+        raise UserError(f"another process is training in {folder}; choose another --run-dir") from None
+    with lock:
         files.remove_leftovers(folder)
         if not (folder / "recipe.json").is_file():
             versions = {p: importlib.metadata.version(p) for p in ("keras", "tensorflow", "numpy")}
             files.write_json(folder / "recipe.json", {"recipe": name, "settings": settings, "versions": versions})
         yield
-    finally:
-        os.close(lock)
 
 
 def refuse_other(folder, name, settings):
@@ -173,6 +174,20 @@ def refuse_other(folder, name, settings):
                 f"{folder} holds a run with --{key.replace('_', '-')} {saved['settings'][key]}, not {value}; "
                 "use that, or another --run-dir"
             )
+
+
+def refuse_other_data(recipe, folder):
+    """Note digests of the data in the folder, and of what was learnt of it; `UserError` if others are noted there."""
+    found = {name: files.digest(value) for name, value in recipe.learnt_from().items()}
+    if not (folder / "data.json").is_file():
+        files.write_json(folder / "data.json", found)
+        return
+    noted = files.read_json(folder / "data.json")
+    if changed := [name for name in found if noted.get(name, found[name]) != found[name]]:
+        raise UserError(
+            f"the {' and the '.join(changed)} of the run in {folder} were others when it began; "
+            "bring the data back as it was, or choose another --run-dir"
+        )
 
 
 def scope(strategy):
@@ -198,6 +213,7 @@ def prepare(recipe, folder):
     from homl_models.resume import Progress
 
     train, valid = recipe.datasets()
+    refuse_other_data(recipe, folder)
     model = recipe.model()
     if recipe.strategy == "mirrored" and keras.backend.backend() == "tensorflow":
         model.jit_compile = False  # XLA cannot reach the variables of another device than the first
@@ -214,9 +230,8 @@ def fit(recipe, folder):
 
     with scope(recipe.strategy):
         train, valid, model, progress = prepare(recipe, folder)
-        log = reports.HistoryLog(folder, progress.history)
         try:
-            with progress:
+            with progress, contextlib.closing(reports.HistoryLog(folder, progress.history)) as log:
                 while not progress.finished:
                     if not progress.step:
                         recipe.begin_epoch(model, progress.epoch)
@@ -256,24 +271,47 @@ def fit_epoch(recipe, model, train, valid, progress):
 
 
 def finish(recipe, model, progress, folder):
-    """Take the best weights, judge them, show what they make, save and export; metrics.json comes last."""
+    """Take the best weights, save and export them, then judge them and show what they make; metrics.json comes last.
+
+    Where a report fails, the others are made all the same, and the first error is raised at the end: the same command
+    then only finishes.
+    """
     from homl_models.export import export
 
     if progress.best_weights:
         model.set_weights(progress.best_weights)
-    reports.learning_curves(progress.history, folder / "learning_curves.png")
-    metrics = recipe.evaluate(model)
-    metrics |= {"epochs": progress.epoch, "best_epoch": progress.best_epoch or progress.epoch}
-    metrics |= {
-        "minutes": round(progress.seconds / 60, 2),
-        "parameters": sum(math.prod(w.shape) for w in model.trainable_weights),
-    }
-    text = recipe.show(model, folder)
-    with files.write_aside(folder / "samples.txt") as aside:
-        aside.write_text(text + "\n", encoding="utf-8")
     with files.write_aside(folder / "model.keras") as aside:
         model.save(aside)
     export(folder / "model.keras", folder / "saved_model", model)
+    metrics = {
+        "epochs": progress.epoch,
+        "best_epoch": progress.best_epoch or progress.epoch,
+        "minutes": round(progress.seconds / 60, 2),
+        "parameters": sum(math.prod(w.shape) for w in model.trainable_weights),
+    }
+
+    def show():
+        text = recipe.show(model, folder)
+        with files.write_aside(folder / "samples.txt") as aside:
+            aside.write_text(text + "\n", encoding="utf-8")
+
+    failed = {}
+    for name, make in {
+        "learning_curves.png": lambda: reports.learning_curves(progress.history, folder / "learning_curves.png"),
+        "the metrics": lambda: metrics.update(recipe.evaluate(model) | metrics),
+        "the samples": show,
+    }.items():
+        try:
+            make()
+        except Exception as error:
+            failed[name] = error
+    if failed:
+        print(
+            f"{' and '.join(failed)} could not be made; model.keras and saved_model are in {folder}, and the same "
+            "command makes only what is missing",
+            file=sys.stderr,
+        )
+        raise next(iter(failed.values()))
     files.write_json(folder / "metrics.json", metrics)
 
 

@@ -32,9 +32,9 @@ WHOLE = pytest.mark.parametrize("name", [pytest.param(name, marks=_marks[name]) 
 
 def state(folder):
     """All of the last checkpoint but the time that it took."""
-    arrays, info = runs.read_checkpoint(Path(folder) / "checkpoints")
+    arrays, best, info = runs.read_checkpoint(Path(folder) / "checkpoints")
     info.pop("seconds")
-    return {name: array.tobytes() for name, array in arrays.items()}, info
+    return {name: array.tobytes() for name, array in arrays.items()}, [array.tobytes() for array in best], info
 
 
 def nameless(config):

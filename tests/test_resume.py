@@ -4,12 +4,15 @@ A recipe of each kind of training by default, every tiny recipe with `-m slow`. 
 """
 
 import dataclasses
+import errno
 import os
 import random
 import shutil
 import signal
+import types
 
 import keras
+import numpy as np
 import pytest
 
 from homl_models import files, runs, train
@@ -134,11 +137,70 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_used(damage, interru
     if damage == "one byte":
         data[len(data) // 2] ^= 1
     newest.write_bytes({"truncated": data[:-100], "one byte": data, "empty": b"", "not a zip": b"hello"}[damage])
+    newest_size = newest.stat().st_size
     with pytest.warns(UserWarning, match="is damaged.*checkpoint before it"):
-        arrays, info = runs.read_checkpoint(folder)
+        arrays, _, info = runs.read_checkpoint(folder)
     assert info == expected_info
     assert {k: a.tobytes() for k, a in arrays.items()} == {k: a.tobytes() for k, a in expected.items()}
     assert list(folder.glob("step-*.npz")) == [before]
+    assert (folder / f"{newest.name}.damaged").stat().st_size == newest_size  # kept for who can mend it
+
+
+def checkpoints(folder, *best_epochs):
+    """Checkpoints of the first epochs, each of which names its best one."""
+    folder.mkdir()
+    for epoch, best in enumerate(best_epochs, 1):
+        if best == epoch:
+            runs.write_best(folder, epoch, [np.float32([epoch])])
+        info = {"best_epoch": best, "best_value": 1.0, "waited": 3, "epoch": epoch}
+        runs.write_checkpoint(folder, epoch, {"v": np.float32([epoch])}, info)
+    return folder
+
+
+def test_best_weights_are_written_when_they_change_and_kept_as_long_as_a_checkpoint_names_them(tmp_path):
+    folder = checkpoints(tmp_path / "run", 1, 1, 3, 3, 3)
+    assert [path.name for path in sorted(folder.iterdir())] == [
+        "best-000001.npz", "best-000003.npz", "step-000000000004.npz", "step-000000000005.npz",
+    ]  # fmt: skip
+    (folder / "step-000000000005.npz").unlink()
+    arrays, best, info = runs.read_checkpoint(folder)
+    assert (arrays["v"], best, info["epoch"]) == ([4], [[3]], 4)
+
+
+def test_damaged_best_weights_cost_no_checkpoint(tmp_path):
+    folder = checkpoints(tmp_path / "run", 1, 1)
+    (folder / "best-000001.npz").write_bytes(b"")
+    with pytest.warns(UserWarning, match="best-000001.npz is damaged.*the best epoch is looked for anew"):
+        arrays, best, info = runs.read_checkpoint(folder)
+    assert (arrays["v"], best) == ([2], [])
+    assert (info["best_epoch"], info["best_value"], info["waited"]) == (None, None, 0)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), OSError(errno.EMFILE, "Too many open files"), PermissionError(13, "")]
+)
+def test_what_cannot_be_read_now_is_not_taken_for_damaged(error, tmp_path, monkeypatch):
+    folder = checkpoints(tmp_path / "run", 1, 1)
+    before = sorted(folder.iterdir())
+    monkeypatch.setattr("zipfile.ZipFile", lambda path: raises(error))
+    with pytest.raises(type(error)):
+        runs.read_checkpoint(folder)
+    assert sorted(folder.iterdir()) == before
+
+
+def raises(error):
+    raise error
+
+
+@pytest.mark.parametrize(("mode", "values", "best"), [("min", [np.nan, 3, 2, np.nan], 3), ("max", [np.nan, 3, 2], 2)])
+def test_any_number_is_better_than_none(mode, values, best, tmp_path, monkeypatch):
+    recipe = types.SimpleNamespace(monitor="m", monitor_mode=mode)
+    (tmp_path / "checkpoints").mkdir()
+    progress = Progress(recipe, 1, tmp_path)
+    monkeypatch.setattr(progress, "weights", lambda: [])
+    for progress.epoch, value in enumerate(values, 1):
+        progress.compare({"m": value})
+    assert progress.best_epoch == best
 
 
 def test_after_a_damaged_checkpoint_the_run_ends_as_one_never_stopped(interrupted, trained, tmp_path):

@@ -6,6 +6,7 @@ A recipe of each kind of training by default, every tiny recipe with `-m slow`.
 import dataclasses
 import inspect
 import json
+import random
 
 import keras
 import numpy as np
@@ -49,9 +50,8 @@ def test_a_run_reloads_with_its_configuration_weights_and_optimizer(name, traine
     model, recipe = homl_models.load(str(folder)), runs.read_recipe(folder)[1]
     fresh = recipe.model()
     assert nameless(model.get_config()) == nameless(fresh.get_config())
-    arrays, info = runs.read_checkpoint(folder / "checkpoints")
-    best = [arrays[key] for key in sorted(arrays) if key.startswith("best")]
-    last = [arrays[key] for key in sorted(arrays) if key.startswith("v")]
+    arrays, best, info = runs.read_checkpoint(folder / "checkpoints")
+    last = [arrays[key] for key in sorted(arrays)]
     weights = {id(weight) for weight in model.weights}  # the other variables are seeds
     for variable, value in zip(model.weights, best) if best else zip(model.variables, last):
         if id(variable) in weights:
@@ -203,6 +203,64 @@ def test_early_stopping_keeps_the_best_weights(tmp_path):
     model.set_weights(progress.best_weights)
     again = model.evaluate(recipe.datasets()[1].dataset(), return_dict=True, verbose=0)
     assert again["loss"] == pytest.approx(max(losses), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"data": "typo"}, "--data must be one of shakespeare, sonnets, not 'typo'"),
+        ({"cell": "GRU"}, "--cell must be one of gru, lstm, not 'GRU'"),
+        ({"epochs": "3"}, "--epochs must be int, not '3'"),
+        ({"units": 2.5}, "--units must be int, not 2.5"),
+        ({"stateful": 1}, "--stateful must be bool, not 1"),
+        ({"dropout": "a"}, "--dropout must be float, not 'a'"),
+    ],
+)
+def test_settings_from_python_are_checked_as_flags_are(settings, named, tmp_path):
+    with pytest.raises(UserError, match=named):
+        train.train("char_rnn_tiny", run_dir=str(tmp_path / "run"), **settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_goes_on_with_its_own_data_only(tmp_path):
+    """A text as long as the first, of as many characters: half of the training would be on one, half on the other."""
+    text = tmp_path / "mine.txt"
+    first = "".join(random.Random(1).choices("abcdefg ", k=3000))
+    settings = {"text_file": str(text), "run_dir": str(tmp_path / "run"), "verbose": 0, "checkpoint_seconds": 0}
+    recipe = dataclasses.replace(get("char_rnn_tiny"), **settings)
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+
+    def prepare():
+        return train.prepare(dataclasses.replace(recipe), tmp_path / "run")  # which has read nothing
+
+    text.write_text(first)
+    _, _, model, progress = prepare()
+    progress.started_at = 0
+    progress.save()
+    for other in (first.replace("a", "z"), first[::-1], first + "a"):
+        text.write_text(other)
+        with pytest.raises(UserError, match="the data.* of the run in .* were others when it began; bring"):
+            prepare()
+    text.write_text(first)
+    prepare()
+
+
+def test_a_report_that_fails_costs_nothing_else_and_the_same_command_finishes(tmp_path, monkeypatch, capsys):
+    recipe, folder = get("char_rnn_tiny"), tmp_path / "run"
+    settings = {"run_dir": str(folder), "verbose": 0, "epochs": 1, "steps_per_epoch": 3, "monitor": ""}
+    with monkeypatch.context() as patch:
+        patch.setattr(type(recipe), "show", lambda self, model, folder: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train.train("char_rnn_tiny", **settings)
+    assert "the samples could not be made; model.keras and saved_model are in" in capsys.readouterr().err
+    assert (folder / "learning_curves.png").is_file()
+    assert not (folder / "metrics.json").exists()
+    weights = homl_models.load(str(folder)).get_weights()
+    monkeypatch.setattr(train, "fit_epoch", None)  # there is nothing left to train
+    train.train("char_rnn_tiny", **settings)
+    assert {"metrics.json", "samples.txt"} <= {path.name for path in folder.iterdir()}
+    for one, other in zip(weights, homl_models.load(str(folder)).get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_unknown_monitor_is_one_line(tmp_path):

@@ -195,8 +195,9 @@ class GreedyAutoencoder(StackedAutoencoder):
     def start_phase(self, phase):
         """Train that part from the next step on, with an optimizer that remembers nothing."""
         self.phase.assign(phase)
-        for variable in self.optimizer.variables:
-            if variable is not self.optimizer._learning_rate:
+        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)  # a scale of the loss goes on
+        for variable in optimizer.variables:
+            if variable is not optimizer._learning_rate:
                 variable.assign(ops.zeros(variable.shape, variable.dtype))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):

@@ -86,6 +86,9 @@ class Encoder(Recipe):
             return WordPiece.from_file(self.vocab_file, self.lowercase)
         return WordPiece.learned(self.training_texts(), self.sizes["vocab_size"], self.lowercase)
 
+    def learnt_from(self):
+        return super().learnt_from() | {"vocabulary": self.wordpiece.vocabulary}
+
     def settings(self):
         """Arguments of the encoder."""
         return self.sizes | {

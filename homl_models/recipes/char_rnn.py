@@ -53,6 +53,9 @@ class _Characters(Recipe):
 
         return characters.split(text.encode(self.text, self.vocabulary), length=self.length)
 
+    def learnt_from(self):
+        return super().learnt_from() | {"vocabulary": self.vocabulary}
+
     def datasets(self):
         from homl_models.pipelines import characters
 

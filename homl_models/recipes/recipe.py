@@ -1,6 +1,7 @@
 """What every recipe is: settings that become flags, and five things that it can do."""
 
 import dataclasses
+import typing
 from typing import Literal
 
 from homl_models.errors import UserError
@@ -29,6 +30,23 @@ def rate(**values):
     for name, value in values.items():
         if not 0 <= value < 1:
             raise UserError(f"--{name.replace('_', '-')} must lie in [0, 1), not {value}")
+
+
+def check_type(name, value, wanted):
+    """`UserError` where a setting has a value that its type does not allow; flags have been checked before."""
+    flag, kind = f"--{name.replace('_', '-')}", typing.get_origin(wanted)
+    if kind is Literal:
+        if value not in typing.get_args(wanted):
+            raise UserError(f"{flag} must be one of {', '.join(map(str, typing.get_args(wanted)))}, not {value!r}")
+    elif kind is tuple:
+        if not isinstance(value, (tuple, list)):
+            raise UserError(f"{flag} must be several values, not {value!r}")
+        for part in value:
+            check_type(name, part, typing.get_args(wanted)[0])
+    else:
+        allowed = (int, float) if wanted is float else wanted
+        if not isinstance(value, allowed) or (isinstance(value, bool) and wanted is not bool):
+            raise UserError(f"{flag} must be {wanted.__name__}, not {value!r}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +84,9 @@ class Recipe:
     beta_2 = 0.999  # of Adam
 
     def __post_init__(self):
+        known = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            check_type(field.name, getattr(self, field.name), known[field.name])
         positive(epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate)
         if self.seed < 0 or self.seed >= 2**31:
             raise UserError(f"--seed must lie in [0, 2^31), not {self.seed}")
@@ -77,6 +98,13 @@ class Recipe:
     def datasets(self):
         """(training, validation) as `pipelines.stream.Stream`; validation may be None."""
         raise TypeError(f"{type(self).__name__} must say what its data is")
+
+    def learnt_from(self):
+        """What a run holds on to: {"data": what it is trained on, and perhaps more, such as "vocabulary": of the data}.
+
+        Arrays, texts and numbers, of which the run keeps digests; it goes on with the same only.
+        """
+        return {"data": self.parts}
 
     def model(self):
         """A new model, built and compiled."""

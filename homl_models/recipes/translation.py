@@ -77,6 +77,9 @@ class _Translation(Recipe):
             return tokens.learn_characters(sources), tokens.learn_characters(targets)
         return tokens.learn_words(sources, self.vocab_size), tokens.learn_words(targets, self.vocab_size)
 
+    def learnt_from(self):
+        return super().learnt_from() | {"vocabulary": self.vocabularies}
+
     def stream(self, pairs, vocabularies, max_length=None, seed=None):
         """The pairs with at most `max_length` tokens on a side, and batches of them as a `Stream`."""
         from homl_models import tokens

@@ -253,6 +253,21 @@ def test_greedy_training_is_training_the_parts_by_hand():
         checks.close(layer.weights, copy.weights)
 
 
+def test_a_new_phase_forgets_moments_and_keeps_the_scale_of_the_loss():
+    model = make("greedy")
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(1e-2), initial_scale=64.0)
+    model.compile(optimizer, "mse", run_eagerly=True, auto_scale_loss=False)
+    model.train_on_batch(X, X)
+    assert any(v.numpy().any() for v in optimizer.inner_optimizer.variables if "momentum" in v.path)
+    model.start_phase(1)
+    assert not any(v.numpy().any() for v in optimizer.inner_optimizer.variables if "momentum" in v.path)
+    assert float(optimizer.dynamic_scale.numpy()) == 64
+    before = [w.numpy() for w in model.trainable_weights]
+    model.train_on_batch(X, X)
+    assert all(np.isfinite(w.numpy()).all() for w in model.trainable_weights)
+    assert any((w.numpy() != old).any() for w, old in zip(model.trainable_weights, before))
+
+
 def test_tied_weights_stay_tied_through_training_files_and_export(tmp_path):
     model = compiled(make("tied"))
     model.train_on_batch(X, X)
