@@ -208,4 +208,8 @@ def learn_subwords(texts, size):
     )
     learner.train_from_iterator((chunk.decode() for chunk in counts.elements()), trainer)
     pieces = learner.get_vocab()
+    if len(pieces) > size - len(SPECIAL):  # it keeps every character
+        raise UserError(
+            f"the texts have {len(pieces)} different characters; a vocabulary of {size} has no room for them"
+        )
     return (*SPECIAL, *sorted(pieces, key=pieces.get))

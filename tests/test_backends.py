@@ -9,7 +9,7 @@ import pytest
 import homl_models
 from homl_models import base, recipes
 from tests import checks, processes
-from tests.kinds import OF_KIND
+from tests.kinds import OF_KIND, TINY
 
 
 def on_jax(test):
@@ -152,6 +152,39 @@ def test_steps_compiled_by_xla_are_the_steps_without_it(name, monkeypatch):
     begin, compiled, plain = map(joined, (start, *ends))
     assert np.abs(plain - begin).mean() > 0
     assert np.abs(compiled - plain).mean() <= 0.25 * np.abs(plain - begin).mean()
+
+
+EACH_CLASS = """
+import json, pathlib, sys
+import numpy as np, keras
+from homl_models import recipes, runs
+assert keras.backend.backend() == "jax"
+folder, *names = sys.argv[1:]
+found = {}
+for name in names:
+    recipe, path = recipes.get(name), pathlib.Path(folder, f"{name}.keras")
+    keras.utils.set_random_seed(recipe.seed)
+    model, (batches, _) = recipe.model(), recipe.datasets()
+    before = [np.array(w) for w in model.weights]
+    recipe.begin_epoch(model, 0)
+    logs = model.fit(batches.dataset(1, 3), shuffle=False, verbose=0).history
+    model.save(path)
+    pairs = list(zip(model.weights, runs.load(path).weights, strict=True))
+    found[name] = [
+        all(np.isfinite(value).all() for value in logs.values()),
+        any((np.array(w) != old).any() for (w, _), old in zip(pairs, before)),
+        all((np.array(a) == np.array(b)).all() for a, b in pairs),
+    ]
+print(json.dumps(found))
+"""
+
+
+@on_jax
+@pytest.mark.slow
+def test_on_jax_every_class_of_recipes_takes_steps_and_is_saved_and_loaded(tmp_path):
+    of_class = {type(recipes.get(name)): name for name in TINY}
+    found = processes.run(EACH_CLASS, tmp_path, *of_class.values(), process=processes.JAX)
+    assert found == dict.fromkeys(of_class.values(), [True, True, True])
 
 
 MIRRORED = """

@@ -19,6 +19,7 @@ PACKAGE = ROOT / "homl_models"
 # Each layer may import those before it, and itself where it is a folder.
 LAYERS = [
     {"errors"},
+    {"environment", "devices"},
     {"files", "reports", "text", "tokens", "wordpiece"},
     {"base", "layers", "decoding", "diffusion", "losses", "metrics", "optimizers", "regularizers", "schedules"},
     {"models"},
@@ -90,6 +91,8 @@ USAGE_ERRORS = [
     (["autoencoder_stacked", "--size", "32"], "--size and --channels are for --images"),
     (["autoencoder_stacked", "--data", "mnist"], "--data mnist needs --images"),
     (["autoencoder_stacked", "--activation", "rely"], "--activation"),
+    (["dates", "--split", "book"], "--split book is for files of pairs"),
+    (["transformer_book", "--warmup-steps", "10"], "--warmup-steps is for --schedule inverse_sqrt"),
     (["vae", "--hidden-units", "0"], "--hidden-units must be above 0"),
 ]
 ALL = """

@@ -24,6 +24,7 @@ from homl_models.models.feature_net import FeatureNet
 from homl_models.models.seq2seq import Seq2Seq
 from homl_models.pipelines import reber
 from homl_models.recipes import get
+from tests.kinds import TINY
 
 
 def recipe(name, **settings):
@@ -613,3 +614,25 @@ def test_samples_that_no_classifier_judges_are_compared_by_their_pixels():
     flat = [np.float64(x).reshape(len(x), -1) for x in (real, fake)]
     assert found == pytest.approx(prdc.compute_prdc(*flat, nearest_k=5))
     assert some_but_not_all(found["precision"], found["recall"], found["coverage"])
+
+
+# All of them.
+
+DRAWN = {"vae_tiny": 0.15, "ddpm_tiny": 0.1, "electra_pretrain_tiny": 0.05}  # with other noise in other batches
+
+
+# Not the one that has no validation, nor those that read each part as one stream.
+@pytest.mark.parametrize("name", sorted({*TINY} - {"dcgan_tiny", "char_rnn_stateful_tiny", "char_rnn_large_tiny"}))
+def test_every_metric_is_that_of_all_examples_for_every_size_of_batches(name, monkeypatch):
+    base = get(name)
+    model, found = randomized(base.model(), 0.3), []
+    for size, lengths in ((7, 3), (32, 1), (2_000, 1)):
+        settings = {"batch_size": size} | ({"num_buckets": lengths} if hasattr(base, "num_buckets") else {})
+        monkeypatch.setattr("homl_models.recipes.pictures.JUDGED", size)
+        made = dataclasses.replace(base, **settings)
+        if hasattr(base, "wordpiece"):  # which is learned of texts in the order of --seed, not of batches
+            made.__dict__["wordpiece"] = base.wordpiece
+        found.append(model.evaluate(made.datasets()[1].dataset(), return_dict=True, verbose=0))
+    assert found[0].keys() >= {"loss"}
+    for other in found[1:]:
+        assert other == pytest.approx(found[0], rel=DRAWN.get(name, 2e-5))

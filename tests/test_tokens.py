@@ -125,6 +125,13 @@ def test_words_come_back_with_a_space_between():
     assert back(tokenizer, ["¿QUÉ   hora es?", "unheard of", ""]) == ["qué hora es", "[UNK] [UNK]", ""]
 
 
+def test_a_vocabulary_with_less_room_than_there_are_characters_is_refused():
+    checks.fails(
+        "27 different characters", lambda: tokens.learn_subwords(["abcdefghijklmnopqrstuvwxyz"], 30), "no room"
+    )
+    assert len(tokens.learn_subwords(["abcdefghijklmnopqrstuvwxyz"], 31)) == 31
+
+
 def test_the_most_frequent_words_are_learned_and_ties_are_in_order():
     texts = tf.constant(["b a c", "c b", "D c, ä"])
     assert tokens.learn_words(texts, 100) == (*SPECIAL, "c", "b", "a", "d", "ä")

@@ -113,7 +113,7 @@ class Discriminator(Layer):
         features = math.prod(size) * (n + bool(self.stddev))
         self.last.build((None, features))
         if self.num_classes:
-            initializer = keras.initializers.RandomNormal(stddev=features**-0.5, seed=1)
+            initializer = keras.initializers.RandomNormal(stddev=features**-0.5)
             self.classes = self.add_weight(shape=(self.num_classes, features), initializer=initializer, name="classes")
 
     def call(self, maps, labels=None, training=None):

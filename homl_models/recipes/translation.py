@@ -43,6 +43,13 @@ class _Translation(Recipe):
         positive(num_judged=self.num_judged)
         if self.num_pairs < 0:
             raise UserError("--num-pairs must be 0 (all) or more")
+        if self.made_up and self.split == "book":
+            raise UserError("--split book is for files of pairs; a generated date of a test is never trained on")
+
+    @property
+    def made_up(self):
+        """Whether pairs are generated."""
+        return self.data == "dates" and not self.pairs_file
 
     @functools.cached_property
     def parts(self):
@@ -51,7 +58,7 @@ class _Translation(Recipe):
 
         from homl_models.pipelines import dates, translation
 
-        if self.data == "dates" and not self.pairs_file:
+        if self.made_up:
             count = self.num_pairs or 20_000
             held_out = dates.generate(2 * max(16, min(2000, count // 10)), self.seed + 1)
             train = dates.generate(count, self.seed, without={iso for _, iso in held_out})
@@ -250,6 +257,7 @@ class Dates(Seq2Seq):
     learning_rate: float = 5e-3
     num_pairs: int = 20_000
     data: Literal["spa-eng", "dates"] = "dates"
+    split: Literal["book", "honest"] = "honest"
     tokenizer: Literal["words", "subwords", "characters"] = "characters"
     num_buckets: int = 1
     dropout: float = 0.0
@@ -311,6 +319,8 @@ class TransformerBook(_Translation):
         rate(dropout=self.dropout, attention_dropout=self.attention_dropout, label_smoothing=self.label_smoothing)
         if self.head_dim < 0 or self.warmup_steps < 0:
             raise UserError("--head-dim and --warmup-steps must be 0 or more")
+        if self.warmup_steps and self.schedule == "cosine":
+            raise UserError("--warmup-steps is for --schedule inverse_sqrt; of a cosine it is 2 % of the training")
         if not self.head_dim and self.dim % self.num_heads:
             raise UserError(f"--num-heads {self.num_heads} does not divide --dim {self.dim}; or set --head-dim")
         if self.positions == "sinusoidal" and self.dim % 2:
@@ -385,7 +395,15 @@ class Transformer(TransformerBook):
     label_smoothing: float = 0.1
 
 
-TINY = {"epochs": 2, "batch_size": 8, "data": "dates", "tokenizer": "characters", "num_pairs": 80, "num_buckets": 1}
+TINY = {
+    "epochs": 2,
+    "batch_size": 8,
+    "data": "dates",
+    "split": "honest",
+    "tokenizer": "characters",
+    "num_pairs": 80,
+    "num_buckets": 1,
+}
 TINY["num_judged"] = 8  # those that are shown, so that their translation is compiled once
 TINY_RNN = TINY | {"units": 12, "embed_dim": 8}
 TINY_WORDS = TINY_RNN | {"tokenizer": "words", "vocab_size": 30, "num_buckets": 2}
