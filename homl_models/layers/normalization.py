@@ -8,8 +8,9 @@ from keras import ops
 class GroupNormalization(keras.layers.GroupNormalization):
     """`keras.layers.GroupNormalization` of maps (b, h, w, c): the same weights, the same result.
 
-    Moments are taken over each map first and over the maps of a group after, and the normalization is one factor
-    and one summand for each map. On a CPU a training step of a U-Net takes 0.85 times as long.
+    Moments are taken over each map first and over the maps of a group after (the variance of a group is the mean of
+    those of its maps plus the variance of their means), and the normalization is one factor and one summand for each
+    map. On a CPU a training step of a U-Net takes 0.85 times as long.
     """
 
     def call(self, inputs):
@@ -25,8 +26,10 @@ class GroupNormalization(keras.layers.GroupNormalization):
         def of_maps(weight, default):
             return ops.cast(default if weight is None else ops.reshape(weight, (groups, -1)), "float32")
 
-        mean, square = of_groups(ops.mean(x, axis=(1, 2))), of_groups(ops.mean(ops.square(x), axis=(1, 2)))
-        variance = ops.maximum(square - ops.square(mean), 0.0)
+        means, variances = ops.moments(x, axes=(1, 2))  # from deviations: differences of squares lose digits
+        mean = of_groups(means)
+        apart = ops.reshape(means, (-1, groups, channels // groups)) - mean
+        variance = of_groups(variances) + ops.mean(ops.square(apart), axis=-1, keepdims=True)
         factor = ops.rsqrt(variance + self.epsilon) * of_maps(self.gamma, 1.0)
         summand = of_maps(self.beta, 0.0) - mean * factor
         factor, summand = (

@@ -37,6 +37,19 @@ def test_outputs_and_gradients_are_those_of_keras(settings):
     checks.close(*found, 2e-4)
 
 
+@pytest.mark.parametrize("mean", [0, 100, 3000])
+def test_a_large_mean_costs_no_digits(mean):
+    """Against double precision; maps of a group have means and spreads of their own."""
+    rng = np.random.default_rng(1)
+    x = rng.normal(mean, 1.0, (2, 9, 7, 12)) + rng.normal(0, 2, 12)
+    x = np.float32(x * rng.uniform(0.9, 1.1, 12))
+    layer = GroupNormalization(groups=4)
+    parts = np.float64(x).reshape(2, 63, 4, 3)
+    centred = parts - parts.mean((1, 3), keepdims=True)
+    expected = centred / np.sqrt(np.square(centred).mean((1, 3), keepdims=True) + layer.epsilon)
+    checks.close(layer(x), expected.reshape(x.shape), 1e-5 + 2e-7 * mean)
+
+
 def test_other_shapes_and_axes_are_left_to_keras():
     for x, settings in ((X[:, 0], {"groups": 4}), (X.transpose(0, 3, 1, 2), {"groups": 2, "axis": 1})):
         ours, theirs = (cls(**settings) for cls in (GroupNormalization, keras.layers.GroupNormalization))
