@@ -452,7 +452,7 @@ def sampling(bench):
     part, zero, one = np.array([0, steps], np.int32), np.uint32(0), np.float32(1)
 
     def sample(x, labels):
-        x, _ = model.advance(x, x * 0, part, times, table, zero, labels, one, None, None)
+        x, _ = model.advance(x, x * 0, part, times, table, zero, zero, labels, one, None, None)
         return model.images(x)
 
     return output_claim(

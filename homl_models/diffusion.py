@@ -27,9 +27,12 @@ def cosine_betas(steps, offset=0.008, largest=0.999):
     return np.minimum(1 - f[1:] / f[:-1], largest)
 
 
-def linear_betas(steps, first=1e-4, last=0.02):
-    """From `first` to `last` in equal steps (Ho et al., 2020, for 1,000 of them) -> (steps,)."""
-    return np.linspace(first, last, steps)
+def linear_betas(steps, first=1e-4, last=0.02, largest=0.999):
+    """From `first` to `last` in equal steps for T = 1,000 (Ho et al., 2020), 1,000 / T times as much for T -> (steps,).
+
+    So as little is left of a picture after fewer or more steps (as in the code of Nichol & Dhariwal, 2021).
+    """
+    return np.minimum(np.linspace(first, last, steps) * (1000 / steps), largest)
 
 
 SCHEDULES = {"cosine": cosine_betas, "linear": linear_betas}
@@ -142,7 +145,9 @@ def sampler(schedule, times, method="ancestral", eta=0.0, variance="posterior", 
     return xp.stack([of_noise / noise_t, signal_u - of_noise * signal_t / noise_t, zeros, sigma], axis=1)
 
 
-def walk(denoise, x, times, table, seed, known=None, mask=None, schedule=None, clip=True, before=None, part=None):
+def walk(
+    denoise, x, times, table, seed, known=None, mask=None, schedule=None, clip=True, before=None, part=None, row=None
+):
     """Go down `times` (n + 1,) by the `table` (n, 4) of a sampler, from x at the first -> x at the last, (b, ...).
 
     Beside it, the x0 that the last step saw.
@@ -151,12 +156,14 @@ def walk(denoise, x, times, table, seed, known=None, mask=None, schedule=None, c
         its time, drawn by `schedule` (Lugmayr et al., 2022, https://arxiv.org/abs/2201.09865, without resampling).
     clip: keep x0 in [-1, 1].
     part: (first, last), to take only the steps first <= i < last, where `before` is the x0 that was seen before.
+    row: the number of the first of these images among those of the seed, whose draws it decides; None for 0.
     """
     times, table = ops.cast(times, "int32"), ops.cast(table, "float32")
     first, last = part or (0, ops.shape(table)[0])
 
     def drawn(i, stream):
-        return normal(ops.shape(x), ops.stack([ops.cast(seed, "uint32"), ops.cast(2 * i + stream, "uint32")]))
+        key = ops.stack([ops.cast(seed, "uint32"), ops.cast(2 * i + stream, "uint32")])
+        return normal(ops.shape(x), key, row=row)
 
     def body(i, x, before):
         x0 = denoise(x, ops.broadcast_to(times[i], ops.shape(x)[:1]))

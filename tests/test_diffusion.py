@@ -252,6 +252,18 @@ def test_bad_settings_are_refused(wrong, message):
 # Against diffusers.
 
 
+@pytest.mark.parametrize("steps", [10, 50, 200, 1000, 4000])
+def test_the_linear_schedule_ends_in_noise_after_any_number_of_steps(steps):
+    """As the code of Nichol & Dhariwal (2021) has it: 1,000 / T times 1e-4 to 0.02, of which 4e-5 are left."""
+    betas = diffusion.linear_betas(steps)
+    left = diffusion.Schedule(betas).alpha_bar[-1]
+    assert 0 <= left < 6e-5
+    if steps >= 50:
+        np.testing.assert_allclose(betas, np.linspace(0.1 / steps, 20 / steps, steps))
+        assert left > 1e-7
+    assert betas.max() < 1
+
+
 @pytest.fixture(scope="module")
 def diffusers():
     import diffusers

@@ -24,14 +24,17 @@ def mix(x):
     return ops.bitwise_xor(x, ops.bitwise_right_shift(x, np.uint32(15)))
 
 
-def random_bits(shape, seed):
+def random_bits(shape, seed, row=None):
     """Independent uint32 of that shape, uniform, from `seed` (2,): what `SeedGenerator.next()` gives.
 
+    row: the number of the first row, to get rows of a larger array; None for 0.
     Others on each device of several that train together.
     """
     key = ops.cast(seed, "uint32") + devices.number() * np.uint32([0, 0x85EBCA6B])
     first, second = mix(mix(key[0]) + key[1]), mix(mix(key[1] + np.uint32(0x9E3779B9)) + key[0])
     place = ops.cast(ops.reshape(ops.arange(math.prod(shape)), shape), "uint32")
+    if row is not None:
+        place = place + ops.cast(row, "uint32") * ops.cast(math.prod(shape[1:]), "uint32")
     return mix(ops.bitwise_xor(mix(place + first), second))
 
 

@@ -15,18 +15,19 @@ from homl_models.errors import UserError
 from homl_models.layers.dropout import random_bits
 
 
-def uniform(shape, seed):
-    """Independent numbers of that shape in [0, 1), multiples of 2^-24, from `seed` (2,)."""
-    bits = random_bits(shape, seed)
+def uniform(shape, seed, row=None):
+    """Independent numbers of that shape in [0, 1), multiples of 2^-24, from `seed` (2,); row: see `random_bits`."""
+    bits = random_bits(shape, seed, row)
     return ops.cast(ops.bitwise_right_shift(bits, np.uint32(8)), "float32") * 2.0**-24
 
 
-def normal(shape, seed, dtype="float32"):
+def normal(shape, seed, dtype="float32", row=None):
     """Independent standard normal numbers of that shape from `seed` (2,); at most 5.8 in size.
 
+    Row i of a seed is the same in an array of any number of rows. row: the number of the first row; None for 0.
     Box and Muller, 1958: sqrt(-2 ln u) cos(2 pi v) with u in (0, 1] and v in [0, 1), multiples of 2^-24.
     """
-    u, v = ops.unstack(uniform((2, *shape), seed), axis=0)
+    u, v = ops.unstack(uniform((shape[0], 2, *shape[1:]), seed, row), axis=1)
     return ops.cast(ops.sqrt(-2 * ops.log(u + 2.0**-24)) * ops.cos(2 * math.pi * v), dtype)
 
 

@@ -22,7 +22,7 @@ from homl_models import diffusion, losses
 from homl_models.base import asserted, compiled
 from homl_models.errors import UserError
 from homl_models.layers.gaussian import normal
-from homl_models.models.pictures import DrawingModel
+from homl_models.models.pictures import DrawingModel, asked_draws, checked_draws
 
 PREDICTIONS = "noise", "x0", "velocity"
 LOSSES = {
@@ -72,6 +72,7 @@ class DDPM(DrawingModel):
             raise UserError(f"the network is for {network.channels} channels, the pictures have {self.channels}")
         self.network, self.num_steps, self.schedule, self.prediction = network, num_steps, schedule, prediction
         self.pixel_loss, self.label_dropout, self.num_classes = loss, label_dropout, network.num_classes
+        self.class_names = self.named(self.class_names)
         self.tables = diffusion.Schedule(diffusion.SCHEDULES[schedule](num_steps))
         self.average = self.copy_of(network)
 
@@ -152,10 +153,10 @@ class DDPM(DrawingModel):
 
         return denoise
 
-    def advance(self, x, before, part, times, table, seed, labels, guidance, known, mask):
+    def advance(self, x, before, part, times, table, seed, row, labels, guidance, known, mask):
         """A part of the steps of a sampler on maps x (b, h, w, c) -> maps, and the x0 that the last step saw."""
         denoise, part = self.denoiser(labels, guidance), (part[0], part[1])
-        return diffusion.walk(denoise, x, times, table, seed, known, mask, self.tables, True, before, part)
+        return diffusion.walk(denoise, x, times, table, seed, known, mask, self.tables, True, before, part, row)
 
     def walked(
         self,
@@ -173,6 +174,7 @@ class DDPM(DrawingModel):
         masks=None,
     ):
         """What `sample`, `inpaint` and `vary` have in common, batch by batch: from noise, or from images at `first`."""
+        count, seed = checked_draws(count, seed)
         if steps is None:
             steps = min(STEPS if masks is None else INPAINTING_STEPS, first or self.num_steps)
         times = diffusion.times(self.num_steps, steps, spacing, first)
@@ -185,36 +187,37 @@ class DDPM(DrawingModel):
         labels = self.checked_labels(labels, count)
         if labels is None and self.num_classes:
             labels = np.full(count, self.num_classes, np.int32)
-        if not 0 <= seed < 2**31:
-            raise UserError(f"seed must lie in [0, 2^31), not {seed}")
         if "advance" not in self._compiled:
             self._compiled["advance"] = compiled(self.advance, jit_compile="auto")
         drawn, size = [], max(1, min(BATCH, count))
         for i in range(0, count, size):
             here = slice(i, i + size)
-            own = seed if i == 0 else int(np.random.SeedSequence([seed, i]).generate_state(1)[0]) // 2
             filled = [None if x is None else _filled(x[here], size) for x in (labels, images, masks)]
-            x = self.begin(size, own, times[0], filled[1] if first else None)
+            x = self.begin(size, seed, times[0], filled[1] if first else None, i)
             known, mask = (None, None) if masks is None else (self.maps(filled[1]), filled[2])
             before, stride = ops.zeros_like(x), 1 if callback else steps
             for done in range(0, steps, stride):
                 part = np.array([done, done + stride], np.int32)
-                settings = (times, table, np.uint32(own), filled[0], np.float32(guidance), known, mask)
+                settings = (times, table, np.uint32(seed), np.uint32(i), filled[0], np.float32(guidance), known, mask)
                 x, before = self._compiled["advance"](x, before, part, *settings)
                 if callback:
                     callback(done + 1, ops.convert_to_numpy(self.images(before))[: count - i])
             drawn.append(ops.convert_to_numpy(self.images(x)))
         return np.concatenate(drawn)[:count] if drawn else np.zeros((0, *self.image_shape), np.float32)
 
-    def begin(self, count, seed, first, images=None):
-        """Where drawing begins: noise (count, h, w, c), or images (count, ...) with the noise of time `first`."""
-        noise = normal((count, *self.maps_shape), ops.stack([ops.cast(seed, "uint32"), np.uint32(2**32 - 1)]))
+    def begin(self, count, seed, first, images=None, row=None):
+        """Where drawing begins: noise (count, h, w, c), or images (count, ...) with the noise of time `first`.
+
+        row: see `diffusion.walk`.
+        """
+        key = ops.stack([ops.cast(seed, "uint32"), np.uint32(2**32 - 1)])
+        noise = normal((count, *self.maps_shape), key, row=row)
         if images is None:
             return noise
         return self.tables.q_sample(self.maps(images), ops.broadcast_to(ops.cast(first, "int32"), (count,)), noise)
 
     def sample(self, count=64, seed=0, steps=None, labels=None, guidance=1.0, **how):
-        """New images (count, ...) in [0, 1].
+        """New images (count, ...) in [0, 1]; image i of a seed is the same, up to rounding, whatever their number.
 
         steps: calls of the network, at most T; by default 25. labels: the class of all, or classes to take in turn.
         guidance: 1 as learned, more for more typical pictures of the class, 0 for those of any.
@@ -287,6 +290,7 @@ class DDPM(DrawingModel):
 
         def drawn(x, first, steps, seed, labels, guidance, method="dpm_solver", known=None, mask=None):
             """Images from maps x at time `first`."""
+            _, seed = asked_draws(tf.shape(x)[0], seed)
             ask((steps >= 1) & (steps <= first), f"the number of steps must lie in 1 to {self.num_steps}")
             steps = tf.clip_by_value(steps, 1, first)  # what is refused runs on for a while
             if self.num_classes:
@@ -305,6 +309,7 @@ class DDPM(DrawingModel):
 
         def sample(count=64, seed=0, steps=few, labels=(-1,), guidance=1.0):
             """New images; labels: classes, taken in turn, -1 for any; guidance: 1 as learned, more for more typical."""
+            count, seed = asked_draws(count, seed)
             return drawn(self.begin(count, seed, 0), self.num_steps, steps, seed, labels, guidance)
 
         def inpaint(images, masks, seed=0, steps=many, labels=(-1,), guidance=1.0):

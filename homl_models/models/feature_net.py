@@ -19,11 +19,13 @@ class FeatureClassifier(PictureModel):
     """Images (b, *image_shape) in [0, 1] -> logits (b, num_classes), a dense layer on the features.
 
     A subclass has `features(images, training)` -> (b, d). dropout: rate on the features.
+    class_names: of the classes, in the order of their numbers; () for none.
     """
 
-    def __init__(self, num_classes=10, dropout=0.0, **kwargs):
+    def __init__(self, num_classes=10, dropout=0.0, class_names=(), **kwargs):
         super().__init__(**kwargs)
         self.num_classes, self.dropout = num_classes, dropout
+        self.class_names = self.named(class_names)
         self.dropout_of_features = Dropout(dropout, dtype=self.dtype_policy)
         self.head = keras.layers.Dense(num_classes, dtype=self.dtype_policy)
 
@@ -52,6 +54,8 @@ class FeatureClassifier(PictureModel):
             """The features of images in [0, 1]."""
             return {"features": ops.cast(self.features(self.within(images), training=False), "float32")}
 
+        if self.class_names:
+            classify.__doc__ += f" The classes: {', '.join(self.class_names)}."
         signature = [self.spec("images")]
         return {"classify": (classify, signature), "features": (features, signature)}
 

@@ -21,7 +21,9 @@ from homl_models.base import asserted
 from homl_models.errors import UserError
 from homl_models.layers.gaussian import normal
 from homl_models.models.gan_networks import Discriminator, Generator
-from homl_models.models.pictures import DrawingModel
+from homl_models.models.pictures import DrawingModel, asked_draws, checked_draws
+
+OPPOSITE = -0.999  # cosine of codings that no arc can be drawn between
 
 # Losses of the discriminator, of logits (b,) of real and of generated pictures and the share s of smoothing, and of
 # the generator, of logits of generated pictures.
@@ -89,6 +91,7 @@ class GAN(DrawingModel):
         self.generator_filters, self.discriminator_filters = tuple(generator_filters), tuple(discriminator_filters)
         self.logit_loss, self.label_smoothing, self.gradient_penalty = loss, label_smoothing, gradient_penalty
         self.critic_steps, self.replay, self.num_classes = critic_steps, replay, num_classes
+        self.class_names = self.named(self.class_names)
         settings = {"maps_shape": self.maps_shape, "dtype": self.dtype_policy}
         self.generator = Generator(
             hidden_units=generator_units, filters=generator_filters, name="generator", **settings
@@ -177,15 +180,16 @@ class GAN(DrawingModel):
     def discriminator_step(self, real, labels=None):
         """One step of the discriminator on real maps (b, h, w, c) and as many generated ones."""
         count = ops.shape(real)[0]
-        fake = self.generator(self.with_labels(self.draw(count), labels), training=True)
-        fake, fake_labels = self.replayed(fake, labels) if self.replay else (fake, labels)
+        new = self.generator(self.with_labels(self.draw(count), labels), training=True)
+        fake, fake_labels = self.replayed(new, labels) if self.replay else (new, labels)
 
         def loss():
             on_real = self.discriminator(real, labels, training=True)
             on_fake = self.discriminator(fake, fake_labels, training=True)
             value = LOSSES[self.logit_loss][0](on_real, on_fake, self.label_smoothing)
             if self.gradient_penalty:
-                value = value + self.gradient_penalty * self.penalty(real, fake, labels)
+                # With the new ones: those that are remembered may be of other classes than the real beside them.
+                value = value + self.gradient_penalty * self.penalty(real, new, labels)
             return value, (on_real, on_fake)
 
         value, (on_real, on_fake) = self.descend(loss, self.discriminator, self.optimizer.discriminator)
@@ -205,7 +209,7 @@ class GAN(DrawingModel):
         self.trackers["generator_loss"].update_state(value)
 
     def penalty(self, real, fake, labels=None):
-        """The gradient penalty between real and generated maps (b, h, w, c), a mean over the batch."""
+        """The gradient penalty between real and generated maps (b, h, w, c) of the same labels, a mean over them."""
         shares = ops.reshape(self.uniform(ops.shape(real)[0]), (-1, 1, 1, 1))
         between = shares * real + (1 - shares) * fake
         slopes = input_gradient(lambda maps: ops.sum(self.discriminator(maps, labels, training=True)), between)
@@ -268,9 +272,8 @@ class GAN(DrawingModel):
         return self.images(self.average(codings, training=False))
 
     def codings(self, count=64, seed=0):
-        """New codings (count, k), standard normal."""
-        if not 0 <= seed < 2**31:
-            raise UserError(f"seed must lie in [0, 2^31), not {seed}")
+        """New codings (count, k), standard normal; the i-th of a seed is the same whatever their number."""
+        count, seed = checked_draws(count, seed)
         return ops.convert_to_numpy(normal((count, self.coding_size), np.array([seed, 0], np.uint32)))
 
     def pictures(self, codings, labels=None):
@@ -290,7 +293,10 @@ class GAN(DrawingModel):
         return super().checked_labels(labels, count)
 
     def sample(self, count=64, seed=0, labels=None):
-        """New images (count, ...) in [0, 1]; labels: see `pictures`. `UserError` for labels out of range."""
+        """New images (count, ...) in [0, 1]; labels: see `pictures`. `UserError` for labels out of range.
+
+        Image i of a seed is the same whatever their number.
+        """
         return self.pictures(self.codings(count, seed), labels)
 
     def interpolate(self, codings, steps=8, labels=None):
@@ -307,14 +313,17 @@ class GAN(DrawingModel):
         """Codings (n, k), and shares (s,) of the way -> ((n - 1) * s, k), along the arc between them.
 
         Halfway between two normal codings on a line lie codings that are too short (White, 2016,
-        https://arxiv.org/abs/1609.04468).
+        https://arxiv.org/abs/1609.04468). Between opposite codings, as those of one number often are, there is no
+        arc, and they go along the line.
         """
         lengths = ops.sqrt(ops.sum(ops.square(codings), axis=-1, keepdims=True))
         cosines = ops.sum((codings / lengths)[:-1] * (codings / lengths)[1:], axis=-1)
         angles = ops.maximum(ops.arccos(ops.clip(cosines, -1.0, 1.0)), 1e-3)[:, None, None]
         shares = ops.cast(shares, "float32")[None, :, None]
         first, last = ops.sin((1 - shares) * angles), ops.sin(shares * angles)
-        path = (first * codings[:-1, None] + last * codings[1:, None]) / ops.sin(angles)
+        arc = (first * codings[:-1, None] + last * codings[1:, None]) / ops.sin(angles)
+        line = (1 - shares) * codings[:-1, None] + shares * codings[1:, None]
+        path = ops.where(cosines[:, None, None] < OPPOSITE, line, arc)
         return ops.reshape(path, (-1, self.coding_size))
 
     def mean_codings(self, classify, count=1000, seed=0):
@@ -350,11 +359,12 @@ class GAN(DrawingModel):
 
         def codings(count=64, seed=0):
             """New codings, to decode, interpolate or combine."""
+            count, seed = asked_draws(count, seed)
             return {"codings": normal((count, self.coding_size), tf.stack([seed, 0]))}
 
         def sample(count=64, seed=0, labels=(-1,)):
             """New images; the same seed draws the same. labels: classes, taken in turn, -1 for all of them."""
-            return drawn(normal((count, self.coding_size), tf.stack([seed, 0])), labels)
+            return drawn(codings(count, seed)["codings"], labels)
 
         def decode(codings, labels=(-1,)):
             """The images that codings stand for."""

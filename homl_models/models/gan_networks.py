@@ -12,7 +12,6 @@ import keras
 from keras import ops
 
 from homl_models.base import Layer
-from homl_models.errors import UserError
 from homl_models.layers.dropout import Dropout
 from homl_models.layers.minibatch import MinibatchStddev
 
@@ -30,10 +29,8 @@ class Generator(Layer):
         self.maps_shape, self.hidden_units, self.filters = tuple(maps_shape), tuple(hidden_units), tuple(filters)
         height, width, channels = maps_shape
         halved = 2 ** len(self.filters)
-        if height % halved or width % halved:
-            raise UserError(f"pictures of {height}x{width} cannot be halved {len(self.filters)} times without a rest")
         dtype = self.dtype_policy
-        self.inner = (height // halved, width // halved, self.filters[0]) if self.filters else None
+        self.inner = (-(-height // halved), -(-width // halved), self.filters[0]) if self.filters else None
         units = [math.prod(self.inner)] if self.filters else self.hidden_units
         settings = {} if self.filters else {"activation": "relu", "kernel_initializer": "he_normal"}
         self.dense = [keras.layers.Dense(n, dtype=dtype, **settings) for n in units]
@@ -65,7 +62,9 @@ class Generator(Layer):
             x = ops.reshape(x, (-1, *self.inner))
         for norm, layer in zip(self.norms, [*self.transposed, lambda x: x]):
             x = layer(norm(x, training=training))
-        return ops.tanh(ops.reshape(ops.cast(self.last(x), "float32"), (-1, *self.maps_shape)))
+        height, width, _ = self.maps_shape
+        x = self.last(x)[:, :height, :width] if self.filters else self.last(x)  # what doubling has too much is cut off
+        return ops.tanh(ops.reshape(ops.cast(x, "float32"), (-1, *self.maps_shape)))
 
 
 @keras.saving.register_keras_serializable("homl_models")

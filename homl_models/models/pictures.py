@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from homl_models.base import Model, compiled
+from homl_models.base import Model, asserted, compiled
 from homl_models.errors import UserError
 from homl_models.layers.dropout import random_bits
 
@@ -28,6 +28,12 @@ class PictureModel(Model):
         self.image_shape = tuple(image_shape)
         self.pixels = math.prod(self.image_shape)
         self.channels = self.image_shape[2] if len(self.image_shape) == 3 else 1
+
+    def named(self, class_names):
+        """Names of `num_classes` classes as a tuple, () for none; `UserError` if they are not as many."""
+        if class_names and len(class_names) != self.num_classes:
+            raise UserError(f"there must be {self.num_classes} class_names or none, not {len(class_names)}")
+        return tuple(class_names)
 
     def checked(self, images):
         """`images` as an array (n, ...) of floats, if they have this model's shape and lie in [0, 1]."""
@@ -76,15 +82,16 @@ class PictureModel(Model):
 class DrawingModel(PictureModel):
     """What models share that draw pictures with an average of a network's weights: maps in [-1, 1], draws, labels.
 
-    ema: decay of the average. seed: of the draws in training. A subclass sets `num_classes`, if it tells classes
-    apart, and says what its `networks` are. A preset keeps the average alone.
+    ema: decay of the average. seed: of the draws in training. class_names: of the classes, in the order of their
+    numbers, or () for none. A subclass sets `num_classes`, if it tells classes apart, takes its `class_names` by
+    `named`, and says what its `networks` are. A preset keeps the average alone.
     """
 
     num_classes = 0
 
-    def __init__(self, ema=0.999, seed=None, **kwargs):
+    def __init__(self, ema=0.999, seed=None, class_names=(), **kwargs):
         super().__init__(**kwargs)
-        self.ema, self.seed = ema, seed
+        self.ema, self.seed, self.class_names = ema, seed, class_names
         self.maps_shape = (*self.image_shape[:2], self.channels)
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.updates = self.add_weight(shape=(), dtype="float32", initializer="zeros", trainable=False, name="updates")
@@ -144,3 +151,18 @@ class DrawingModel(PictureModel):
         if labels.min() < 0 or labels.max() >= self.num_classes:
             raise UserError(f"labels must lie in 0 to {self.num_classes - 1}, not {labels.min()} to {labels.max()}")
         return np.resize(labels, count).astype(np.int32)
+
+
+def checked_draws(count, seed):
+    """How many images to draw, and by which seed, as they are; `UserError` unless 0 <= count and 0 <= seed < 2^31."""
+    if count < 0:
+        raise UserError(f"count must be 0 or more, not {count}")
+    if not 0 <= seed < 2**31:
+        raise UserError(f"seed must lie in [0, 2^31), not {seed}")
+    return count, seed
+
+
+def asked_draws(count, seed):
+    """Count () and seed () of an endpoint, refused in the graph as `checked_draws` does in Python."""
+    count, seed = asserted(count >= 0, "count must be 0 or more", (count, seed))
+    return asserted(seed >= 0, "seed must lie in [0, 2^31)", (count, seed))

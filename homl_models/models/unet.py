@@ -85,15 +85,10 @@ class Network(Layer):
         super().__init__(**kwargs)
         self.channels, self.num_classes = channels, num_classes
 
-    def sized(self, shape, multiple):
-        """`UserError` unless pictures of shape (b, h, w, c) can be halved as often as they have to be."""
-        if shape[1] % multiple or shape[2] % multiple:
-            raise UserError(f"height and width must be multiples of {multiple}, not {shape[1]}x{shape[2]}")
-
 
 @keras.saving.register_keras_serializable("homl_models")
 class UNet(Network):
-    """The U-Net of residual blocks; see `Network` and the module.
+    """The U-Net of residual blocks; see `Network` and the module. Images of any size: they are padded at the far edges.
 
     filters: of each level, the largest maps first, multiples of 8; every level but the first halves them.
     num_blocks: residual blocks of a level on the way down, and on the way up.
@@ -141,8 +136,9 @@ class UNet(Network):
         )
 
     def build(self, input_shape):
-        self.sized(input_shape, self.patch * 2 ** (len(self.filters) - 1))
-        sizes = [tuple(n // (self.patch * 2**i) for n in input_shape[1:3]) for i in range(len(self.filters))]
+        multiple = self.multiple
+        padded = [-(-n // multiple) * multiple for n in input_shape[1:3]]
+        sizes = [tuple(n // (self.patch * 2**i) for n in padded) for i in range(len(self.filters))]
         n = self.filters[0]
         self.dense[0].build((None, n))
         self.dense[1].build((None, 4 * n))
@@ -178,6 +174,10 @@ class UNet(Network):
         self.norm.build((None, *sizes[0], before))
         self.leave.build((None, *sizes[0], before))
 
+    @property
+    def multiple(self):
+        return self.patch * 2 ** (len(self.filters) - 1)
+
     def condition(self, times, labels=None):
         """Times (b,) and labels (b,) -> (b, d)."""
         x = ops.cast(sinusoids(times, self.filters[0]), self.compute_dtype)
@@ -192,7 +192,10 @@ class UNet(Network):
                 x = layer(x, condition, training=training) if isinstance(layer, ResidualBlock) else layer(x)
             return x
 
-        x, skips = self.enter(pictures), []
+        height, width = pictures.shape[1:3]
+        edges = [(0, -n % self.multiple) for n in (height, width)]
+        x = ops.pad(pictures, [(0, 0), *edges, (0, 0)]) if any(map(any, edges)) else pictures
+        x, skips = self.enter(x), []
         for i in range(len(self.filters)):
             x = self.halve[i - 1](x) if i else x
             for block in self.down[i]:
@@ -203,7 +206,8 @@ class UNet(Network):
             for block in self.up[i]:
                 x = through(block, ops.concatenate([x, skips.pop()], axis=-1))
             x = self.double[i - 1](doubled(x)) if i else x
-        return self.unpatched(self.leave(ops.silu(self.norm(ops.cast(x, "float32")))))
+        x = self.unpatched(self.leave(ops.silu(self.norm(ops.cast(x, "float32")))))
+        return x[:, :height, :width] if any(map(any, edges)) else x
 
     def unpatched(self, x):
         """(b, h / p, w / p, p * p * c) -> (b, h, w, c)"""

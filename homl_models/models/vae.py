@@ -20,6 +20,7 @@ from homl_models import losses
 from homl_models.errors import UserError
 from homl_models.layers.gaussian import Sampling, kl_divergence, normal
 from homl_models.models.autoencoders import Coder
+from homl_models.models.pictures import asked_draws, checked_draws
 
 
 @keras.saving.register_keras_serializable("homl_models")
@@ -53,10 +54,8 @@ class VAE(Coder):
         self.activation, self.likelihood, self.beta, self.seed = activation, likelihood, beta, seed
         height, width = self.image_shape[:2]
         halved = 2 ** len(self.filters)
-        if height % halved or width % halved:
-            raise UserError(f"pictures of {height}x{width} cannot be halved {len(self.filters)} times without a rest")
         channels = self.filters[-1] if self.filters else self.channels
-        self.inner = (height // halved, width // halved, channels)
+        self.inner = (-(-height // halved), -(-width // halved), channels)
         dtype = self.dtype_policy
 
         def dense(units):
@@ -122,6 +121,7 @@ class VAE(Coder):
         x = ops.reshape(x, (-1, *self.inner))
         for layer in self.transposed:
             x = layer(x)
+        x = x[:, : self.image_shape[0], : self.image_shape[1]]  # what doubling has too much is cut off
         return ops.cast(ops.reshape(x, (-1, *self.image_shape)), "float32")
 
     def decode(self, codings, training=None):
@@ -169,7 +169,11 @@ class VAE(Coder):
         return normal((count, self.coding_size), seed)
 
     def sample(self, count=64, seed=0):
-        """New images (count, ...) in [0, 1]."""
+        """New images (count, ...) in [0, 1]; image i of a seed is the same whatever their number.
+
+        `UserError` for a count or a seed below 0.
+        """
+        count, seed = checked_draws(count, seed)
         return self.pictures(ops.convert_to_numpy(self.draw(count, np.array([seed, 0], np.uint32))))
 
     def interpolate(self, images, steps=8):
@@ -192,6 +196,7 @@ class VAE(Coder):
 
         def sample(count=64, seed=0):
             """New images; the same seed draws the same."""
+            count, seed = asked_draws(count, seed)
             return {"images": self.shown(self.draw(count, tf.stack([seed, 0])))}
 
         def interpolate(images, steps=8):

@@ -22,8 +22,17 @@ def drawn(shape=X.shape, seed=3, step=1):
 
 def test_normal_numbers_are_those_of_box_and_muller():
     seed = np.array([11, 5], "uint32")
-    u, v = np.float64(ops.convert_to_numpy(random_bits((2, 30, 40), seed)) >> 8) / 2**24
+    u, v = np.float64(ops.convert_to_numpy(random_bits((30, 2, 40), seed)) >> 8).transpose(1, 0, 2) / 2**24
     checks.close(normal((30, 40), seed), np.sqrt(-2 * np.log(u + 2**-24)) * np.cos(2 * np.pi * v), 2e-6)
+
+
+def test_a_row_of_a_seed_is_the_same_among_any_number_of_rows():
+    seed = np.array([11, 5], "uint32")
+    whole = ops.convert_to_numpy(normal((40, 3, 5), seed))
+    checks.close(normal((7, 3, 5), seed), whole[:7], 1e-6)
+    checks.close(normal((7, 3, 5), seed, row=20), whole[20:27], 1e-6)
+    some = tf.function(lambda count, row: normal((count, 3, 5), seed, row=row))
+    checks.close(some(tf.constant(4), tf.constant(36)), whole[36:], 1e-6)
 
 
 def test_normal_numbers_are_normal():

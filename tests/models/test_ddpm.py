@@ -223,6 +223,32 @@ def test_a_seed_draws_the_same_and_batches_differ(kind):
     assert model.sample(0).shape == (0, 8, 8)
 
 
+@pytest.mark.parametrize("method", ["ancestral", "dpm_solver"])
+def test_an_image_of_a_seed_is_the_same_among_any_number(method):
+    model = best(num_steps=20)
+    labels = np.arange(120) % 3
+    many = model.sample(120, seed=1, steps=6, labels=labels, method=method)
+    for count in (1, 8, 101):
+        checks.close(model.sample(count, seed=1, steps=6, labels=labels[:count], method=method), many[:count], 1e-5)
+    again = model.vary(many, 0.5, seed=2, steps=3, labels=labels, method=method)
+    checks.close(model.vary(many[:5], 0.5, seed=2, steps=3, labels=labels, method=method), again[:5], 1e-5)
+    mask = np.zeros((4, 5))
+    painted = model.inpaint(many, mask, seed=2, steps=3, labels=labels)
+    checks.close(model.inpaint(many[:5], mask, seed=2, steps=3, labels=labels), painted[:5], 1e-5)
+
+
+def test_the_saved_model_draws_the_same_as_python(tmp_path):
+    model = best(num_steps=20)
+    write_saved_model(model, tmp_path / "saved")
+    saved = tf.saved_model.load(str(tmp_path / "saved"))
+    for count in (1, 120):
+        found = saved.sample(*map(tf.constant, (count, 1, 6, [0, 2], 1.0)))["images"]
+        checks.close(found, model.sample(count, 1, 6, [0, 2]), 1e-5)
+    for count, seed, message in ((2, -1, "seed must lie in"), (-1, 1, "count must be 0 or more")):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            saved.sample(*map(tf.constant, (count, seed, 6, [-1], 1.0)))
+
+
 @pytest.mark.usefixtures("eager")
 def test_the_callback_sees_every_step_and_changes_nothing():
     model, seen = make(), []
@@ -286,6 +312,8 @@ def test_denoising_is_the_mean_of_what_may_lie_below(noise):
         (lambda m: m.sample(2, steps=0), "number of steps must lie in 1 to 50, not 0"),
         (lambda m: m.sample(2, guidance=2.0), "guidance needs labels"),
         (lambda m: m.sample(2, seed=-1), "seed must lie in"),
+        (lambda m: m.sample(-2), "count must be 0 or more, not -2"),
+        (lambda m: make(class_names=("a", "b")), "there must be 3 class_names or none, not 2"),
         (lambda m: m.denoise(X[:1], -0.1), "noise must be 0 or more"),
         (lambda m: m.sample(2, method="euler"), "method must be one of ancestral, ddim, dpm_solver"),
         (lambda m: m.inpaint(X[:2], np.ones((8, 7))), r"masks must be 8x8, one or as many as images, not \(8, 7\)"),
@@ -336,6 +364,7 @@ def test_the_books_recipe_has_the_books_network_and_schedule():
         ({"sampling_steps": 30}, "--sampling-steps must be at most --num-steps, 20, not 30"),
         ({"attention_levels": (1,)}, "--attention-levels must lie in 0 to 0"),
         ({"conditional": False, "guidance": 2.0}, "--guidance needs --conditional"),
+        ({"conditional": False, "label_dropout": 0.5}, "--label-dropout needs --conditional"),
         ({"ema": 1.0}, "--ema must lie in"),
         ({"network": "separable"}, "--network separable has no --attention-levels"),
         ({"filters": (8, 0)}, "--filters must be above 0"),
@@ -352,12 +381,14 @@ def test_bad_flags_are_one_line(wrong, message):
 @EVERY
 @pytest.mark.usefixtures("eager")
 def test_files_and_precision(kind, tmp_path):
-    model = make(kind, loss="huber", label_dropout=0.2)
+    names = {"class_names": ("a", "b", "c")} if kind == "unet" else {}
+    model = make(kind, loss="huber", label_dropout=0.2, **names)
     model.compile("adam", run_eagerly=True)
     model.train_on_batch(inputs(model))
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert json.dumps(loaded.get_config()) == json.dumps(model.get_config())
+    assert loaded.class_names == names.get("class_names", ())
     checks.close(loaded.weights, model.weights, 0)
     checks.close(loaded.sample(3, steps=3), model.sample(3, steps=3), 1e-6)
     assert len(model.trainable_weights) == len(model.network.trainable_weights)

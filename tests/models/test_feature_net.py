@@ -61,6 +61,15 @@ def test_it_is_keras_layers_put_together():
     checks.close(p, keras.ops.softmax(reference(X)))
 
 
+def test_names_of_classes_are_saved_and_told(tmp_path):
+    names = tuple("abcdefghij")
+    model = make(class_names=names)
+    model.save(tmp_path / "model.keras")
+    assert keras.models.load_model(tmp_path / "model.keras").class_names == names
+    assert "The classes: a, b, c" in model.endpoints()["classify"][0].__doc__
+    checks.fails("there must be 10 class_names or none, not 2", lambda: make(class_names=("a", "b")))
+
+
 def test_dropout_is_on_in_training_alone():
     model, plain = make(), make(dropout=0.0)
     plain.set_weights(model.get_weights())
@@ -167,5 +176,5 @@ def test_few_labels_start_from_the_weights_of_a_run_or_from_none(trained):
 def test_pictures_without_labels_are_refused(tmp_path):
     np.save(tmp_path / "pictures.npy", X)
     recipe = dataclasses.replace(get("features_tiny"), images=str(tmp_path / "pictures.npy"))
-    with pytest.raises(UserError, match="have no labels"):
+    with pytest.raises(UserError, match="40 of 40 images have no label"):
         recipe.model()

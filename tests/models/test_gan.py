@@ -222,6 +222,25 @@ def test_the_memory_holds_exactly_the_last_generated_pictures(kind):
         assert given.shape == fake.shape
 
 
+def test_the_penalty_lies_between_images_of_one_class(monkeypatch):
+    """Also where the discriminator is shown remembered ones: each is generated as the class of the real beside it."""
+    model = make("conditional", replay=24, gradient_penalty=1.0)
+    asked, seen = {}, []
+    generator, penalty = model.generator.call, model.penalty
+
+    def generate(codings, training=None):
+        maps = generator(codings, training)
+        asked.update(zip((m.tobytes() for m in np.array(maps)), np.array(codings)[:, 5:].argmax(1)))
+        return maps
+
+    model.generator.call = generate
+    monkeypatch.setattr(model, "penalty", lambda *given: seen.append(given) or penalty(*given))
+    for labels in (LABELS, LABELS[::-1], np.roll(LABELS, 1)):
+        model.discriminator_step(model.maps(X), labels)
+        _, fake, with_labels = seen[-1]
+        assert [asked[m.tobytes()] for m in np.array(fake)] == list(labels) == list(with_labels)
+
+
 def test_remembered_pictures_are_drawn_evenly():
     model = make(replay=10)
     model.replayed(np.arange(10, dtype="float32").reshape(10, 1, 1, 1) * np.ones((1, 8, 8, 1), "float32"))
@@ -273,6 +292,13 @@ def test_conv_is_the_books_dcgan():
         checks.close(ours(codings, training=training), generator(codings, training=training))
     checks.close(model(X), discriminator(model.maps(X))[:, 0])
     assert (np.array(model(X, training=True)) != np.array(model(X))).any()
+
+
+def test_convolutions_make_images_of_any_size():
+    model = make("conv", image_shape=(7, 5, 3))
+    assert model.sample(3).shape == (3, 7, 5, 3)
+    assert model(np.zeros((2, 7, 5, 3))).shape == (2,)
+    model.train_on_batch(np.zeros((4, 7, 5, 3), np.float32))
 
 
 def test_dense_is_the_books_gan():
@@ -343,6 +369,24 @@ def test_interpolation_keeps_to_the_arc_between_codings():
     )
 
 
+def test_interpolation_between_opposite_codings_goes_along_the_line():
+    """Codings of one number lie on one line through 0."""
+    model = make()
+    codings = np.zeros((3, 5), np.float32)
+    codings[:, 0] = 2.0, -1.0, 3.0
+    path = np.array(model.between(ops.convert_to_tensor(codings), np.linspace(0, 1, 4, dtype="float32")))
+    checks.close(path[:, 0], np.array([2, 1, 0, -1, -1, 1 / 3, 5 / 3, 3.0]), 1e-4)
+    assert not path[:, 1:].any()
+
+
+@EVERY
+def test_an_image_of_a_seed_is_the_same_among_any_number(kind):
+    model = make(kind)
+    many = model.sample(120, seed=3)
+    for count in (1, 8, 101):
+        checks.close(model.sample(count, seed=3), many[:count], 1e-6)
+
+
 def test_mean_codings_are_those_of_each_class():
     model = make()
 
@@ -363,10 +407,11 @@ def test_mean_codings_are_those_of_each_class():
         (lambda: make("conditional").sample(2, labels=3), "labels must lie in 0 to 2, not 3 to 3"),
         (lambda: make().sample(2, labels=1), "trained without classes"),
         (lambda: make().sample(2, seed=-1), "seed must lie in"),
+        (lambda: make().sample(-2), "count must be 0 or more, not -2"),
+        (lambda: make("conditional", class_names=("a", "b")), "there must be 3 class_names or none, not 2"),
         (lambda: make().pictures(np.zeros((2, 4))), r"codings must have the shape \(n, 5\), not \(2, 4\)"),
         (lambda: make().interpolate(np.zeros((1, 5))), "2 codings and 2 steps at least"),
         (lambda: make(loss="l2"), "loss must be one of non_saturating, hinge, wasserstein"),
-        (lambda: make("conv", image_shape=(10, 8)), "10x8 cannot be halved 2 times"),
     ],
 )
 def test_bad_input_is_one_line(wrong, message):
@@ -384,6 +429,8 @@ def test_bad_input_is_one_line(wrong, message):
         ({"gradient_penalty": -1.0}, "must be 0 or more"),
         ({"discriminator_learning_rate": 0.0}, "--discriminator-learning-rate must be above 0"),
         ({"generator_filters": (8, -8)}, "--generator-filters must be above 0"),
+        ({"generator_units": (50,)}, "--generator-units has no effect beside --generator-filters"),
+        ({"discriminator_units": (50,)}, "--discriminator-units has no effect beside --discriminator-filters"),
         ({"label_smoothing": 1.0}, "--label-smoothing must lie in"),
     ],
 )

@@ -169,9 +169,22 @@ def test_dropout_is_of_training_alone():
     assert (np.array(network(X, TIMES, training=True)) != before).any()
 
 
-def test_pictures_that_cannot_be_halved_and_odd_filters_are_refused():
-    with pytest.raises(UserError, match="multiples of 4, not 10x8"):
-        UNet(**SMALL).build((None, 10, 8, 1))
+@pytest.mark.parametrize("shape", [(5, 7), (10, 8), (1, 1)])
+def test_images_of_any_size_are_padded(shape):
+    """At the far edges with zeros: the output is that of the padded image, cut."""
+    network = UNet(**SMALL)
+    network.build((None, *shape, 1))
+    for i, weight in enumerate(network.weights):
+        weight.assign(weight + keras.random.normal(weight.shape, stddev=0.1, seed=i))
+    x = np.random.default_rng(0).normal(size=(3, *shape, 1)).astype("float32")
+    padded = np.pad(x, [(0, 0), *((0, -n % 4) for n in shape), (0, 0)])
+    labels = np.zeros(3, "int32") if network.num_classes else None
+    found, whole = (network(some, np.array([1, 5, 9]), labels) for some in (x, padded))
+    assert found.shape == x.shape
+    checks.close(found, np.array(whole)[:, : shape[0], : shape[1]])
+
+
+def test_odd_filters_are_refused():
     with pytest.raises(UserError, match="multiples of 8, not 12"):
         UNet(filters=(12,))
 

@@ -139,6 +139,26 @@ def test_samples_come_from_standard_normal_codings_and_a_seed():
     assert model.sample(0).shape == (0, 8, 8)
 
 
+def test_an_image_of_a_seed_is_the_same_among_any_number_and_others_are_refused():
+    model = make()
+    many = model.sample(120, seed=3)
+    for count in (1, 8, 101):
+        checks.close(model.sample(count, seed=3), many[:count], 1e-6)
+    assert model.sample(0).shape == (0, 8, 8)
+    checks.fails(r"seed must lie in \[0, 2\^31\), not -1", lambda: model.sample(3, seed=-1))
+    checks.fails("count must be 0 or more, not -3", lambda: model.sample(-3))
+    sample = model.endpoints()["sample"][0]
+    for count, seed, message in ((2, -1, "seed must lie in"), (-2, 1, "count must be")):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            sample(tf.constant(count), tf.constant(seed))
+
+
+def test_convolutions_make_images_of_any_size():
+    model = make("conv", image_shape=(7, 5, 3))
+    assert model.sample(3).shape == (3, 7, 5, 3)
+    assert model.reconstruct(np.zeros((2, 7, 5, 3))).shape == (2, 7, 5, 3)
+
+
 def test_interpolation_goes_in_equal_steps_between_codings():
     model = make()
     ends = model.codings(X[:3])
@@ -220,5 +240,3 @@ def test_endpoints_are_the_methods(kind, tmp_path):
 def test_bad_settings_are_refused():
     with pytest.raises(UserError, match="likelihood must be"):
         VAE(likelihood="poisson")
-    with pytest.raises(UserError, match="cannot be halved 3 times"):
-        VAE(filters=(4, 8, 16))
