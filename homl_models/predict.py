@@ -1,11 +1,12 @@
 """python -m homl_models.predict RUN [ENDPOINT [INPUT ...] [--file PATH] [--out PATH] [--NAME VALUE ...]]
 
 RUN is a run folder, a preset, or any SavedModel folder; alone it lists the endpoints. INPUTs
-are texts, or pictures (PNG, JPEG) where the endpoint takes those; without any, each line of
+are texts, or image files where the endpoint takes those; without any, each line of
 --file or of standard input is a text. An endpoint of several texts (a source and a target) takes
 them on one line, with tabs between. Every other input of the endpoint is a flag: a number, a list
-as JSON, or a picture for all INPUTs, such as a mask. --out names the file for the result: a PNG
-for pictures, else text.
+as JSON, or a picture for all INPUTs, such as a mask. Image files are read as viewers show
+them, transparent parts on white. --out names the file for the result: for
+images one of the formats .png, .jpg, .gif, .webp, .bmp and .tif, else text.
 
 Only `tf.saved_model` is used, never the models of this package.
 """
@@ -26,6 +27,11 @@ from homl_models import files, runs
 from homl_models.errors import UserError
 
 BATCH = 64  # lines of a file that are predicted together
+FORMATS = {
+    ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".gif": "GIF", ".webp": "WEBP", ".bmp": "BMP",
+    ".tif": "TIFF", ".tiff": "TIFF",
+}  # of images that are written  # fmt: skip
+IMAGES = "picture", "pictures", "image", "images"  # what outputs are called that are images
 
 
 def main(argv=None):
@@ -48,6 +54,8 @@ def _predict_command(argv):
     name, args = parse(endpoints, argv)
     flags = {key: value for key, value in vars(args).items() if value is not None}
     inputs, file, out = flags.pop("INPUT", []), flags.pop("file", None), flags.pop("out", None)
+    if out and any(key in IMAGES for key in endpoints.signatures[name].structured_outputs):
+        image_format(out)  # refused before the work
     results = []
     for batch in batches(endpoints, name, inputs, file):
         result = endpoints.call(name, batch, flags)
@@ -158,7 +166,7 @@ class Endpoints:
             given = ", a tab, ".join(texts or [main])
             parser.add_argument("INPUT", nargs="*", help=f"{given}; without any, lines of --file or standard input")
             parser.add_argument("--file", help="read inputs from this file, one a line")
-        parser.add_argument("--out", help="write the result to this file (.png for pictures) and do not print it")
+        parser.add_argument("--out", help="write the result to this file (images: .png, .jpg, .gif, ...)")
         for key, spec in self.inputs(name).items():
             if key != main and key not in texts:
                 required = key not in defaults
@@ -234,7 +242,7 @@ def batches(endpoints, name, inputs, file):
     spec = endpoints.inputs(name)[main]
     if _is_picture(spec):
         if not inputs:
-            raise UserError(f"name at least one picture (PNG or JPEG) for {name}")
+            raise UserError(f"name at least one image for {name}")
         pictures = (read_picture(path, spec)[None] for path in inputs)
         if None in spec.shape[1:]:
             yield from pictures
@@ -269,15 +277,13 @@ def read_lines(file):
 
 
 def read_picture(path, spec):
-    """A picture file as an array that fits `spec`: (h, w) or (h, w, c), bytes, or floats in [0, 1]."""
-    from PIL import Image, UnidentifiedImageError
+    """An image file as an array that fits `spec`: (h, w) or (h, w, c), bytes, or floats in [0, 1]; see `open_image`."""
+    from homl_models.pipelines.image_files import MODES, open_image
 
     channels = 1 if spec.shape.rank == 3 else spec.shape[-1] or 3
-    try:
-        picture = Image.open(path).convert({1: "L", 3: "RGB", 4: "RGBA"}[channels])
-    except (OSError, UnidentifiedImageError) as error:
-        raise UserError(f"cannot read {path} as a picture ({error}); give a PNG or JPEG file") from error
-    pixels = np.asarray(picture)
+    if channels not in MODES:
+        raise UserError(f"{path} cannot be given to an input of {channels} channels; images have 1, 3 or 4")
+    pixels = np.asarray(open_image(path, channels))
     if channels == 1 and spec.shape.rank == 4:
         pixels = pixels[..., None]
     for have, want in zip(pixels.shape[:2], spec.shape[1:3]):
@@ -288,8 +294,8 @@ def read_picture(path, spec):
 
 
 def _pictures(result):
-    """The outputs that are pictures: they are called so."""
-    return [value for key, value in result.items() if key in ("picture", "pictures", "image", "images")]
+    """The outputs that are images: they are called so."""
+    return [value for key, value in result.items() if key in IMAGES]
 
 
 def show(result):
@@ -315,27 +321,41 @@ def _plain(value):
     return value.tolist()
 
 
-def save(results, path):
-    """Write the results of all calls to a file: pictures side by side in a PNG, else text."""
-    pictures = [value for result in results for value in _pictures(result)]
-    with files.write_aside(path) as aside:
-        if pictures:
-            from PIL import Image
+def image_format(path):
+    """Pillow's name of the format that a suffix stands for, to write images; `UserError` for another suffix."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in FORMATS:
+        raise UserError(f"images cannot be written to {path}; name a file that ends with {', '.join(FORMATS)}")
+    return FORMATS[suffix]
 
-            Image.fromarray(grid(pictures)).save(aside, format="PNG")
-        else:
+
+def save(results, path):
+    """Write the results of all calls to a file: images side by side, in the format of its suffix; else text."""
+    images = [value for result in results for value in _pictures(result)]
+    if images:
+        from PIL import Image
+
+        kind, image = image_format(path), Image.fromarray(grid(images))
+        if kind == "GIF" and image.mode == "RGB":
+            image = image.quantize()  # to its own 256 colours
+        with files.write_aside(path) as aside:
+            image.save(aside, format=kind, **{"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}.get(kind, {}))
+    else:
+        with files.write_aside(path) as aside:
             aside.write_text("\n".join(map(as_text, results)) + "\n", encoding="utf-8")
 
 
 def grid(batches):
-    """Batches of pictures of one size -> one picture, as square as can be, without gaps."""
-    pictures = [p if p.dtype == np.uint8 else np.uint8(np.round(np.clip(p, 0, 1) * 255)) for b in batches for p in b]
-    pictures = [p[..., 0] if p.ndim == 3 and p.shape[-1] == 1 else p for p in pictures]
-    if len({p.shape for p in pictures}) > 1:
-        raise UserError("the pictures have different sizes; predict them one by one, each with its own --out")
-    columns = int(np.ceil(np.sqrt(len(pictures))))
-    pictures += [np.zeros_like(pictures[0])] * (-len(pictures) % columns)
-    rows = [np.concatenate(pictures[i : i + columns], axis=1) for i in range(0, len(pictures), columns)]
+    """Batches of images of one size -> one image, as square as can be, without gaps; `UserError` for none."""
+    images = [x if x.dtype == np.uint8 else np.uint8(np.round(np.clip(x, 0, 1) * 255)) for b in batches for x in b]
+    images = [x[..., 0] if x.ndim == 3 and x.shape[-1] == 1 else x for x in images]
+    if not images:
+        raise UserError("the result has no images; ask for 1 or more")
+    if len({x.shape for x in images}) > 1:
+        raise UserError("the images have different sizes; predict them one by one, each with its own --out")
+    columns = int(np.ceil(np.sqrt(len(images))))
+    images += [np.zeros_like(images[0])] * (-len(images) % columns)
+    rows = [np.concatenate(images[i : i + columns], axis=1) for i in range(0, len(images), columns)]
     return np.concatenate(rows)
 
 

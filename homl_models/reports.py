@@ -104,15 +104,22 @@ def picture(rows, path, scale=2, gap=4):
 
 
 def map_of_codings(codings, labels, images, path, seed=0):
-    """Codings (n, k) in two dimensions by t-SNE, coloured by label, with some of their pictures, as a PNG."""
+    """Codings (n, k) in two dimensions, coloured by label, with some of their images, as a PNG -> how they got there.
+
+    By t-SNE; codings of one or two numbers, fewer than four and such as do not differ as they are.
+    """
     import numpy as np
     from matplotlib.figure import Figure
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage
     from sklearn.manifold import TSNE
 
-    perplexity = min(30, (len(codings) - 1) / 3)
-    places = TSNE(init="pca", learning_rate="auto", perplexity=perplexity, random_state=seed).fit_transform(codings)
-    places = (places - places.min(0)) / np.ptp(places, axis=0)
+    by_tsne = len(codings) > 3 and codings.shape[1] > 2 and len(np.unique(codings, axis=0)) > 3
+    if by_tsne:
+        perplexity = min(30, (len(codings) - 1) / 3)
+        places = TSNE(init="pca", learning_rate="auto", perplexity=perplexity, random_state=seed).fit_transform(codings)
+    else:
+        places = np.pad(codings[:, :2], [(0, 0), (0, max(0, 2 - codings.shape[1]))])
+    places = (places - places.min(0)) / np.maximum(np.ptp(places, axis=0), 1e-9)
     figure = Figure(figsize=(10, 8), layout="constrained")
     axes = figure.subplots()
     axes.scatter(*places.T, c=labels, s=6, cmap="tab10")
@@ -125,3 +132,4 @@ def map_of_codings(codings, labels, images, path, seed=0):
             axes.add_artist(AnnotationBbox(thumbnail, place, pad=0.1, bboxprops={"lw": 0.5}))
     with files.write_aside(path) as aside:
         figure.savefig(aside, dpi=100, format="png")
+    return "by t-SNE" if by_tsne else "their first two numbers"

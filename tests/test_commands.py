@@ -178,6 +178,35 @@ def test_pictures_go_in_and_out_as_png(picture_model, capsys, tmp_path):
     assert float(output(capsys, picture_model, "mean", tmp_path / "grey.png")) == pytest.approx(0.2)
 
 
+def test_images_are_written_in_the_format_of_the_suffix(picture_model, capsys, tmp_path):
+    """A GIF in colour has a palette of its own; another suffix is refused before anything is done."""
+    pixels = np.stack([*np.meshgrid(np.linspace(0, 250, 16), np.linspace(0, 250, 12)), np.full((12, 16), 90)], axis=-1)
+    Image.fromarray(np.uint8(pixels)).save(tmp_path / "in.png")
+    for suffix, kind in ((".gif", "GIF"), (".JPG", "JPEG"), (".bmp", "BMP"), (".tif", "TIFF"), (".webp", "WEBP")):
+        out = tmp_path / f"out{suffix}"
+        output(capsys, picture_model, "negative", tmp_path / "in.png", "--out", out)
+        with Image.open(out) as image:
+            assert image.format == kind
+            assert np.abs(np.int32(image.convert("RGB")) - (255 - np.uint8(pixels))).mean() < 5
+    for name in ("out.pdf", "out", "out.npy"):
+        said = refusal(capsys, picture_model, "negative", tmp_path / "missing.png", "--out", tmp_path / name)
+        assert "name a file that ends with .png, .jpg" in said
+    said = refusal(capsys, picture_model, "sample", "--count", 0, "--out", tmp_path / "out.png")
+    assert "the result has no images" in said
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_image_files_are_read_as_a_viewer_shows_them(picture_model, capsys, tmp_path):
+    """As in training: turned, on white, with 16 bits scaled."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("L", (4, 6), 51).save(tmp_path / "turned.png", exif=exif)
+    Image.new("LA", (6, 4), (0, 204)).save(tmp_path / "glass.png")
+    Image.fromarray(np.full((4, 6), 13107, np.uint16)).save(tmp_path / "deep.png")
+    for name in ("turned", "glass", "deep"):
+        assert float(output(capsys, picture_model, "mean", tmp_path / f"{name}.png")) == pytest.approx(0.2)
+
+
 def test_flags_may_be_lists_and_pictures(picture_model, capsys, tmp_path):
     image, mask = np.random.default_rng(0).integers(0, 256, (4, 6), np.uint8), np.zeros((4, 6), np.uint8)
     mask[:2] = 255
@@ -198,8 +227,8 @@ def test_pictures_that_do_not_fit_are_refused(picture_model, capsys, tmp_path):
     Image.new("L", (6, 5)).save(tmp_path / "big.png")
     (tmp_path / "broken.png").write_bytes(b"no picture")
     assert "6x5 pixels, the model wants 6x4" in refusal(capsys, picture_model, "mean", tmp_path / "big.png")
-    assert "as a picture" in refusal(capsys, picture_model, "mean", tmp_path / "broken.png")
-    assert "name at least one picture" in refusal(capsys, picture_model, "mean")
+    assert "as an image" in refusal(capsys, picture_model, "mean", tmp_path / "broken.png")
+    assert "name at least one image" in refusal(capsys, picture_model, "mean")
     assert "--out PATH.png" in refusal(capsys, picture_model, "sample", "--count", 1)
     assert "--count" in refusal(capsys, picture_model, "sample")
 
@@ -230,13 +259,14 @@ def test_evaluate_measures_what_a_model_draws_by_another_run(untrained, capsys):
     drawn, judge = untrained("vae_tiny"), untrained("features_tiny")
     table = output(capsys, drawn, "--features", judge, "--count", 150, main=evaluate.main)
     found = {key: float(value) for key, value in map(str.split, table.splitlines())}
-    model, net, test = (homl_models.load(str(drawn)), homl_models.load(str(judge)), get("vae_tiny").parts[2][0][:150])
+    model, net, test = homl_models.load(str(drawn)), homl_models.load(str(judge)), get("vae_tiny").parts[2][0]
+    test = test[np.random.default_rng(get("vae_tiny").seed).permutation(len(test))[:150]]
     fake, p = net.judged(model.sample(150, get("vae_tiny").seed))
     real = net.judged(test)[0]
     alive = real.std(0) > 1e-6
     fake, real = (x[:, alive] / real.std(0)[alive] for x in (fake, real))
     expected = metrics.generation(real, fake, p)
-    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-4)
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-5, abs=1e-4)
     assert [found[f"share_{label}"] for label in range(10)] == pytest.approx(metrics.class_shares(p), abs=1e-4)
     assert found["frechet_floor"] < min(found["frechet"], found["frechet_noise"])
     assert found["coverage_floor"] > max(found["coverage"], found["coverage_noise"])
@@ -249,7 +279,7 @@ def test_evaluate_refuses_to_measure_by_what_cannot_judge(untrained, capsys, tmp
     assert "judges pictures of (28, 28)" in refusal(capsys, drawn, "--features", "fashion_features", **asked)
     assert "neither a run folder" in refusal(capsys, drawn, "--features", tmp_path, **asked)
     assert "too few" in refusal(capsys, drawn, "--features", judge, "--count", 20, **asked)
-    assert "too few" in refusal(capsys, drawn, "--features", judge, "--count", -5, **asked)
+    assert "--count must be 0 or more" in refusal(capsys, drawn, "--features", judge, "--count", -5, **asked)
     assert "does not know --features" in refusal(capsys, untrained("autoencoder_tiny"), "--features", judge, **asked)
 
 

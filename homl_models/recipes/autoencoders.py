@@ -8,6 +8,13 @@ from homl_models.recipes.pictures import SHOWN, Generative, Pictures
 from homl_models.recipes.recipe import positive, rate
 
 
+def unused(recipe, name, needed, idle):
+    """Refuse a setting that was changed where it is `idle`: without what is `needed`."""
+    usual = getattr(type(recipe), name)
+    if idle and getattr(recipe, name) != usual:
+        raise UserError(f"--{name.replace('_', '-')} has no effect without {needed}; leave it at {usual}")
+
+
 @dataclasses.dataclass(frozen=True)
 class Coding(Pictures):
     """What all of them share: how codings and reconstructions are shown."""
@@ -36,8 +43,8 @@ class Coding(Pictures):
         lines = ["reconstructions.png  validation pictures above what their codings decode to"]
         if self.map_size:
             images, labels = model.checked(self.parts[1][0][: self.map_size]), self.parts[1][1][: self.map_size]
-            reports.map_of_codings(model.codings(images), labels, images, folder / "codings.png", self.seed)
-            lines.append("codings.png          codings of validation pictures in two dimensions, by t-SNE")
+            how = reports.map_of_codings(model.codings(images), labels, images, folder / "codings.png", self.seed)
+            lines.append(f"codings.png          codings of validation images in two dimensions, {how}")
         return "\n".join(lines)
 
 
@@ -59,6 +66,7 @@ class _Autoencoder(Coding):
             rate(noise_amount=self.noise_amount)
         if self.noise_amount < 0:
             raise UserError("--noise-amount must be 0 or more")
+        unused(self, "noise_amount", "--noise dropout or gaussian", self.noise == "none")
 
     def settings(self):
         """Arguments that all models take."""
@@ -134,6 +142,8 @@ class Stacked(_Autoencoder):
             raise UserError("--coding-noise and --sparsity-weight must be 0 or more")
         if not 0 < self.sparsity_target < 1:
             raise UserError(f"--sparsity-target must lie in (0, 1), not {self.sparsity_target}")
+        unused(self, "sparsity_weight", "--sparsity l1 or kl", self.sparsity == "none")
+        unused(self, "sparsity_target", "--sparsity kl", self.sparsity != "kl")
 
     def settings(self):
         from homl_models import regularizers
@@ -299,12 +309,15 @@ class VAE(Generative, Coding):
 
     def show(self, model, folder):
         """As all do; samples.png and interpolation.png."""
+        import numpy as np
+
         from homl_models import reports
 
         text = super().show(model, folder)
         samples = model.sample(64, self.seed)
         reports.picture(samples.reshape(8, 8, *samples.shape[1:]), folder / "samples.png")
-        images = model.checked(self.parts[1][0][: 2 * 6])
+        first = [images[: 2 * 6] for images, _ in self.parts[1:]]  # of 10 images validation has one
+        images = model.checked(np.concatenate(first)[: 2 * 6])
         rows = [model.interpolate(images[i : i + 2], SHOWN) for i in range(0, len(images) - 1, 2)]
         reports.picture(rows, folder / "interpolation.png")
         text += "\nsamples.png          new pictures, from codings drawn at random"

@@ -83,6 +83,8 @@ class DDPM(Generative, Pictures):
             raise UserError("--network separable has no --attention-levels, --dropout or --patch: give none, 0 and 1")
         if self.guidance != 1 and not self.conditional:
             raise UserError("--guidance needs --conditional")
+        if self.label_dropout != type(self).label_dropout and not self.conditional:
+            raise UserError("--label-dropout needs --conditional")
 
     def model(self):
         from homl_models.models import ddpm, unet
@@ -105,6 +107,7 @@ class DDPM(Generative, Pictures):
             self.label_dropout,
             self.seed,
             image_shape=self.image_shape,
+            class_names=self.class_names if self.conditional else (),
             dtype=self.precision,
         )
         return self.compiled(model)
@@ -112,12 +115,12 @@ class DDPM(Generative, Pictures):
     def restart_draws(self, model):
         model.seed_generator.state.assign([self.seed, 0])
 
-    def drawn(self, model, count):
+    def drawn(self, model, count, labels=None):
         import numpy as np
 
         if not self.conditional:
             return model.sample(count, self.seed, self.sampling_steps), None
-        labels = np.arange(count) % model.num_classes
+        labels = np.arange(count) % model.num_classes if labels is None else labels
         return model.sample(count, self.seed, self.sampling_steps, labels, self.guidance), labels
 
     def show(self, model, folder):
@@ -126,11 +129,9 @@ class DDPM(Generative, Pictures):
 
         from homl_models import reports
 
-        samples, labels = self.drawn(model, 100 if self.conditional else 64)
-        side = model.num_classes or 8
-        reports.picture(samples.reshape(-1, side, *samples.shape[1:])[:10], folder / "samples.png")
+        reports.picture(self.columns(model), folder / "samples.png")
 
-        seen, labels = [], None if labels is None else labels[:SHOWN]
+        seen, labels = [], np.arange(SHOWN) % model.num_classes if self.conditional else None
         last = model.sample(
             SHOWN,
             self.seed,
@@ -150,7 +151,7 @@ class DDPM(Generative, Pictures):
         painted = [model.inpaint(images, mask, seed) for seed in range(3)]
         reports.picture([images, cut, *painted], folder / "inpainting.png")
         lines = [
-            "samples.png     new pictures" + (", a class in each column" if self.conditional else ""),
+            "samples.png     new images" + (", " + self.columns_are(model) if self.conditional else ""),
             "process.png     from top to bottom: what the network sees in the noise, step by step",
             "inpainting.png  validation pictures, the same without their lower half, and three ways to complete them",
         ]

@@ -9,8 +9,6 @@ from homl_models.recipes import autoencoders
 from homl_models.recipes.pictures import SHOWN, Pictures
 from homl_models.recipes.recipe import positive, rate
 
-FASHION = "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"
-
 
 @dataclasses.dataclass(frozen=True)
 class _Classifier(Pictures):
@@ -36,7 +34,7 @@ class _Classifier(Pictures):
         rows = []
         for label in np.unique(labels):
             share = np.mean(found[labels == label] == label)
-            name = FASHION[label] if self.data == "fashion_mnist" and not self.images else str(label)
+            name = model.class_names[label] if model.class_names else str(label)
             rows.append(f"{name:12} {100 * share:5.1f} %")
         wrong = model.checked(images[found != labels][: SHOWN * SHOWN])
         if len(wrong):
@@ -84,6 +82,7 @@ class Features(_Classifier):
             self.dim,
             self.dropout,
             num_classes=self.num_classes,
+            class_names=self.class_names,
             image_shape=self.image_shape,
             dtype=self.precision,
         )
@@ -135,6 +134,7 @@ class FewLabels(_Classifier):
             self.coder(),
             self.frozen,
             num_classes=self.num_classes,
+            class_names=self.class_names,
             dropout=self.dropout,
             image_shape=self.image_shape,
             dtype=self.precision,

@@ -95,6 +95,10 @@ class GAN(Generative, Pictures):
                 positive(**{name: n})
         if min(self.judged, self.gradient_penalty, self.replay) < 0:
             raise UserError("--judged, --gradient-penalty and --replay must be 0 or more")
+        for network in ("generator", "discriminator"):
+            name = f"{network}_units"
+            if getattr(self, f"{network}_filters") and getattr(self, name) != getattr(type(self), name):
+                raise UserError(f"--{network}-units has no effect beside --{network}-filters; leave out one of them")
         if self.batch_size % self.critic_steps:
             raise UserError(f"--batch-size must be a multiple of --critic-steps, {self.critic_steps}")
         if 0 < self.replay < self.batch_size:
@@ -138,7 +142,9 @@ class GAN(Generative, Pictures):
             "ema", "seed", "image_shape",
         )  # fmt: skip
         settings = {name: getattr(self, name) for name in names} | {"dtype": self.precision}
-        return self.compiled(gan.GAN(num_classes=self.num_classes if self.conditional else 0, **settings))
+        if self.conditional:
+            settings |= {"num_classes": self.num_classes, "class_names": self.class_names}
+        return self.compiled(gan.GAN(**settings))
 
     def scores(self, model, parts):
         return {}  # what either of the two achieves depends on the other
@@ -189,37 +195,43 @@ class GAN(Generative, Pictures):
             print(f"\nepoch {epoch}: mode collapse: {share:.0f} % of the pictures are of one class", file=sys.stderr)
         return found
 
-    def drawn(self, model, count):
+    def drawn(self, model, count, labels=None):
         import numpy as np
 
-        labels = np.arange(count) % model.num_classes if self.conditional else None
+        if self.conditional and labels is None:
+            labels = np.arange(count) % model.num_classes
         return model.sample(count, self.seed, labels), labels
 
     def show(self, model, folder):
         """samples.png, interpolation.png, training.gif, and what they show."""
-        from PIL import Image
+        from homl_models import reports
 
-        from homl_models import files, reports
-
-        samples = self.drawn(model, 100 if self.conditional else 64)[0]
-        side = model.num_classes or 8
-        reports.picture(samples.reshape(-1, side, *samples.shape[1:])[:10], folder / "samples.png")
+        reports.picture(self.columns(model), folder / "samples.png")
         codings = model.codings(12, self.seed + 1)
         rows = [model.interpolate(codings[i : i + 2], SHOWN, 0 if self.conditional else None) for i in range(0, 12, 2)]
         reports.picture(rows, folder / "interpolation.png")
-        frames = [
-            Image.open(path).convert("L" if model.channels == 1 else "P")
-            for path in sorted(folder.glob("progress/*.png"))
-        ]
-        if frames:
-            with files.write_aside(folder / "training.gif") as aside:
-                frames[0].save(aside, format="GIF", save_all=True, append_images=frames[1:], duration=200, loop=0)
+        animate(sorted(folder.glob("progress/*.png")), folder / "training.gif")
         lines = [
-            "samples.png        new pictures" + (", a class in each column" if self.conditional else ""),
+            "samples.png        new images" + (", " + self.columns_are(model) if self.conditional else ""),
             "interpolation.png  from a coding to another, in each row",
             "training.gif       pictures of the same codings, epoch by epoch",
         ]
         return "\n".join(lines)
+
+
+def animate(paths, path):
+    """PNG files one after the other as a GIF, those in colour each with a palette of its own; nothing for none."""
+    from PIL import Image
+
+    from homl_models import files
+
+    frames = []
+    for one in paths:
+        with Image.open(one) as image:
+            frames.append(image.convert("L") if image.mode == "L" else image.quantize())
+    if frames:
+        with files.write_aside(path) as aside:
+            frames[0].save(aside, format="GIF", save_all=True, append_images=frames[1:], duration=200, loop=0)
 
 
 CONV = {"generator_filters": (128, 64), "discriminator_filters": (64, 128)}

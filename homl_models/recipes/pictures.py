@@ -9,8 +9,10 @@ from homl_models.errors import UserError
 from homl_models.recipes.recipe import Recipe, positive
 
 SHOWN = 10  # pictures in a row
-JUDGED = 500  # pictures in a batch of evaluation, unless a part has fewer
-FEWEST = 100  # pictures to measure generation by
+JUDGED, SMALL = 500, 32  # images in a batch of evaluation, at most, and of parts that are evaluated at once
+FEWEST = 100  # images to measure generation by
+MOST_COLUMNS = 20  # classes that are shown side by side
+FASHION = "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,13 +23,14 @@ class Pictures(Recipe):
     data: Literal["fashion_mnist", "mnist", "digits"] = "fashion_mnist"
     """Fashion MNIST, from Keras' cache or the network; MNIST, from the folder --images; or scikit-learn's digits."""
     images: str = ""
-    """Your own pictures: a folder, an .npy or .npz file; with --data mnist the folder of its four IDX files."""
+    """Your own images: a folder (with a subfolder for each class; what is transparent lies on white), an .npy or .npz
+    file; with --data mnist the folder of its four IDX files."""
     size: int = 0
-    """Height and width to bring the pictures of a folder to. 0: those of the first."""
+    """Height and width to bring the images of a folder to. 0: those of the first."""
     channels: Literal[1, 3] = 1
     """1: grey, 3: colour."""
     num_images: int = 0
-    """Train on that many pictures only. 0: all."""
+    """Train on that many images only. 0: all."""
     steps_per_execution: int = 50
     """Training steps between two looks at the progress; more costs less time."""
 
@@ -42,13 +45,24 @@ class Pictures(Recipe):
             raise UserError("--size and --channels are for --images of your own; the data sets are grey, of one size")
 
     @functools.cached_property
+    def own(self):
+        """Your own images, a `pipelines.images.Images`; None where a data set is trained on."""
+        from homl_models.pipelines import images
+
+        if not self.images or self.data == "mnist":
+            return None
+        data = images.read(self.images, (self.size, self.size) if self.size else None, self.channels)
+        if data.classes and self.verbose:
+            print(f"{self.images} has {len(data.images)} images of {len(data.classes)} classes: {listed(data.classes)}")
+        return data
+
+    @functools.cached_property
     def parts(self):
         """Training, validation and test part: (images, labels) each."""
         from homl_models.pipelines import images
 
-        if self.images and self.data != "mnist":
-            size = (self.size, self.size) if self.size else None
-            train, valid, test = images.read(self.images, size, self.channels, self.seed)
+        if self.own:
+            train, valid, test = images.split(self.own, self.seed, self.images)
         elif self.data == "mnist":
             train, valid, test = images.mnist(self.images)
         else:
@@ -59,14 +73,23 @@ class Pictures(Recipe):
     def image_shape(self):
         return self.parts[0][0].shape[1:]
 
+    def learnt_from(self):
+        return super().learnt_from() | ({"classes": self.own.classes} if self.own else {})
+
+    @property
+    def class_names(self):
+        """Names of the classes, in the order of their numbers; () for labels without names."""
+        if self.own:
+            return self.own.classes
+        return FASHION if self.data == "fashion_mnist" else tuple(map(str, range(10)))
+
     @property
     def num_classes(self):
         labels = [labels for _, labels in self.parts]
-        if min(map(min, labels)) < 0:
-            raise UserError(
-                "the pictures have no labels; give each class a folder of its own, or an .npz with `labels`"
-            )
-        return int(max(map(max, labels))) + 1
+        if missing := sum(int((part < 0).sum()) for part in labels):
+            wanted = "give each class a folder of its own, or an .npz with `labels`"
+            raise UserError(f"{missing} of {sum(map(len, labels))} images have no label; {wanted}")
+        return len(self.class_names) or int(max(map(max, labels))) + 1
 
     def stream(self, part, batch_size, seed=None):
         """Batches of a part, as the model is trained on them."""
@@ -80,7 +103,7 @@ class Pictures(Recipe):
 
     def datasets(self):
         train, valid, _ = self.parts
-        return self.stream(train, self.batch_size, self.seed), self.stream(valid, min(JUDGED, len(valid[0])))
+        return self.stream(train, self.batch_size, self.seed), self.stream(valid, batch_of(valid, self.parts[1:]))
 
     def compiled(self, model):
         """`model` with its optimizer and objective."""
@@ -99,7 +122,10 @@ class Pictures(Recipe):
         return {"jit_compile": jit_compile, "steps_per_execution": self.steps_per_execution}
 
     def evaluate(self, model, images=""):
-        """The loss and its parts on validation and test pictures, or on `images`, a folder or file of yours."""
+        """The loss and its parts on validation and test images, or on `images`, a folder or file of yours.
+
+        Its classes are those of the model of the same names.
+        """
         return self.scores(model, self.judged_on(model, images))
 
     def judged_on(self, model, images):
@@ -108,15 +134,21 @@ class Pictures(Recipe):
 
         if not images:
             return {"val_": self.parts[1], "test_": self.parts[2]}
-        read = pipeline.read_array if images.endswith((".npy", ".npz")) else pipeline.read_folder
-        return {"": read(images, model.image_shape[:2], self.channels)}
+        data = pipeline.read(images, model.image_shape[:2], model.channels)
+        if num_classes := getattr(model, "num_classes", 0):
+            names = model.class_names or (() if self.images and self.data != "mnist" else self.class_names)
+            data = pipeline.matched(data, names, num_classes, images)
+        return {"": (data.images, data.labels)}
 
     def scores(self, model, parts):
         """The loss and its parts, and what `judge` adds, on `parts`."""
         if not model.compiled:
             model.compile(**self.objective())
-        metrics, size = {}, min(JUDGED, *(len(images) for images, _ in parts.values()))
+        if any(labels is not None and labels.min() < 0 for labels in map(self.targets, parts.values())):
+            raise UserError("there are images without a label; give each class a folder of its name")
+        metrics = {}
         for prefix, part in parts.items():
+            size = batch_of(part, parts.values())
             found = model.evaluate(self.stream(part, size).dataset(), return_dict=True, verbose=0)
             metrics |= {prefix + name: float(value) for name, value in found.items()}
             metrics |= {prefix + name: value for name, value in self.judge(model, part[0]).items()}
@@ -125,6 +157,22 @@ class Pictures(Recipe):
     def judge(self, model, images):
         """More metrics on images (n, ...)."""
         return {}
+
+
+def batch_of(part, parts):
+    """The size of batches that evaluation cuts a part (images, labels) into: at most `JUDGED`, all about as large.
+
+    parts: all that are evaluated, which should have batches of one size, as that is what is compiled for.
+    """
+    most = min(JUDGED, max(SMALL, min(len(images) for images, _ in parts)))
+    count = len(part[0])
+    sizes = (math.ceil(count / batches) for batches in range(math.ceil(count / most), count + 1))
+    return next(size for size in sizes if count % size == 0 or count % size > size / 2)
+
+
+def listed(names):
+    """Names of classes, the first of them where they are many."""
+    return ", ".join(names[:MOST_COLUMNS]) + (", ..." if len(names) > MOST_COLUMNS else "")
 
 
 class Generative(Pictures):
@@ -145,29 +193,58 @@ class Generative(Pictures):
         """Make the draws of the next evaluation those of every evaluation."""
 
     def evaluate(self, model, images="", features="", count=10_000):
-        """The loss and its parts on validation and test pictures, or on `images`, a folder or file of yours.
+        """The loss and its parts on validation and test images, or on `images`, a folder or file of yours.
 
-        The same draws every time. New pictures are compared with `count` of the test pictures (or of `images`) by the
-        network `features`; see `Generative.measured`. Default: the preset fashion_features for models of Fashion MNIST;
-        without one, by their pixels, through `metrics.neighbourhoods` alone.
+        The same draws every time. New images are compared with `count` of the test images (or of `images`), chosen at
+        random by the run's seed, by the network `features`; see `Generative.measured`. Default: the preset
+        fashion_features for models of Fashion MNIST; without one, by their pixels, through `metrics.neighbourhoods`
+        alone.
         """
         self.restart_draws(model)
         parts = self.judged_on(model, images)
         metrics = self.scores(model, parts)
-        features, real = features or self.features, list(parts.values())[-1][0][: max(count, 0)]
+        features, real = features or self.features, self.chosen(list(parts.values())[-1][0], count)
         if features:
             metrics |= self.measured(model, real, features)
         elif len(real) >= FEWEST:
             metrics |= by_pixels(model.checked(real), self.drawn(model, len(real))[0])
         return metrics
 
+    def chosen(self, images, count):
+        """`count` of the images (n, ...), in their order, drawn by the seed; all where there are no more."""
+        import numpy as np
+
+        if count < 0:
+            raise UserError(f"--count must be 0 or more, not {count}")
+        if count >= len(images):
+            return images
+        return images[np.sort(np.random.default_rng(self.seed).permutation(len(images))[:count])]
+
+    def columns(self, model):
+        """New images (rows, columns, ...): of the first classes, one in each column; 8 by 8 without classes."""
+        import numpy as np
+
+        if not self.conditional:
+            images = self.drawn(model, 64)[0]
+            return images.reshape(8, 8, *images.shape[1:])
+        classes = min(model.num_classes, MOST_COLUMNS)
+        images = self.drawn(model, SHOWN * classes, np.tile(np.arange(classes), SHOWN))[0]
+        return images.reshape(SHOWN, classes, *images.shape[1:])
+
+    def columns_are(self, model):
+        """Which class is in which column of `columns`, in words."""
+        return "a class in each column: " + listed(model.class_names or tuple(map(str, range(model.num_classes))))
+
     @property
     def features(self):
         """The preset that judges what is drawn, or ""."""
         return "fashion_features" if self.data == "fashion_mnist" and not self.images else ""
 
-    def drawn(self, model, count):
-        """New pictures (count, ...) and the labels (count,) that they were drawn for, or None."""
+    def drawn(self, model, count, labels=None):
+        """New images (count, ...) and the labels (count,) that they were drawn for, or None.
+
+        labels: of a conditional model; by default all classes in turn.
+        """
         return model.sample(count, self.seed), None
 
     def measured(self, model, real, features):
