@@ -97,7 +97,7 @@ class GAN(Generative, Pictures):
             raise UserError("--judged, --gradient-penalty and --replay must be 0 or more")
         for network in ("generator", "discriminator"):
             name = f"{network}_units"
-            if getattr(self, f"{network}_filters") and getattr(self, name) != getattr(type(self), name):
+            if getattr(self, f"{network}_filters") and tuple(getattr(self, name)) != getattr(type(self), name):
                 raise UserError(f"--{network}-units has no effect beside --{network}-filters; leave out one of them")
         if self.batch_size % self.critic_steps:
             raise UserError(f"--batch-size must be a multiple of --critic-steps, {self.critic_steps}")
