@@ -179,7 +179,7 @@ def test_other_classes_and_none_are_refused(told_apart, tmp_path):
 def test_classes_are_told_when_images_are_read(tmp_path, capsys):
     recipe = dataclasses.replace(get("features_tiny"), images=save_levels(tmp_path / "train", LEVELS), num_images=0)
     assert recipe.num_classes == 3
-    assert "30 images of 3 classes: dark, light, middle" in capsys.readouterr().out
+    assert "30 images of 3 classes: dark, light, middle" in capsys.readouterr().err
     Image.new("L", (5, 6)).save(tmp_path / "train" / "loose.png")
     checks.fails("1 of 31 images have no label", lambda: dataclasses.replace(recipe).num_classes)
 

@@ -10,6 +10,7 @@ import gzip
 import os
 import re
 import struct
+import unicodedata
 import warnings
 import zlib
 from pathlib import Path
@@ -159,7 +160,7 @@ def read_folder(folder, size=None, channels=1):
         named = _named(left_out[:5]) + ("; ..." if len(left_out) > 5 else "")
         told = f"{len(left_out)} of {total} images cannot be read and are left out ({kinds}): {named}"
         warnings.warn(told, stacklevel=2)
-    if empty := sorted({path.name for path in _subfolders(folder)} - set(classes)) if classes else ():
+    if empty := sorted({_class_name(path.name) for path in _subfolders(folder)} - set(classes)) if classes else ():
         warnings.warn(f"{folder} has subfolders without images, which are no classes: {', '.join(empty)}", stacklevel=2)
     if resized and not given:
         told = f"{resized} of {len(images)} images are not {size[1]}x{size[0]} as the first: they are cut and resized"
@@ -208,7 +209,12 @@ def _named(left_out):
 def _class_of(path, folder):
     """The name of the subfolder that an image lies in; "" for none."""
     parts = path.relative_to(folder).parts
-    return parts[0] if len(parts) > 1 else ""
+    return _class_name(parts[0]) if len(parts) > 1 else ""
+
+
+def _class_name(name):
+    """The name of a folder as text to compare and save: in one form of Unicode, with U+FFFD for what is no text."""
+    return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "replace"))
 
 
 def _by_number(name):
@@ -278,12 +284,14 @@ def _labels(labels, count, path):
         raise UserError(f"{path} has labels of shape {labels.shape}, not ({count},), one for each image{hint}")
     labels = labels.reshape(count)
     if labels.dtype.kind in "US":
-        names = labels.astype(str)
-        classes = tuple(sorted(set(names.tolist()), key=_by_number))
+        names = np.char.decode(labels, "utf-8", "replace") if labels.dtype.kind == "S" else labels
+        names = [unicodedata.normalize("NFC", name) for name in names.tolist()]
+        classes = tuple(sorted(set(names), key=_by_number))
         return np.array([classes.index(name) for name in names], np.int32), classes
-    if labels.dtype.kind not in "buif" or not np.all(np.isfinite(labels) & (labels == np.floor(labels))):
+    whole = labels.astype(np.float64) if labels.dtype.kind in "buif" else np.full(count, np.nan)
+    if not np.all(np.isfinite(whole) & (whole == np.floor(whole))):
         raise UserError(f"{path} has labels that are neither whole numbers nor names: {labels.dtype}")
-    if labels.min() < 0 or labels.max() >= MOST_CLASSES:
+    if whole.min() < 0 or whole.max() >= MOST_CLASSES:
         raise UserError(f"{path} has labels from {labels.min()} to {labels.max()}; they must count classes from 0")
     return labels.astype(np.int32), ()
 

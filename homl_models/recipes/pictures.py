@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import sys
 from typing import Literal
 
 from homl_models.errors import UserError
@@ -53,7 +54,8 @@ class Pictures(Recipe):
             return None
         data = images.read(self.images, (self.size, self.size) if self.size else None, self.channels)
         if data.classes and self.verbose:
-            print(f"{self.images} has {len(data.images)} images of {len(data.classes)} classes: {listed(data.classes)}")
+            told = f"{self.images} has {len(data.images)} images of {len(data.classes)} classes"
+            print(f"{told}: {listed(data.classes)}", file=sys.stderr)
         return data
 
     @functools.cached_property

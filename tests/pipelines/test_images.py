@@ -1,5 +1,6 @@
 """Images as training batches: where they come from, what is refused, and the order they come in."""
 
+import contextlib
 import gzip
 import os
 import struct
@@ -300,6 +301,16 @@ def test_numbers_in_names_of_classes_count_as_numbers(tmp_path):
         assert [int(n.removeprefix("class")) for n in data.classes] == list(range(12))
 
 
+def test_names_of_classes_are_in_one_form_and_can_be_saved(tmp_path):
+    """Decomposed, as macOS may give them; and bytes that are no text, as other systems allow them."""
+    save(tmp_path / "train" / "caf\u00e9" / "0.png")
+    save(tmp_path / "test" / "cafe\u0301" / "0.png")
+    assert images.read_folder(tmp_path / "train").classes == images.read_folder(tmp_path / "test").classes
+    with contextlib.suppress(OSError):  # of a system that does not allow them
+        save(tmp_path / "latin" / os.fsdecode(b"caf\xe9") / "0.png")
+        assert images.read_folder(tmp_path / "latin").classes == ("caf\ufffd",)
+
+
 def test_images_beside_the_classes_have_no_label(tmp_path):
     save(tmp_path / "cat" / "0.png")
     save(tmp_path / "loose.png")
@@ -403,7 +414,8 @@ LABELS = np.arange(50) % 3
 
 
 @pytest.mark.parametrize(
-    "given", [LABELS, LABELS[:, None], LABELS.astype(float), np.uint8(LABELS), LABELS[:, None].astype("float32")]
+    "given",
+    [LABELS, LABELS[:, None], LABELS.astype(float), np.uint8(LABELS), LABELS[:, None].astype("float16")],
 )
 def test_labels_are_whole_numbers_in_a_row_or_a_column(given, tmp_path):
     np.savez(tmp_path / "a.npz", images=NUMBERED, labels=given)
@@ -420,6 +432,8 @@ def test_labels_may_be_names(kind, tmp_path):
         found = images.read_array(tmp_path / "a.npz")
         assert found.classes == ("cat", "dog", "eel")
         assert [found.classes[i] for i in found.labels[:3]] == ["eel", "cat", "dog"]
+    np.savez(tmp_path / "latin.npz", images=NUMBERED[:2], labels=np.array([b"caf\xe9", b"tea"]))
+    assert images.read_array(tmp_path / "latin.npz").classes == ("caf\ufffd", "tea")
 
 
 @pytest.mark.parametrize(
