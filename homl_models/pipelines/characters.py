@@ -10,6 +10,7 @@ shuffled in memory: `benchmarks/windows.py` compares it with the book's
 from pathlib import Path
 
 from homl_models.errors import UserError
+from homl_models.pipelines import lines
 from homl_models.pipelines.fetch import fetched
 from homl_models.pipelines.stream import Stream, permuted
 
@@ -28,23 +29,8 @@ def sonnets():
 
 
 def read_text(path):
-    """The text of a UTF-8 file, or of all `.txt` files below a folder, in the order of their paths."""
-    path = Path(path)
-    files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
-    if not files:
-        raise UserError(f"{path} holds no .txt file; name a text file or a folder with some")
-    texts = []
-    for file in files:
-        try:
-            data = file.read_bytes()
-            texts.append(data.decode("utf-8-sig").replace("\r\n", "\n"))
-        except OSError as error:
-            raise UserError(f"cannot read {file}: {error.strerror}; check the path") from error
-        except UnicodeDecodeError as error:
-            raise UserError(f"{file} is not UTF-8 text (byte {error.start}); convert it, e.g. with iconv") from error
-        if "\0" in texts[-1]:
-            raise UserError(f"{file} looks binary (it holds a NUL character); give a text file")
-    text = "\n".join(texts)
+    """The text of a UTF-8 file, or of all .txt files below a folder, in the order of their paths; also gzipped."""
+    text = "\n".join(map(lines.read, lines.files(path)))
     if not text:
         raise UserError(f"{path} is empty; give a text file with some text")
     return text

@@ -1,15 +1,14 @@
 """Texts from files: documents, texts with labels, words with labels, questions with answers."""
 
-import csv
 import gzip
-import io
 import json
 import re
 import tarfile
+import warnings
 import zlib
-from pathlib import Path
 
 from homl_models.errors import UserError
+from homl_models.pipelines import lines, tables
 from homl_models.pipelines.fetch import fetched
 
 IMDB_URL = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
@@ -22,13 +21,9 @@ def read_documents(path):
     Empty lines part documents. A line is a sentence, but a document of a single line is parted by `sentences`, and
     so is each `text` of a .csv or .csv.gz.
     """
-    path = Path(path)
-    if path.name.endswith((".csv", ".csv.gz")):
-        return [sentences(text) for text in _table(path, ["text"])[0]]
-    files = sorted((*path.rglob("*.txt"), *path.rglob("*.txt.gz"))) if path.is_dir() else [path]
-    if not files:
-        raise UserError(f"{path} holds no .txt or .txt.gz file; name a text file or a folder with some")
-    documents = [document for file in files for document in _documents(_text(file))]
+    if str(path).lower().endswith((".csv", ".csv.gz")):
+        return [sentences(text) for text in tables.read(path, ["text"])[0]]
+    documents = [document for file in lines.files(path) for document in _documents(lines.read(file))]
     if not documents:
         raise UserError(f"{path} is empty; give texts with a sentence per line and an empty line between documents")
     return documents
@@ -36,29 +31,7 @@ def read_documents(path):
 
 def read_labelled(path):
     """Texts, and the name of the label of each, of a .csv file, also gzipped, with columns `text` and `label`."""
-    return _table(path, ["text", "label"])
-
-
-def _table(path, names):
-    """The columns of these names of a .csv file, lists of strings. "<br />" becomes a space."""
-    reader = csv.DictReader(io.StringIO(_text(path), newline=""))
-    columns = [[] for _ in names]
-    try:
-        if not set(names) <= set(reader.fieldnames or ()):
-            raise UserError(f"{path} has no columns {' and '.join(names)}; its first line must name them")
-        for row in reader:
-            for name, column in zip(names, columns):
-                value = (row[name] or "").replace("<br />", " ").strip()
-                if not value:
-                    raise UserError(f"{path}: the row that ends in line {reader.line_num} has no {name}")
-                column.append(value)
-    except csv.Error as error:
-        raise UserError(
-            f"{path} is no table of comma-separated values (after line {reader.line_num}: {error})"
-        ) from error
-    if not columns[0]:
-        raise UserError(f"{path} holds no text; give lines with {' and '.join(names)}")
-    return columns
+    return tables.read(path, ["text", "label"], label="label")
 
 
 def imdb(part):
@@ -88,35 +61,66 @@ def imdb(part):
 def read_tagged(path, token_column=0, label_column=-1):
     """Sentences [(words, labels), ...] of a file of CoNLL's format, also gzipped: a word a line, an empty line between.
 
-    A line has columns, with tabs between, or else spaces; those chosen hold the word and its label. Left out are lines
-    that begin with -DOCSTART-, and comments: lines with # and without the tab that the others have.
+    A line has columns, as many as every other, with tabs between, or else spaces; those chosen hold the word and its
+    label. Left out are lines that begin with -DOCSTART-, comments (see `_is_comment`), and, where the first column
+    counts the words (CoNLL-U), ranges of them (1-2) and words that are not written (5.1).
     """
-    lines = [line.rstrip("\r") if line.strip() else "" for line in _text(path).split("\n")]
-    tabs = any("\t" in line for line in lines)
-    sentences, words, labels = [], [], []
-    for number, line in enumerate([*lines, ""], 1):
-        if not line or line.startswith("-DOCSTART-"):
+    numbered = list(enumerate(lines.split(lines.read(path)), 1))
+    plain = [line for _, line in numbered if line.strip() and not line.startswith(("#", "-DOCSTART-"))]
+    tabs = any("\t" in line for line in plain)
+    rows = [_columns(line, tabs) for line in plain]
+    width = len(rows[0]) if rows else 0
+    counted = width > 2 and all(re.fullmatch(r"[0-9]+([-.][0-9]+)?", row[0]) for row in rows)
+    if counted and token_column in (0, -width):
+        raise UserError(f"{path}: column 0 counts the words; say which column holds them: --token-column 1")
+    known = {"O", *(row[label_column] for row in rows if -len(row) <= label_column < len(row))}
+    sentences, words, labels, doubtful = [], [], [], []
+    for number, line in [*numbered, (0, "")]:
+        if not line.strip() or line.startswith("-DOCSTART-"):
             if words:
                 sentences.append((words, labels))
                 words, labels = [], []
             continue
-        if tabs and line.startswith("#") and "\t" not in line:
-            continue
-        columns = [part.strip(" ") for part in line.split("\t")] if tabs else re.split(" +", line.strip(" "))
-        try:
-            word, label = columns[token_column], columns[label_column]
-        except IndexError:
-            word = label = ""
-        if not word or not label or len(columns) < 2:
-            raise UserError(
-                f"{path}, line {number}: there are {len(columns)} columns, of which the word would be number "
-                f"{token_column} and its label number {label_column}, counted from 0, from the end if below 0"
-            )
-        words.append(word)
-        labels.append(label)
+        columns = _columns(line, tabs)
+        fits = len(columns) == width
+        if line.startswith("#") and _is_comment(line, words, counted, tabs, fits and columns[label_column] in known):
+            if fits and not counted:
+                doubtful.append(str(number))
+        elif not counted or columns[0].isdigit():
+            words.append(_chosen(path, number, columns, width, token_column))
+            labels.append(_chosen(path, number, columns, width, label_column))
     if not sentences:
         raise UserError(f"{path} is empty; give lines with a word and its label, and an empty line between sentences")
+    if doubtful:
+        message = f"{path}: lines that begin with # and whose label no other line has are taken for comments"
+        warnings.warn(f"{message} (line {', '.join(doubtful[:10])})", stacklevel=2)
     return sentences
+
+
+def _columns(line, tabs):
+    return [part.strip(" ") for part in line.split("\t")] if tabs else re.split(" +", line.strip(" "))
+
+
+def _is_comment(line, words, counted, tabs, labelled):
+    """Whether a line that begins with # is a comment, and not the word "#" or one like "#this".
+
+    labelled: it has as many columns as every line, and a label that a line without # has too.
+    """
+    if counted:
+        return True  # a word would begin with its number
+    if tabs and "\t" not in line:
+        return True
+    return not words and not labelled  # before a sentence
+
+
+def _chosen(path, number, columns, width, column):
+    """The word or label of a line, which must be there."""
+    if len(columns) != width or not -width <= column < width or width < 2 or not columns[column]:
+        raise UserError(
+            f"{path}, line {number}: there are {len(columns)} columns, {width} in the first line with a word, of which "
+            f"number {column} (counted from 0, from the end if below 0) must not be empty"
+        )
+    return columns[column]
 
 
 def read_questions(path):
@@ -125,21 +129,22 @@ def read_questions(path):
     A question without an answer in the context has an empty list (Rajpurkar et al., 2016,
     https://arxiv.org/abs/1606.05250, and 2018, https://arxiv.org/abs/1806.03822). Also gzipped.
     """
-    found, at = [], ""
+    found, at, text = [], "", lines.read(path)
     try:
-        for article in json.loads(_text(path))["data"]:
+        for article in json.loads(text)["data"]:
             for paragraph in article["paragraphs"]:
-                context = paragraph["context"]
+                context = _string(paragraph["context"])
                 for question in paragraph["qas"]:
-                    at = f" (question {question.get('id', question['question'])})"
+                    asked = _string(question["question"])
+                    at = f" (question {' '.join(str(question.get('id', asked)).split())[:80]})"
                     answers = [] if question.get("is_impossible") else question["answers"]
-                    answers = [(int(answer["answer_start"]), answer["text"]) for answer in answers]
-                    if any(start < 0 or not text or not context.startswith(text, start) for start, text in answers):
+                    answers = [(int(answer["answer_start"]), _string(answer["text"])) for answer in answers]
+                    if any(start < 0 or not right or not context.startswith(right, start) for start, right in answers):
                         raise UserError(f"{path}{at}: an answer does not stand in the context where it should")
-                    found.append((question["question"], context, answers))
+                    found.append((asked, context, answers))
     except UserError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(
             f"{path}{at} is not of SQuAD's format ({type(error).__name__}: {error}); it is JSON with data, paragraphs, "
             "context and qas with question and answers"
@@ -149,29 +154,22 @@ def read_questions(path):
     return found
 
 
+def _string(value):
+    """A string of JSON; `ValueError` for what is none, or no text: JSON can name halves of characters."""
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError(f"{str(value)[:40]!r} is not a text")
+    value.encode("utf-8")
+    return value
+
+
 def sentences(text):
     """A text -> its sentences: each ends with . ! or ? before a space."""
     return [sentence for sentence in re.split(r"(?<=[.!?])\s+", text.strip()) if sentence]
 
 
-def _text(path):
-    try:
-        data = Path(path).read_bytes()
-        if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start}); convert it, e.g. with iconv") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}; check the file") from error
-    if "\0" in text:
-        raise UserError(f"{path} looks binary (it holds a NUL character); give a text file")
-    return text
-
-
 def _documents(text):
     blocks = [[]]
-    for line in map(str.strip, text.split("\n")):
+    for line in map(str.strip, lines.split(text)):
         if line:
             blocks[-1].append(line)
         elif blocks[-1]:

@@ -5,23 +5,28 @@ padding; which, and in which order, is a function of the seed and the step.
 """
 
 import collections
-import gzip
 import io
+import lzma
 import random
+import struct
+import unicodedata
 import warnings
 import zipfile
 import zlib
-from pathlib import Path
 
 import numpy as np
 
 from homl_models import tokens
 from homl_models.errors import UserError
+from homl_models.pipelines import lines
 from homl_models.pipelines.fetch import fetched
 from homl_models.pipelines.stream import bucketed, by_length, num_batches, rows_of_batch
 
 SPA_ENG_URL = "https://storage.googleapis.com/download.tensorflow.org/data/spa-eng.zip"
+# What `zipfile` raises for what is damaged, encrypted (RuntimeError) or compressed in another way.
+DAMAGED = OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error
 MALFORMED = 0.01  # share of lines that may be
+VARIATIONS = {*map(chr, range(0xFE00, 0xFE10))}  # variation selectors: a heart in colour or not
 
 
 # Reading.
@@ -39,19 +44,12 @@ def read_pairs(path):
     The file is UTF-8 text, plain, gzipped, or zipped (the largest .txt or .tsv in it). Lines without two
     texts are warned about by number and left out; more than 1 % of them raise `UserError`.
     """
-    try:
-        data = Path(path).read_bytes()
-        if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
-        elif zipfile.is_zipfile(io.BytesIO(data)):
-            data = _largest(zipfile.ZipFile(io.BytesIO(data)), path)
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start}); convert it, e.g. with iconv") from error
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:  # the last: encrypted
-        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}; check the file") from error
+    data = lines.read_bytes(path)
+    if zipfile.is_zipfile(io.BytesIO(data)):
+        data = _largest(data, path)
+    text = lines.decode(data, path)
     pairs, malformed, count = [], [], 0
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(lines.split(text), 1):
         if not line.strip():
             continue
         count += 1
@@ -63,19 +61,29 @@ def read_pairs(path):
     if not count:
         raise UserError(f"{path} is empty; give a file with a source, a tab and a target per line")
     if malformed:
-        lines = ", ".join(map(str, malformed[:10])) + (", ..." if len(malformed) > 10 else "")
-        message = f"{path}: {len(malformed)} of {count} lines are not a source, a tab and a target (lines {lines})"
+        which = ", ".join(map(str, malformed[:10])) + (", ..." if len(malformed) > 10 else "")
+        message = f"{path}: {len(malformed)} of {count} lines are not a source, a tab and a target (lines {which})"
         if len(malformed) > MALFORMED * count:
             raise UserError(f"{message}; that is too many, correct the file")
         warnings.warn(f"{message}; they are left out", stacklevel=2)
     return pairs
 
 
-def _largest(archive, path):
-    names = [i for i in archive.infolist() if i.filename.endswith((".txt", ".tsv")) and "/_" not in i.filename]
-    if not names:
-        raise UserError(f"{path} holds no .txt or .tsv file; give one with a source, a tab and a target per line")
-    return archive.read(max(names, key=lambda info: info.file_size))
+def _largest(data, path):
+    """The bytes of the largest text in a zip file."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            infos = [i for i in archive.infolist() if i.filename.lower().endswith((".txt", ".tsv"))]
+            infos = [i for i in infos if not any(part.startswith((".", "_")) for part in i.filename.split("/"))]
+            if not infos:
+                raise UserError(
+                    f"{path} holds no .txt or .tsv file; give one with a source, a tab and a target per line"
+                )
+            return archive.read(max(infos, key=lambda info: info.file_size))
+    except UserError:
+        raise
+    except DAMAGED as error:
+        raise UserError(f"cannot read {path}: {error}; check the file") from error
 
 
 # Splitting.
@@ -97,7 +105,7 @@ def book_split(pairs, seed, train=100_000):
 def honest_split(pairs, seed, share=0.03):
     """Training, validation and test part without a sentence in common, on either side.
 
-    Pairs that share a sentence (compared without case, punctuation and spaces), directly or over
+    Pairs that share a sentence (compared as `normalized` has it), directly or over
     others, stay together. Validation and test have `share` of the pairs each; groups above a
     thousandth of them are for training.
     """
@@ -115,7 +123,14 @@ def honest_split(pairs, seed, share=0.03):
 
 
 def normalized(sentence):
-    """A sentence as `honest_split` compares it: letters and digits alone, in one case."""
+    """A sentence as `honest_split` compares it: letters, their marks and digits alone, in one case and one form.
+
+    The form is NFKC: composed and decomposed letters, ligatures and letters of full width are the same to a reader.
+    """
+    if not sentence.isascii():
+        sentence = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", sentence).casefold())
+        kept = "".join(c for c in sentence if unicodedata.category(c)[0] in "LMN" and c not in VARIATIONS)
+        return kept or sentence
     return "".join(filter(str.isalnum, sentence.casefold())) or sentence
 
 

@@ -26,6 +26,7 @@ def packings(text):
         "no last newline": text.rstrip("\n").encode(),
         "byte order mark": codecs.BOM_UTF8 + text.encode(),
         "CRLF": text.replace("\n", "\r\n").encode(),
+        "CR": text.replace("\n", "\r").encode(),
         "gzip": gzip.compress(codecs.BOM_UTF8 + text.encode()),
     }
 
@@ -59,15 +60,17 @@ def test_all_texts_of_a_folder_are_read_and_no_document_goes_over_a_file(tmp_pat
     (tmp_path / "deep" / "c.txt").write_text("C")
     (tmp_path / "empty.txt").write_text("\n")
     (tmp_path / "d.md").write_text("not this")
-    assert texts.read_documents(str(tmp_path)) == [["A", "a"], ["AA"], ["B", "b"], ["C"]]
+    (tmp_path / ".hidden.txt").write_text("nor this")
+    with pytest.warns(UserWarning, match=r"1 files that are not .txt or .txt.gz are left out, such as d.md"):
+        assert texts.read_documents(str(tmp_path)) == [["A", "a"], ["AA"], ["B", "b"], ["C"]]
 
 
 NO_TEXT = {
     "missing": (None, "cannot read .*: No such file", "check the file"),
     "empty": (b"", "is empty", "a sentence per line"),
     "only empty lines": (b"\n \r\n\n", "is empty", "a sentence per line"),
-    "Latin-1": ("Señor".encode("latin-1"), r"is not UTF-8 text \(byte 2\)", "iconv"),
-    "UTF-16": ("Hi".encode("utf-16"), r"is not UTF-8 text \(byte 0\)", "iconv"),
+    "Latin-1": ("Señor".encode("latin-1"), r"is not UTF-8 text \(line 1\)", "iconv"),
+    "UTF-16": ("Hi".encode("utf-16"), r"is not UTF-8 text \(line 1: it is UTF-16\)", "iconv"),
     "NUL": (b"a\0b", "looks binary", "give a text file"),
     "half a gzip": (gzip.compress(TEXT.encode() * 9)[:-12], "cannot read", "check the file"),
     "a damaged gzip": (gzip.compress(TEXT.encode())[:12] + b"\xff" * 60, "cannot read", "check the file"),
@@ -109,8 +112,7 @@ REVIEWS = 'text,label\n"Fine, I say.<br /><br />""Yes""",1\n"Two\nlines\u2028mor
 def test_texts_and_labels_are_read(tmp_path, name):
     (tmp_path / "r").write_bytes(packings(REVIEWS)[name])
     found, labels = texts.read_labelled(tmp_path / "r")
-    newline = "\r\n" if name == "CRLF" else "\n"
-    assert found == ['Fine, I say.  "Yes"', f"Two{newline}lines\u2028more", "plain"]
+    assert found == ['Fine, I say.  "Yes"', "Two\nlines\u2028more", "plain"]
     assert labels == ["1", "0", "so-so"]
 
 
@@ -122,14 +124,13 @@ def test_columns_are_found_by_name(tmp_path):
 NO_REVIEWS = {
     "missing": (None, "cannot read .*: No such file", "check the file"),
     "empty": (b"", "has no columns text and label", "first line"),
-    "other columns": (b"text,sentiment\na,1\n", "has no columns text and label", "first line"),
+    "other columns": (b"text,sentiment\na,1\n", "has no columns text and label", "'text,sentiment'"),
     "header alone": (b"text,label\n", "holds no text", "text and label"),
-    "an empty label": (b"text,label\na,1\nb,\n", "in line 3 has no label", "line 3"),
-    "a label of spaces": (b"text,label\na, \n", "in line 2 has no label", "line 2"),
-    "no label": (b"text,label\n\na\n", "in line 3 has no label", "line 3"),
-    "no text": (b'text,label\n"\n<br />\n",1\n', "in line 4 has no text", "line 4"),
-    "a huge field": (b"text,label\n" + b"a" * 200_000 + b",1\n", "no table of comma-separated values", "after line 1"),
-    "Latin-1": ("text,label\nSeñor,1".encode("latin-1"), r"is not UTF-8 text \(byte 13\)", "iconv"),
+    "an empty label": (b"text,label\na,1\nb,\n", "line 3: the row has no label", "line 3"),
+    "a label of spaces": (b"text,label\na, \n", "line 2: the row has no label", "line 2"),
+    "no label": (b"text,label\n\na\n", "line 3: the row has 1 fields", "names 2 columns"),
+    "no text": (b'text,label\n"\n<br />\n",1\n', "line 2: the row has no text", "line 2"),
+    "Latin-1": ("text,label\nSeñor,1".encode("latin-1"), r"is not UTF-8 text \(line 2\)", "iconv"),
 }
 
 
@@ -138,6 +139,54 @@ def test_a_table_without_texts_and_labels_is_refused_in_one_line(tmp_path, data,
     if data is not None:
         (tmp_path / "r.csv").write_bytes(data)
     fails(what, lambda: texts.read_labelled(tmp_path / "r.csv"), named, "r.csv")
+
+
+SHEET = "text,label\n" + "".join(f"Row {i}.,{'good' if i % 2 else 'bad'}\n" for i in range(1, 30))
+TURNED = "label,text\n" + "".join(f"{'good' if i % 2 else 'bad'},Row {i}.\n" for i in range(1, 30))
+AMISS = {
+    "open to the end": (SHEET, 5, '"Row 5.,good', "line 6 to 30: a quote is not closed"),
+    "closed before a letter": (SHEET, 5, '"Row 5.,good\n"Six" she said,bad', "line 6 to 7: a quote is amiss"),
+    "closed at an end": (
+        SHEET,
+        5,
+        '"Row 5.,good\nRow,bad\nRow",bad',
+        "line 6: a quote opens a field that goes on to line 8",
+    ),
+    "closed at an end, turned": (TURNED, 5, 'good,"Row\nbad,Row\nbad,Row"', "line 6: a quote opens .* to line 8"),
+    "backslashes": (SHEET, 5, '"a \\\\"b\\\\", c",good', "line 6: a quote is amiss"),
+    "a comma": (SHEET, 5, "Row, 5.,good", "line 6: the row has 3 fields"),
+    "a comma after lines": (SHEET, 5, '"Row\n5",good\nRow, 5.,good', "line 8: the row has 3 fields"),
+    "a comma of the last": (SHEET, 29, "Row, 29,good", "line 30: the row has 3 fields"),
+    "names twice": ("text,label,text\na,b,c\n" + 30 * "\n", 5, "", "has two columns text"),
+}
+
+
+@pytest.mark.parametrize(("table", "number", "row", "what"), AMISS.values(), ids=AMISS)
+def test_what_is_amiss_in_a_table_is_refused_by_line(tmp_path, table, number, row, what):
+    rows = table.split("\n")
+    rows[number] = row
+    (tmp_path / "r.csv").write_text("\n".join(rows))
+    fails(rf"r.csv,? {what}", lambda: texts.read_labelled(tmp_path / "r.csv"))
+
+
+@pytest.mark.parametrize("delimiter", list(",;\t|"))
+def test_a_table_is_read_by_what_parts_its_first_line(tmp_path, delimiter):
+    rows = [
+        ["a", "text", "label"],
+        ["1", 'Say "x"; y, z | \t?', "no"],
+        ["2", "a\nb", "yes"],
+        ["3", "w" * 200_000, "no"],
+    ]
+    with open(tmp_path / "r.csv", "w", newline="") as file:
+        csv.writer(file, delimiter=delimiter).writerows(rows)
+    limit = csv.field_size_limit()
+    assert texts.read_labelled(tmp_path / "r.csv") == [[row[1] for row in rows[1:]], ["no", "yes", "no"]]
+    assert csv.field_size_limit() == limit
+
+
+def test_a_poem_with_commas_is_one_text(tmp_path):
+    (tmp_path / "r.csv").write_text('text,label\n"One, two\nthree, four\nfive, six",good\n"A, b",bad\n')
+    assert texts.read_labelled(tmp_path / "r.csv")[0] == ["One, two\nthree, four\nfive, six", "A, b"]
 
 
 def real(name):
@@ -325,7 +374,8 @@ CONLLU = """# newdoc
 2\tNew York\tNew York\tPROPN\tSpaceAfter=No
 3\t,\t,\tPUNCT\t_
 4\t#\t#\tSYM\t_
-#\t1\t1\tNUM\t_
+#\twithin = the sentence
+5\t1\t1\tNUM\t_
 
 # sent_id = 2
 1\t10\u00a0000\t10000\tNUM\t_
@@ -343,17 +393,57 @@ def test_only_spaces_and_tabs_part_columns(tmp_path):
     assert tagged(tmp_path, "".join(f"{word} O\n" for word in words)) == [(words, ["O"] * 3)]
 
 
+def test_words_of_a_sentence_are_counted_once_in_conllu(tmp_path):
+    """Universal Dependencies, CoNLL-U format: ranges such as 1-2 and empty nodes such as 5.1 are no words."""
+    rows = [
+        ("1-2", "vámonos", "_"),
+        ("1", "vamos", "VERB"),
+        ("2", "nos", "PRON"),
+        ("2.1", "ya", "ADV"),
+        ("3", "3.5", "NUM"),
+    ]
+    data = "# text = ...\n" + "".join("\t".join([i, word, "_", kind, *"______"]) + "\n" for i, word, kind in rows)
+    assert tagged(tmp_path, data, 1, 3) == [(["vamos", "nos", "3.5"], ["VERB", "PRON", "NUM"])]
+    fails("column 0 counts the words", lambda: tagged(tmp_path, data, 0, 3), "--token-column 1")
+    assert tagged(tmp_path, "1-2 NUM\n5.1 NUM\n") == [(["1-2", "5.1"], ["NUM", "NUM"])]  # words, where none are counted
+
+
+COMMENTED = {
+    "four columns": ("#\thttp://a.org [1]\n1\tAda\tB-PER\tO\n2\t#\tO\tO\n\n# b\n1\t#\tO\tO\n", (1, 2)),
+    "two columns, no tab": ("# from a.org\nAda\tB-PER\n#\tO\n\n# b\n#\tO\n", ()),
+    "two columns, a space": ("# from a.org\nAda B-PER\n# O\n\n# sent id 2\n# O\n", ()),
+    "two columns, tabs in comments alone": ("#\thttp://a.org\tin line 1\nAda B-PER\n# O\n\n# O\n", ()),
+}
+
+
+@pytest.mark.parametrize(("data", "columns"), COMMENTED.values(), ids=COMMENTED)
+def test_comments_are_no_words_and_the_sign_is(tmp_path, data, columns):
+    assert tagged(tmp_path, data, *columns) == [(["Ada", "#"], ["B-PER", "O"]), (["#"], ["O"])]
+
+
+def test_a_comment_that_might_be_a_word_is_named(tmp_path):
+    with pytest.warns(UserWarning, match=r"taken for comments \(line 1, 4\)"):
+        found = tagged(tmp_path, "#\thttp://a.org\nAda\tB-PER\n\n#\thttp://b.org\n#love\tO\nit\tO\n")
+    assert found == [(["Ada"], ["B-PER"]), (["#love", "it"], ["O", "O"])]
+
+
 NOT_TAGGED = {
     "missing": (None, (), "cannot read .*: No such file", "check the file"),
     "empty": ("", (), "is empty", "a word and its label"),
     "no sentence": ("-DOCSTART- -X- O O\n\n", (), "is empty", "a word and its label"),
-    "a lone word": ("a O\n\nb\n", (), "line 3: there are 1 columns", "number 0 and its label number -1"),
+    "a lone word": ("a O\n\nb\n", (), "line 3: there are 1 columns", "number 0"),
     "a lone word after CRLF": ("a O\r\n\r\nb O\r\nc\r\n", (), "line 4: there are 1 columns", "line 4"),
-    "too few columns": ("a O\nb X O\n", (0, 2), "line 1: there are 2 columns", "label number 2"),
-    "too few from the end": ("a X O\nb O\n", (0, -3), "line 2: there are 2 columns", "label number -3"),
+    "too few columns": ("a O\nb X O\n", (0, 2), "line 1: there are 2 columns", "number 2"),
+    "too few from the end": (
+        "a X O\nb O\n",
+        (0, -3),
+        "line 2: there are 2 columns, 3 in the first line with a word",
+        "number 0",
+    ),
     "no word": ("a\tO\n\tO\n", (), "line 2: there are 2 columns", "number 0"),
     "no label": ("a\tX\tO\nb\tX\t\n", (), "line 2: there are 3 columns", "number -1"),
-    "Latin-1": ("Señor O".encode("latin-1"), (), r"is not UTF-8 text \(byte 2\)", "iconv"),
+    "a row of another width": ("a X O\nb O\n", (), "line 2: there are 2 columns, 3 in the first line", "number 0"),
+    "Latin-1": ("Señor O".encode("latin-1"), (), r"is not UTF-8 text \(line 1\)", "iconv"),
 }
 
 
@@ -477,7 +567,7 @@ NO_QUESTIONS = {
     "no start": (without("data", 1, "paragraphs", 0, "qas", 0, "answers", 0, "answer_start"), FORMAT, "(question q3)"),
     "no articles": ({"data": []}, "holds no questions", "some.json"),
     "no question at all": ({"data": [{"paragraphs": [{"context": "", "qas": []}]}]}, "holds no questions", "some.json"),
-    "Latin-1": ('{"data": "é"}'.encode("latin-1"), r"is not UTF-8 text \(byte 10\)", "iconv"),
+    "Latin-1": ('{"data": "é"}'.encode("latin-1"), r"is not UTF-8 text \(line 1\)", "iconv"),
 }
 
 
