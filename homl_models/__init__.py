@@ -1,5 +1,8 @@
 """Keras 3 reference implementations of the language and generative models of *Hands-On Machine Learning*."""
 
+import os as _os
+import sys as _sys
+
 __version__ = "0.1.0"
 
 
@@ -11,3 +14,37 @@ def load(run_or_preset):
     from homl_models import runs
 
     return runs.load(run_or_preset)
+
+
+def _turn_on_onednn():
+    """Let TensorFlow use oneDNN, which it leaves off on x86 processors without AVX-512 VNNI, bfloat16 or AMX.
+
+    TensorFlow reads the variable when it is imported; `UserWarning` where that has happened and it is off.
+    """
+    if "tensorflow" not in _sys.modules:
+        _os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    elif "TF_ENABLE_ONEDNN_OPTS" not in _os.environ and _onednn_is_off():
+        import warnings
+
+        warnings.warn(
+            "TensorFlow was imported before homl_models and computes without oneDNN on this processor, up to half as "
+            "fast: import homl_models first, or set TF_ENABLE_ONEDNN_OPTS=1",
+            stacklevel=3,
+        )
+
+
+def _onednn_is_off():
+    """Whether an imported TensorFlow computes without oneDNN on a processor that it has it for."""
+    import platform
+
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    try:
+        from tensorflow.python.util import _pywrap_util_port  # TensorFlow has no public name for it
+
+        return not _pywrap_util_port.IsMklEnabled()
+    except (ImportError, AttributeError):
+        return False
+
+
+_turn_on_onednn()

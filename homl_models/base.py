@@ -57,7 +57,7 @@ class Model(Configured, keras.Model):
 
     @property
     def optimizers(self):
-        """The optimizers of training; a model with several, such as a GAN, overrides this."""
+        """The optimizers of training, whose variables checkpoints hold."""
         return [self.optimizer]
 
     @property

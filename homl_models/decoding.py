@@ -11,8 +11,13 @@ token `end`, at the latest as its `limits`-th token, so that each score is that 
 complete text. Shapes: b batch, k beam, v vocabulary, t tokens.
 """
 
+import random
+
 import keras
+import numpy as np
 from keras import ops
+
+from homl_models.layers.dropout import mix
 
 PAD = -1  # stands in the output after a row has ended
 
@@ -56,9 +61,22 @@ def choose(logits, noise, temperature=1.0, top_k=0, top_p=1.0):
     return ops.cast(ops.where(temperature > 0, sampled, ops.argmax(logits, axis=-1)), "int32")
 
 
-def draw(seed, length, batch):
-    """Noise (length, batch) for `sample`; more length or another process does not change what comes first."""
-    return keras.random.uniform((length, batch), seed=seed)
+def draw(seed, length, rows):
+    """Noise (length, b) in [0, 1) for `sample`: number t of a row follows from the seed, t and the row's number alone.
+
+    So neither more length, nor more rows, nor another process or backend changes what a row draws.
+    seed: a whole number, of which 32 bits count, or None to draw one. rows: b, for the rows 0 to b - 1, or whole
+    numbers (b,); rows of the same number draw the same.
+    """
+    if seed is None:
+        seed = random.getrandbits(32)
+    seed = np.uint32(seed & 0xFFFFFFFF) if isinstance(seed, (int, np.integer)) else ops.cast(seed, "uint32")
+    rows = ops.arange(rows) if isinstance(rows, int) else rows
+    key = mix(seed)
+    place, row = ops.arange(length)[:, None], ops.convert_to_tensor(rows)[None]
+    place, row = mix(ops.cast(place, "uint32") + key), mix(ops.cast(row, "uint32") + mix(key + np.uint32(0x9E3779B9)))
+    bits = mix(ops.bitwise_xor(place, row))
+    return ops.cast(ops.bitwise_right_shift(bits, np.uint32(8)), "float32") * np.float32(2**-24)
 
 
 def sample(step, logits, state, noise, *, length=None, stop=None, **choice):

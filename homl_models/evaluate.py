@@ -1,12 +1,13 @@
 """python -m homl_models.evaluate RUN [flags]: the metrics of a run or preset again, on its test data or on yours."""
 
-import argparse
 import inspect
-import os
 import sys
+from pathlib import Path
 
-from homl_models import environment, reports, runs
+from homl_models import cli, environment, reports, runs
 from homl_models.errors import UserError
+
+FILES = "images", "text_file", "pairs_file", "data_file"
 
 
 def main(argv=None):
@@ -14,7 +15,7 @@ def main(argv=None):
     from homl_models.train import guarded
 
     argv = sys.argv[1:] if argv is None else argv
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    cli.utf8_output()
     return guarded(lambda: _evaluate_command(argv))
 
 
@@ -22,6 +23,7 @@ def _evaluate_command(argv):
     if asked := parse(argv):
         environment.check_backend()
         run, recipe, settings = asked
+        cli.import_tensorflow()
         print(reports.table(recipe.evaluate(runs.load(run), **settings)))
 
 
@@ -30,7 +32,7 @@ def parse(argv):
 
     `UserError` if there are no such.
     """
-    parser = argparse.ArgumentParser(prog="python -m homl_models.evaluate", description=__doc__, add_help=False)
+    parser = cli.Parser(prog="python -m homl_models.evaluate", description=__doc__, add_help=False)
     parser.add_argument("run", nargs="?", metavar="RUN", help="a run folder or a preset")
     parser.add_argument("-h", "--help", action="store_true")
     args, rest = parser.parse_known_args(argv)
@@ -40,9 +42,7 @@ def parse(argv):
             raise UserError("name a run folder or a preset")
         return None
     name, recipe = runs.read_recipe(runs.find(args.run))
-    flags = argparse.ArgumentParser(
-        prog=f"python -m homl_models.evaluate {args.run}", description=recipe.evaluate.__doc__, exit_on_error=False
-    )
+    flags = cli.Parser(prog=f"python -m homl_models.evaluate {args.run}", description=recipe.evaluate.__doc__)
     for parameter in list(inspect.signature(recipe.evaluate).parameters.values())[1:]:
         flags.add_argument(
             f"--{parameter.name.replace('_', '-')}", type=type(parameter.default), default=parameter.default
@@ -50,13 +50,13 @@ def parse(argv):
     if args.help:
         flags.print_help()
         return None
-    try:
-        settings, unknown = flags.parse_known_args(rest)
-    except argparse.ArgumentError as error:
-        raise UserError(f"{error.argument_name} {error.message}") from None
+    settings, unknown = flags.parse_known_args(rest)
     if unknown:
         known = ", ".join(f"--{key.replace('_', '-')}" for key in vars(settings)) or "none"
         raise UserError(f"{name} does not know {' '.join(unknown)}; its flags for evaluation are: {known}")
+    for key, value in vars(settings).items():
+        if key in FILES and value and not Path(value).exists():
+            raise UserError(f"cannot read {value}: there is no such file; check --{key.replace('_', '-')}")
     return args.run, recipe, vars(settings)
 
 

@@ -1,10 +1,10 @@
 """python -m homl_models.export RUN [--to FOLDER]: a SavedModel of a run or preset, with strings or images in and out.
 
 It needs neither Keras nor this package: `tf.saved_model.load(folder).generate(tf.constant(["To be"]), ...)`.
-Beside the endpoints it holds `assets.extra/endpoints.json`, their documentation and defaults.
+Beside the endpoints it holds `assets.extra/endpoints.json`: what they take and give, their documentation and defaults.
 """
 
-import argparse
+import contextlib
 import inspect
 import json
 import os
@@ -12,27 +12,32 @@ import subprocess
 import sys
 from pathlib import Path
 
-from homl_models import files, runs
+from homl_models import cli, endpoints, files, runs
 from homl_models.errors import UserError
 
 
 def main(argv=None):
     from homl_models.train import guarded
 
-    parser = argparse.ArgumentParser(prog="python -m homl_models.export", description=__doc__)
+    cli.utf8_output()
+    return guarded(lambda: _export_command(argv))
+
+
+def _export_command(argv):
+    parser = cli.Parser(prog="python -m homl_models.export", description=__doc__)
     parser.add_argument("run", help="a run folder, a preset, or a .keras file")
     parser.add_argument("--to", type=Path, help="folder to write; default: saved_model in the run folder")
     args = parser.parse_args(argv)
-    return guarded(lambda: _export_command(args.run, args.to))
-
-
-def _export_command(run, to):
+    run, to = args.run, args.to
+    if run.endswith(".keras") and not Path(run).is_file():
+        raise UserError(f"cannot read {run}: there is no such file; check the path")
     if not run.endswith(".keras"):
         to = to or runs.find(run) / "saved_model"
     if to is None:
         raise UserError("say where to write the SavedModel: --to FOLDER")
     if to.exists():
         raise UserError(f"{to} is there already; choose another --to")
+    cli.import_tensorflow()
     export(run, to)
 
 
@@ -62,27 +67,45 @@ def write_saved_model(model, folder):
     module, signatures, described = tf.Module(), {}, {}
     module.variables_of_the_model = [variable.value for variable in model.variables]
     for name, (function, signature) in model.endpoints().items():
-        signatures[name] = tf.function(function, input_signature=signature, autograph=False)  # saving traces it, once
+        signatures[name] = tf.function(function, input_signature=signature, autograph=False)
         setattr(module, name, signatures[name])
-        described[name] = {
-            "doc": inspect.getdoc(function) or "",
-            "inputs": [spec.name for spec in signature],
-            "defaults": {
-                parameter.name: parameter.default
-                for parameter in inspect.signature(function).parameters.values()
-                if parameter.default is not parameter.empty
-            },
-        }
+        outputs = signatures[name].get_concrete_function().structured_outputs  # traced here, once
+        described[name] = describe(function, signature, outputs)
     signatures["serving_default"] = next(iter(signatures.values()))  # what TensorFlow Serving calls unless told
-    logger = tf.get_logger()
-    level = logger.level
-    logger.setLevel("WARNING")  # or else it tells where it writes, which is not where the folder will be
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)  # it is not trained any more
-    tf.saved_model.save(module, folder, signatures, options)
-    logger.setLevel(level)
-    extra = folder / "assets.extra"
-    extra.mkdir()
-    (extra / "endpoints.json").write_text(json.dumps(described, indent=2), encoding="utf-8")
+    with _warnings_alone(tf.get_logger()):  # or else it tells where it writes, which is not where the folder will be
+        tf.saved_model.save(module, folder, signatures, options)
+    path = folder / endpoints.FILE
+    path.parent.mkdir()
+    path.write_text(json.dumps(described, indent=2), encoding="utf-8")
+
+
+def describe(function, signature, outputs=()):
+    """What `endpoints.Endpoint` reads of a function of a model: inputs and outputs by name, defaults, documentation."""
+    parameters = inspect.signature(function).parameters.values()
+    return {
+        "doc": inspect.getdoc(function) or "",
+        "inputs": {spec.name: _plain(spec) for spec in signature},
+        "outputs": {name: _plain(outputs[name]) for name in sorted(outputs)},
+        "defaults": {
+            parameter.name: parameter.default for parameter in parameters if parameter.default is not parameter.empty
+        },
+    }
+
+
+def _plain(spec):
+    """(type, shape) of a `tf.TensorSpec` or tensor."""
+    return spec.dtype.name, spec.shape.as_list()
+
+
+@contextlib.contextmanager
+def _warnings_alone(logger):
+    level = logger.level
+    logger.setLevel("WARNING")
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 if __name__ == "__main__":

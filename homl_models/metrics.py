@@ -36,33 +36,67 @@ class TokenAccuracy(keras.metrics.Mean):
 
 
 def translation(translations, references):
-    """BLEU and chrF in percent, by sacrebleu: {"bleu": ..., "chrf": ...}; prints its signatures on stderr."""
+    """BLEU and chrF in percent, by sacrebleu: {"bleu": ..., "chrf": ...}; prints its signatures on stderr.
+
+    BLEU counts words, or, of references that are written without spaces, characters, and says so.
+    """
     from sacrebleu.metrics import BLEU, CHRF
 
     translations, references, scores = list(translations), list(references), {}
-    for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
+    tokenizer = bleu_tokenizer(references)
+    if tokenizer != "13a":
+        how = f"BLEU counts characters (sacrebleu's tokenizer {tokenizer!r})"
+        print(f"the references are written without spaces between words: {how}", file=sys.stderr)
+    for name, metric in (("bleu", BLEU(tokenize=tokenizer)), ("chrf", CHRF())):
         scores[name] = metric.corpus_score(translations, [references]).score
         print(f"{name}|{metric.get_signature()}", file=sys.stderr)
     return scores
 
 
+# Letters of scripts that are written without spaces between words, and the part of these that is Chinese or Japanese.
+UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\u3040-\u30ff\u31f0-\u31ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\ua9e0-\ua9ff\uaa60-\uaa7f\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+
+
+def bleu_tokenizer(references):
+    """sacrebleu's tokenizer for these references: "13a", its default, "zh" for Chinese or "char" without spaces."""
+    text = "\n".join(references)
+    unspaced = "".join(UNSPACED.findall(text))
+    if 2 * len(unspaced) > sum(map(str.isalpha, text)):
+        chinese = sum("\u3400" <= letter <= "\u9fff" or letter >= "\uf900" for letter in unspaced)
+        return "zh" if chinese == len(unspaced) else "char"
+    alone = references and not any(" " in reference.strip() for reference in references)
+    return "char" if alone else "13a"
+
+
 # Tags and answers.
+
+
+# Schemes of labels: B begins an entity, I or M goes on with it, E or L is its last word, S, U or W its only one.
+SCHEME = {"B": "B", "I": "I", "M": "I", "E": "E", "L": "E", "S": "S", "U": "S", "W": "S"}
 
 
 def entities(labels):
     """The entities that labels of words name: {(kind, first word, the one after its last)}.
 
-    B-X begins one of kind X; I-X goes on with it, or begins one where there is none of that kind, as in the
-    evaluation of CoNLL-2000; a label without these letters is an entity of its own where it repeats, "O" is none.
+    Labels of IOB1, IOB2 (BIO), IOE, BIOES (IOBES), BILOU and BMEWO: B-X and S-X begin an entity of kind X; I-X and E-X
+    go on with one, or begin one where there is none of that kind; E-X and S-X end it, as "O", a beginning and another
+    kind do. As in the evaluation of CoNLL-2000, none is dropped for a label that its scheme would want. A label without
+    these letters is an entity of its own where it repeats.
     """
     found, kind, first = set(), None, 0
     for i, label in enumerate([*labels, "O"]):
-        begins, _, name = label.partition("-") if label[:2] in ("B-", "I-") else ("I", "", label)
-        if kind is not None and (begins == "B" or name != kind):
+        part, name = (SCHEME[label[0]], label[2:]) if label[1:2] == "-" and label[0] in SCHEME else ("I", label)
+        if kind is not None and (part in "BS" or name != kind):
             found.add((kind, first, i))
             kind = None
         if kind is None and label != "O":
             kind, first = name, i
+        if part in "ES":
+            found.add((kind, first, i + 1))
+            kind = None
     return found
 
 

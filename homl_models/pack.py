@@ -4,13 +4,12 @@ Keeps the recipe, its metrics and samples, and the weights in half precision; `h
 `predict NAME ...` and `evaluate NAME` then work without a network or training.
 """
 
-import argparse
 import re
 import shutil
 import sys
 from pathlib import Path
 
-from homl_models import files, runs
+from homl_models import cli, files, runs
 from homl_models.errors import UserError
 
 LIMIT = 40_000_000  # bytes of all presets together
@@ -20,12 +19,16 @@ def main(argv=None):
     """The command: returns the exit status."""
     from homl_models.train import guarded
 
-    parser = argparse.ArgumentParser(prog="python -m homl_models.pack", description=__doc__)
+    return guarded(lambda: _pack_command(argv))
+
+
+def _pack_command(argv):
+    parser = cli.Parser(prog="python -m homl_models.pack", description=__doc__)
     parser.add_argument("run", help="the folder of a finished run")
     parser.add_argument("name", help="name of the preset")
     parser.add_argument("--presets", type=Path, default=runs.PRESETS, help="folder of the presets (the package's own)")
     args = parser.parse_args(argv)
-    return guarded(lambda: pack(args.run, args.name, args.presets))
+    pack(args.run, args.name, args.presets)
 
 
 def pack(run, name, presets=runs.PRESETS):

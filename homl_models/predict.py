@@ -1,30 +1,31 @@
 """python -m homl_models.predict RUN [ENDPOINT [INPUT ...] [--file PATH] [--out PATH] [--NAME VALUE ...]]
 
-RUN is a run folder, a preset, or any SavedModel folder; alone it lists the endpoints. INPUTs
-are texts, or image files where the endpoint takes those; without any, each line of
---file or of standard input is a text. An endpoint of several texts (a source and a target) takes
-them on one line, with tabs between. Every other input of the endpoint is a flag: a number, a list
-as JSON, or a picture for all INPUTs, such as a mask. Image files are read as viewers show
-them, transparent parts on white. --out names the file for the result: for
-images one of the formats .png, .jpg, .gif, .webp, .bmp and .tif, else text.
+RUN is a run folder, a preset, or any SavedModel folder; alone it lists the endpoints. INPUTs are
+texts, images (their files) or numbers (JSON), as the endpoint takes them; --file names a file with
+one a line. Without either, each line of standard input is a text. An endpoint of several texts (a
+source and a target) takes them on one line, with tabs between. Every other input of the endpoint is
+a flag: a number, a list as JSON, or an image for all INPUTs, such as a mask. Image files are read as
+viewers show them, transparent parts on white. --out names the file for the result: for images one of
+the formats .png, .jpg, .gif, .webp, .bmp and .tif, else text.
 
-Only `tf.saved_model` is used, never the models of this package.
+Texts are UTF-8; only `tf.saved_model` is used, never the models of this package.
 """
 
-import argparse
 import hashlib
-import importlib.util
+import importlib.metadata
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 
-from homl_models import files, runs
+import homl_models
+from homl_models import cli, files, runs
+from homl_models.endpoints import Endpoints, checked_text, parse_value
 from homl_models.errors import UserError
+from homl_models.pipelines import lines
 
 BATCH = 64  # lines of a file that are predicted together
 FORMATS = {
@@ -42,23 +43,24 @@ def main(argv=None):
     if not argv or argv[0] in ("-h", "--help"):
         print(__doc__)
         return 0 if argv else 2
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    cli.utf8_output()
     return guarded(lambda: _predict_command(argv))
 
 
 def _predict_command(argv):
-    endpoints = Endpoints(locate(argv[0]))
-    if len(argv) == 1:
-        print(endpoints.listing())
+    run, *rest = argv
+    folder = saved_model(run)
+    check_files(rest, runs.find(run) if folder is None else None)
+    endpoints = Endpoints(folder or export_preset(run))
+    if not rest:
+        print(endpoints)
         return
-    name, args = parse(endpoints, argv)
-    flags = {key: value for key, value in vars(args).items() if value is not None}
-    inputs, file, out = flags.pop("INPUT", []), flags.pop("file", None), flags.pop("out", None)
-    if out and any(key in IMAGES for key in endpoints.signatures[name].structured_outputs):
+    name, inputs, file, out, flags = parse(endpoints, argv)
+    if out and any(key in IMAGES for key in endpoints[name].outputs):
         image_format(out)  # refused before the work
     results = []
-    for batch in batches(endpoints, name, inputs, file):
-        result = endpoints.call(name, batch, flags)
+    for given in batches(endpoints[name], name, inputs, file):
+        result = endpoints.call(name, given | for_batch(flags, endpoints[name], given))
         if out:
             results.append(result)
         else:
@@ -67,213 +69,181 @@ def _predict_command(argv):
         save(results, Path(out))
 
 
-def parse(endpoints, argv):
-    """RUN ENDPOINT ... -> the endpoint's name and its arguments; `UserError` if there are no such."""
-    run, name, *rest = argv
-    if name not in endpoints.signatures:
-        raise UserError(f"{run} has no endpoint {name!r}; it has {', '.join(endpoints.signatures)}")
-    return name, endpoints.parser(name).parse_args(rest)
+# Finding the SavedModel.
 
 
-def locate(run):
-    """The SavedModel folder of a run folder, a preset or a SavedModel folder."""
+def saved_model(run):
+    """The SavedModel folder of a run folder, a SavedModel folder, or of a preset that has been exported; or None."""
     for folder in (Path(run), Path(run) / "saved_model"):
         if (folder / "saved_model.pb").is_file():
             return folder
     folder = runs.find(run)
     if not (folder / "weights.npz").is_file():
         raise UserError(f"the run in {folder} has no SavedModel yet; go on with it by the command that started it")
-    digest = hashlib.sha256((folder / "weights.npz").read_bytes()).hexdigest()[:12]
-    cache = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "homl_models" / f"{folder.name}-{digest}"
-    if not cache.is_dir():
-        print(f"exporting {run} to {cache}, this once", file=sys.stderr)
-        command = [sys.executable, "-m", "homl_models.export", run, "--to", str(cache)]
-        done = subprocess.run(command, env={**os.environ, "KERAS_BACKEND": "tensorflow"}, stdout=subprocess.DEVNULL)
+    cache = preset_cache(folder)
+    return cache if cache.is_dir() else None
+
+
+def preset_cache(folder):
+    """The folder for the SavedModel of a preset, one for each state of the preset, this package and TensorFlow."""
+    digest = hashlib.sha256(f"{homl_models.__version__} {importlib.metadata.version('tensorflow')}".encode())
+    package = Path(homl_models.__file__).parent
+    for path in [*sorted(path for path in folder.iterdir() if path.is_file()), *sorted(package.rglob("*.py"))]:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
+    return home / "homl_models" / f"{folder.name}-{digest.hexdigest()[:12]}"
+
+
+def export_preset(run):
+    """Write the SavedModel of a preset into the cache, whole, whoever else does so meanwhile -> its folder."""
+    cache = preset_cache(runs.find(run))
+    print(f"exporting {run} to {cache}, this once", file=sys.stderr)
+    aside = cache.with_name(f".aside-{os.getpid()}-{cache.name}")
+    command = [sys.executable, "-m", "homl_models.export", run, "--to", str(aside)]
+    environment = {**os.environ, "KERAS_BACKEND": "tensorflow"}
+    done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
         if done.returncode:
-            raise UserError(f"cannot export {run} to {cache}; set KERAS_HOME to a folder that can be written")
+            *trace, reason = done.stderr.decode("utf-8", "replace").strip().splitlines() or [
+                f"status {done.returncode}"
+            ]
+            print("".join(f"{line}\n" for line in trace), end="", file=sys.stderr)
+            reason = reason.removeprefix("error: ")
+            raise UserError(
+                f"cannot export {run} to {cache} ({reason}); set KERAS_HOME to a folder that can be written"
+            )
+        os.rename(aside, cache)
+    except OSError:
+        if not cache.is_dir():  # or else another process was faster
+            raise
+    finally:
+        files.remove(aside)
     return cache
 
 
-def load_word_pieces(folder):
-    """Make TensorFlow know the operation that cuts word pieces, if the SavedModel has it."""
-    if b"FastWordpieceTokenize" not in (folder / "saved_model.pb").read_bytes():
-        return
-    import tensorflow as tf
-
-    package = importlib.util.find_spec("tensorflow_text")  # not imported, as that would import Keras
-    if package is None:
-        raise UserError(f'{folder} reads texts with tensorflow-text: pip install "homl_models[text]"')
-    tf.load_op_library(str(Path(package.origin).parent / "python" / "ops" / "_fast_wordpiece_tokenizer.so"))
+# Arguments.
 
 
-class Endpoints:
-    """The signatures of a SavedModel, with the documentation and defaults that `export` puts beside them."""
+def check_files(words, preset):
+    """Raise `UserError` for files that are not there, or cannot be written, before any work.
 
-    def __init__(self, folder):
-        import tensorflow as tf
-
-        load_word_pieces(folder)
-        try:
-            self.model = tf.saved_model.load(folder)  # signatures need this reference
-        except Exception as error:
-            raise UserError(f"{folder} is not a SavedModel that can be loaded: {str(error).splitlines()[0]}") from error
-        signatures = dict(self.model.signatures)
-        if len(signatures) > 1:
-            signatures.pop("serving_default", None)  # the same as one of the others
-        self.signatures = signatures
-        described = folder / "assets.extra" / "endpoints.json"
-        self.described = files.read_json(described) if described.is_file() else {}
-
-    def doc(self, name):
-        return self.described.get(name, {}).get("doc", "")
-
-    def defaults(self, name):
-        return self.described.get(name, {}).get("defaults", {})
-
-    def inputs(self, name):
-        """{input: TensorSpec}, in the order of the function's arguments."""
-        specs = self.signatures[name].structured_input_signature[1]
-        order = self.described.get(name, {}).get("inputs", sorted(specs))
-        return {key: specs[key] for key in order}
-
-    def main_input(self, name):
-        """The input that arguments, files and standard input are for: the first with a batch axis and no default."""
-        rows = [key for key, spec in self.inputs(name).items() if spec.shape.rank != 0]
-        return next((key for key in rows if key not in self.defaults(name)), None)
-
-    def text_inputs(self, name):
-        """The inputs that share a line of text, with tabs between: the main one and all others that are texts (n,)."""
-        texts = [key for key, spec in self.inputs(name).items() if spec.dtype.name == "string" and spec.shape.rank == 1]
-        return texts if self.main_input(name) in texts else []
-
-    def listing(self):
-        """Every endpoint with its inputs, defaults, outputs and documentation."""
-        lines = []
-        for name, function in self.signatures.items():
-            defaults = self.defaults(name)
-            inputs = [
-                _described(key, spec) + (f" = {defaults[key]!r}" if key in defaults else "")
-                for key, spec in self.inputs(name).items()
-            ]
-            outputs = [_described(key, spec) for key, spec in function.structured_outputs.items()]
-            lines += [f"{name}({', '.join(inputs)}) -> {', '.join(outputs)}", f"    {self.doc(name)}"]
-        return "\n".join(lines)
-
-    def parser(self, name):
-        parser = _Parser(prog=f"python -m homl_models.predict RUN {name}", description=self.doc(name))
-        main, defaults, texts = self.main_input(name), self.defaults(name), self.text_inputs(name)
-        if main:
-            given = ", a tab, ".join(texts or [main])
-            parser.add_argument("INPUT", nargs="*", help=f"{given}; without any, lines of --file or standard input")
-            parser.add_argument("--file", help="read inputs from this file, one a line")
-        parser.add_argument("--out", help="write the result to this file (images: .png, .jpg, .gif, ...)")
-        for key, spec in self.inputs(name).items():
-            if key != main and key not in texts:
-                required = key not in defaults
-                help = f"{spec.dtype.name}" + ("" if required else f", default {defaults[key]!r}")
-                parser.add_argument(f"--{key.replace('_', '-')}", dest=key, required=required, help=help)
-        return parser
-
-    def call(self, name, batch, flags):
-        """Call an endpoint on a batch for its main input and the flags -> {output: array}."""
-        import tensorflow as tf
-
-        given = {self.main_input(name): batch}
-        if len(texts := self.text_inputs(name)) > 1:
-            given = dict(zip(texts, zip(*(_columns(line, texts) for line in batch))))
-        feed = {}
-        for key, spec in self.inputs(name).items():
-            value = given[key] if key in given else flags.get(key, self.defaults(name).get(key))
-            if _is_picture(spec) and isinstance(value, str):
-                value = np.repeat(read_picture(value, spec)[None], len(batch), axis=0)  # one for all
-            feed[key] = tf.constant(_parse(key, value, spec), spec.dtype)
-        try:
-            return {key: value.numpy() for key, value in self.signatures[name](**feed).items()}
-        except tf.errors.InvalidArgumentError as error:
-            refused = re.search(r"assertion failed: \[(.*?)\]", error.message)
-            if not refused:
-                raise
-            raise UserError(refused[1].rstrip(". ")) from error
-
-
-def _columns(line, names):
-    """A line of as many texts as there are names."""
-    columns = line.split("\t")
-    if len(columns) != len(names):
-        raise UserError(f"a line must be {', a tab, '.join(names)}; this has {len(columns) - 1} tabs: {line!r}")
-    return columns
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise UserError(f"{message}; see {self.prog} --help")
-
-
-def _described(key, spec):
-    shape = "" if spec.shape.rank == 0 else "[" + ", ".join("n" if d is None else str(d) for d in spec.shape) + "]"
-    return f"{key}: {spec.dtype.name}{shape}"
-
-
-def _is_picture(spec):
-    return spec.dtype.name in ("uint8", "float32") and spec.shape.rank in (3, 4)
-
-
-def _parse(key, value, spec):
-    """A flag's text, or a default, as an array of the input's type."""
-    if not isinstance(value, str) or spec.dtype.name == "string":
-        return value
-    try:
-        parsed = np.array(json.loads(value)).astype(spec.dtype.as_numpy_dtype, casting="same_kind")
-        return np.atleast_1d(parsed) if spec.shape.rank == 1 else parsed
-    except (ValueError, TypeError) as error:
-        flag = f"--{key.replace('_', '-')}"
-        raise UserError(f"{flag} must be {spec.dtype.name}{list(spec.shape) or ''}, not {value!r}") from error
-
-
-def batches(endpoints, name, inputs, file):
-    """What to call the endpoint with, one after the other; None without inputs.
-
-    A batch of texts; all pictures, where the endpoint wants one size, or else one after the other.
+    words: those of the command line after RUN. preset: the folder of one that has to be exported first, or None.
     """
-    main = endpoints.main_input(name)
+    parser = cli.Parser(prog="python -m homl_models.predict RUN ENDPOINT", add_help=False)
+    parser.add_argument("--file")
+    parser.add_argument("--out")
+    args, others = parser.parse_known_args(words)
+    if args.file is not None and not os.access(args.file, os.R_OK):
+        raise UserError(f"cannot read {args.file}: there is no such file; check the path")
+    if args.out is not None:
+        out = Path(args.out)
+        if not out.parent.is_dir():
+            raise UserError(f"cannot write {out}: there is no folder {out.parent}; make it first")
+        if out.is_dir() or not os.access(out.parent, os.W_OK):
+            raise UserError(f"cannot write {out}; name another file")
+    if preset is not None and hasattr(runs.read_recipe(preset)[1], "images"):
+        for word in others[1:]:
+            if word.lower().endswith(tuple(FORMATS)) and not Path(word).is_file():
+                raise UserError(f"cannot read {word}: there is no such file; check the path")
+
+
+def parse(endpoints, argv):
+    """RUN ENDPOINT ... -> the endpoint's name, INPUTs, --file, --out, and values of the flags; `UserError` if amiss."""
+    run, name, *rest = argv
+    if name not in endpoints.described:
+        raise UserError(f"{run} has no endpoint {name!r}; it has {', '.join(endpoints.described)}")
+    endpoint = endpoints[name]
+    flags = {key: value for key, value in vars(parser(name, endpoint).parse_args(rest)).items() if value is not None}
+    inputs, file, out = flags.pop("INPUT", []), flags.pop("file", None), flags.pop("out", None)
+    if inputs and file is not None:
+        raise UserError("give INPUTs or --file, not both")
+    values = {}
+    for key, text in flags.items():
+        spec = endpoint.inputs[key]
+        values[key] = text if spec.is_image else parse_value(f"--{key.replace('_', '-')}", text, spec)
+    return name, inputs, file, out, values
+
+
+def parser(name, endpoint):
+    """The parser of what follows the endpoint's name."""
+    parser = cli.Parser(prog=f"python -m homl_models.predict RUN {name}", description=endpoint.doc)
+    main, texts = endpoint.main_input, endpoint.text_inputs
+    if main:
+        given = ", a tab, ".join(texts or [f"{main} ({endpoint.inputs[main]})"])
+        without = "; without any, lines of --file" + (" or standard input" if texts else "")
+        parser.add_argument("INPUT", nargs="*", help=given + without)
+        parser.add_argument("--file", help="read inputs from this file, one a line")
+    parser.add_argument("--out", help="write the result to this file (images: .png, .jpg, .gif, ...) and do not print it")
+    for key, spec in endpoint.inputs.items():
+        if key != main and key not in texts:
+            required = key not in endpoint.defaults
+            help = str(spec) + ("" if required else f", default {endpoint.defaults[key]!r}")
+            parser.add_argument(f"--{key.replace('_', '-')}", dest=key, required=required, help=help)
+    return parser
+
+
+# Inputs.
+
+
+def batches(endpoint, name, inputs, file):
+    """What to call the endpoint with, {input: values}, one after the other; without a main input {}.
+
+    A batch of texts; all images, where the endpoint wants one size, or else one after the other; numbers likewise.
+    """
+    main = endpoint.main_input
     if main is None:
-        yield None
+        yield {}
         return
-    spec = endpoints.inputs(name)[main]
-    if _is_picture(spec):
-        if not inputs:
-            raise UserError(f"name at least one image for {name}")
-        pictures = (read_picture(path, spec)[None] for path in inputs)
-        if None in spec.shape[1:]:
-            yield from pictures
+    spec = endpoint.inputs[main]
+    if not inputs and file is None and spec.dtype.name != "string":
+        what = "image" if spec.is_image else f"{spec} as JSON"
+        raise UserError(f"name at least one {what} for {name}, or a --file with one a line")
+    for batch in [inputs] if inputs else read_lines(file):
+        if spec.is_image:
+            images = (read_picture(path, spec)[None] for path in batch)
+            yield from ({main: one} for one in (images if None in spec.shape[1:] else [np.concatenate(list(images))]))
+        elif spec.dtype.name != "string":
+            yield from ({main: parse_value(main, text, spec)} for text in batch)
+        elif len(texts := endpoint.text_inputs) > 1:
+            yield dict(zip(texts, zip(*(columns(checked_text(line), texts) for line in batch))))
         else:
-            yield np.concatenate(list(pictures))
-    elif spec.dtype.name != "string":
-        yield from (_parse(main, text, spec) for text in inputs)
-    elif inputs:
-        yield inputs
-    else:
-        yield from read_lines(file)
+            yield {main: list(map(checked_text, batch))}
+
+
+def for_batch(flags, endpoint, given):
+    """The values of flags, the file of an image read and repeated for every row."""
+    rows = len(next(iter(given.values()), [None]))
+    return {
+        key: np.repeat(read_picture(value, endpoint.inputs[key])[None], rows, axis=0)
+        if isinstance(value, str) and endpoint.inputs[key].is_image
+        else value
+        for key, value in flags.items()
+    }
+
+
+def columns(line, names):
+    """A line of as many texts as there are names."""
+    parts = line.split("\t")
+    if len(parts) != len(names):
+        raise UserError(f"a line must be {', a tab, '.join(names)}; this has {len(parts) - 1} tabs: {line!r}")
+    return parts
 
 
 def read_lines(file):
     """Batches of the lines of a file, or single lines of standard input as they come."""
     if file is None:
         empty = True
-        for line in sys.stdin:
+        for line in lines.read_stream(sys.stdin.buffer, "standard input") if sys.stdin else ():
             empty = False
-            yield [line.rstrip("\n")]
+            yield [line]
         if empty:
             raise UserError("nothing came on standard input; give texts as arguments, or --file PATH")
         return
-    try:
-        lines = Path(file).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {file} as UTF-8 text ({error}); check the path") from error
-    if not lines:
+    found = lines.split(lines.read(file))
+    if not found:
         raise UserError(f"{file} is empty; each of its lines is one input")
-    for start in range(0, len(lines), BATCH):
-        yield lines[start : start + BATCH]
+    for start in range(0, len(found), BATCH):
+        yield found[start : start + BATCH]
 
 
 def read_picture(path, spec):

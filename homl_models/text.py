@@ -7,6 +7,8 @@ import numpy as np
 
 from homl_models.errors import UserError
 
+DOTTED = "İÌÍĨĮ"
+
 
 def _code_points(text):
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.int32)
@@ -46,6 +48,21 @@ def replacement(vocabulary):
     return " " if " " in vocabulary else vocabulary[0]
 
 
+def tf_lower(texts):
+    """Strings of any shape in a graph -> the same in small letters, in every locale.
+
+    `tf.strings.lower` follows the locale of the process: I and İ in Turkish and Azeri, I, J and those with accents in
+    Lithuanian. These are small before it sees them. It knows the letters of Unicode 13 (TensorFlow 2.21); 40 of
+    Unicode 14 (Vithkuqi, Glagolitic and Latin Extended-D) stay as they are, where `str.lower` has small ones.
+    """
+    import tensorflow as tf
+
+    texts = tf.strings.lower(texts)  # of ASCII, byte by byte
+    for letter in DOTTED:
+        texts = tf.strings.regex_replace(texts, letter, letter.lower())
+    return tf.strings.lower(texts, encoding="utf-8")
+
+
 def tf_encode(texts, vocabulary, lowercase=False):
     """Strings (b,) in a graph -> ids (b, t >= 1) with zeros at the right, and lengths (b,).
 
@@ -53,18 +70,42 @@ def tf_encode(texts, vocabulary, lowercase=False):
     """
     import tensorflow as tf
 
+    ids, _ = _tf_ids(texts, vocabulary, lowercase)
+    lengths = tf.cast(ids.row_lengths(), tf.int32)
+    ids = ids.to_tensor()
+    return tf.pad(ids, [[0, 0], [0, tf.cast(tf.shape(ids)[1] == 0, tf.int32)]]), lengths  # a column even for none
+
+
+def tf_is_known(texts, vocabulary, lowercase=False):
+    """Strings (b,) in a graph -> whether the vocabulary has all of their characters."""
+    import tensorflow as tf
+
+    return tf.reduce_all(_tf_ids(texts, vocabulary, lowercase)[1])
+
+
+def _tf_ids(texts, vocabulary, lowercase):
+    """Ids, ragged (b, None), and for each in turn whether its character is in the vocabulary."""
+    import tensorflow as tf
+
     known = _code_points(vocabulary)
     order = np.argsort(known)
-    if lowercase:
-        texts = tf.strings.lower(texts, encoding="utf-8")
-    points = tf.strings.unicode_decode(texts, "UTF-8")
+    points = tf.strings.unicode_decode(tf_lower(texts) if lowercase else texts, "UTF-8")
     flat = points.flat_values
     place = tf.minimum(tf.searchsorted(known[order], flat), len(known) - 1)
     found = tf.gather(known[order], place) == flat
     ids = tf.where(found, tf.gather(order.astype(np.int32), place), vocabulary.index(replacement(vocabulary)))
-    ids = points.with_flat_values(ids).to_tensor()
-    ids = tf.pad(ids, [[0, 0], [0, tf.cast(tf.shape(ids)[1] == 0, tf.int32)]])  # a column even for empty texts
-    return ids, tf.cast(points.row_lengths(), tf.int32)
+    return points.with_flat_values(ids), found
+
+
+def tf_occurrences(texts):
+    """Strings (b,) in a graph -> how many of those before each are the same, (b,)."""
+    import tensorflow as tf
+
+    _, group = tf.unique(texts)
+    order = tf.argsort(group, stable=True)
+    ordered = tf.gather(group, order)
+    before = tf.range(tf.size(group)) - tf.searchsorted(ordered, ordered)
+    return tf.scatter_nd(order[:, None], before, tf.shape(group))
 
 
 def tf_decode(ids, vocabulary):

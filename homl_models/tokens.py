@@ -16,6 +16,7 @@ import functools
 import numpy as np
 
 from homl_models.errors import UserError
+from homl_models.text import tf_lower
 
 PAD, UNKNOWN, START, END = range(4)
 SPECIAL = ("", "[UNK]", "[START]", "[END]")
@@ -164,12 +165,18 @@ def _hash(strings):
     return tf.strings.to_hash_bucket_fast(strings, 2**62)
 
 
+def is_blank(texts):
+    """Whether texts (b,) are empty or hold nothing but spaces, of any kind that `str.isspace` knows."""
+    import tensorflow as tf
+
+    return tf.strings.regex_full_match(texts, r"[\s\v\x1c-\x1f\x{85}\p{Z}]*")
+
+
 def split_words(texts):
     """Texts (b,) -> the book's words, ragged (b, None)."""
     import tensorflow as tf
 
-    texts = tf.strings.lower(texts, encoding="utf-8")
-    texts = tf.strings.regex_replace(texts, r"""[!-/:-@\[-`{-~¡¿]""", "")
+    texts = tf.strings.regex_replace(tf_lower(texts), r"""[!-/:-@\[-`{-~¡¿]""", "")
     return tf.strings.split(texts)
 
 

@@ -15,7 +15,7 @@ import re
 import sys
 from pathlib import Path
 
-from homl_models import environment, files, recipes, reports
+from homl_models import cli, environment, files, recipes, reports
 from homl_models.errors import UserError
 from homl_models.recipes import RECIPES
 
@@ -38,8 +38,7 @@ def main(argv=None):
 def _train_command(name, flags):
     recipe = parse(name, flags)
     environment.check_backend()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # faster also on processors where it is off by default
+    cli.import_tensorflow()
     run(name, recipe)
 
 

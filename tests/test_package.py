@@ -19,14 +19,14 @@ PACKAGE = ROOT / "homl_models"
 # Each layer may import those before it, and itself where it is a folder.
 LAYERS = [
     {"errors"},
-    {"environment", "devices"},
+    {"environment", "devices", "cli"},
     {"files", "reports", "text", "tokens", "wordpiece"},
     {"base", "layers", "decoding", "diffusion", "losses", "metrics", "optimizers", "regularizers", "schedules"},
     {"models"},
     {"checkpoints"},
     {"pipelines"},
     {"recipes"},
-    {"runs", "resume"},
+    {"runs", "resume", "endpoints"},
     {"export", "train", "predict", "evaluate", "pack"},
 ]
 FORBIDDEN = [

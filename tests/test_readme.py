@@ -4,12 +4,10 @@ import ast
 import builtins
 import dataclasses
 import functools
-import inspect
 import itertools
 import json
 import re
 import shlex
-import types
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,7 @@ import pytest
 import safetensors.numpy
 
 import homl_models
-from homl_models import evaluate, predict, runs, train
+from homl_models import endpoints, evaluate, export, predict, runs, train
 from homl_models.checkpoints.huggingface import from_pretrained, save_pretrained
 from homl_models.errors import UserError
 from homl_models.export import write_saved_model
@@ -58,17 +56,14 @@ def test_commands_are_found_with_comments_continued_lines_and_others_before_them
     assert len(COMMANDS) == README.count("\npython -m homl_models.") + README.count("&& python -m homl_models.") > 20
 
 
-class Offered(predict.Endpoints):
+class Offered(endpoints.Endpoints):
     """The endpoints that a model would have in its SavedModel."""
 
     def __init__(self, model):
-        self.signatures, self.described = {}, {}
-        for name, (function, signature) in model.endpoints().items():
-            specs = {spec.name: spec for spec in signature}
-            self.signatures[name] = types.SimpleNamespace(structured_input_signature=((), specs))
-            parameters = inspect.signature(function).parameters.values()
-            defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
-            self.described[name] = {"inputs": list(specs), "defaults": defaults}
+        self.described = {
+            name: endpoints.Endpoint.from_json(export.describe(*offered, outputs={}))
+            for name, offered in model.endpoints().items()
+        }
 
 
 @functools.cache
@@ -97,12 +92,8 @@ def parse(command, words, folders):
             train.parse(words[0], words[1:])
     elif command == "predict":
         words = list(itertools.takewhile(lambda word: word != "<", words))
-        endpoints = offered(folders.get(words[0], words[0]))
         if len(words) > 1:
-            name, given = predict.parse(endpoints, words)
-            for flag, spec in endpoints.inputs(name).items():
-                if not predict._is_picture(spec):
-                    predict._parse(flag, getattr(given, flag, None), spec)
+            predict.parse(offered(folders.get(words[0], words[0])), words)
     elif command == "evaluate":
         run = Path(words[0])
         if words[0] in folders:

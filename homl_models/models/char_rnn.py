@@ -11,16 +11,16 @@ characters of the vocabulary from 0; the state between batches of stateful train
 is the model's, so that the same model predicts at any batch size.
 """
 
+import collections
 import functools
 import math
-import random
 
 import keras
 import numpy as np
 from keras import ops
 
 from homl_models import decoding, text
-from homl_models.base import Model, compiled
+from homl_models.base import Model, asserted, compiled
 from homl_models.errors import UserError
 from homl_models.layers import recurrent
 from homl_models.layers.dropout import Dropout
@@ -200,7 +200,8 @@ class CharRNN(Model):
         temperature: 0 (always the most probable character) and up; below 1 safer, above 1 bolder.
         top_k, top_p: draw only from the k most probable characters (0: all), or from the fewest
             whose probability reaches top_p, in [0, 1]; see `decoding.filter_logits`.
-        seed: the same seed writes the same text; None draws one.
+        seed: the same seed continues a text in the same way, alone or among others, and by how many characters it
+            may be; None draws one. A text that is given several times has as many continuations.
         stop: a row ends once it has written this text, which is kept.
         Returns the prompts with what follows them, a string for a string.
         """
@@ -210,9 +211,9 @@ class CharRNN(Model):
         if not prompts:
             return []
         ids, lengths = self.encode(prompts)
-        stop = text.encode(stop, self.vocabulary) if stop else np.array([decoding.PAD], np.int32)
-        seed = random.getrandbits(31) if seed is None else seed
-        noise = decoding.draw(seed, _power_of_two(max(length, 1)), len(prompts))
+        stop, (stop_length,) = self.encode([stop])
+        stop = stop[0, :stop_length] if stop_length else np.array([decoding.PAD], np.int32)
+        noise = decoding.draw(seed, _power_of_two(max(length, 1)), _occurrences(prompts))
         choice = np.int32(length), np.float32(temperature), np.int32(top_k), np.float32(top_p)
         new = self._compiled["continue_ids"](*map(ops.convert_to_tensor, (ids, lengths, noise, *choice, stop)))
         new = ops.convert_to_numpy(new)
@@ -248,9 +249,11 @@ class CharRNN(Model):
             tf.debugging.assert_non_negative(top_k, "top_k must be 0 (all characters) or more")
             tf.debugging.Assert((top_p >= 0) & (top_p <= 1), ["top_p must lie between 0 and 1"])
             ids, lengths = encode(prompt)
+            known = text.tf_is_known(stop[None], self.vocabulary, self.lowercase)
+            stop = asserted(known, "stop holds a character that the model does not know", stop)
             (stop_ids,), (stop_length,) = (tf.unstack(x, 1) for x in encode(stop[None]))
             stop_ids = tf.where(stop_length > 0, stop_ids, decoding.PAD)
-            noise = tf.random.stateless_uniform([tf.maximum(length, 0), tf.size(lengths)], [seed, 0])
+            noise = decoding.draw(seed, tf.maximum(length, 0), text.tf_occurrences(prompt))
             new = self.continue_ids(ids, lengths, noise, length, temperature, top_k, top_p, stop_ids)
             return {"text": prompt + text.tf_decode(new, self.vocabulary)}
 
@@ -281,6 +284,15 @@ class CharRNN(Model):
 
 def _power_of_two(n):
     return 1 << (n - 1).bit_length()
+
+
+def _occurrences(texts):
+    """How many of those before each text are the same, (b,)."""
+    counts, found = collections.Counter(), []
+    for one in texts:
+        found.append(counts[one])
+        counts[one] += 1
+    return np.array(found, np.int32)
 
 
 def _check_choice(length, temperature, top_k, top_p):

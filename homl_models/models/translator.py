@@ -5,6 +5,7 @@ Shapes: b batch, s source tokens, t target tokens, r rows = b times the beam, v 
 """
 
 import functools
+import math
 
 import keras
 import numpy as np
@@ -193,7 +194,8 @@ class Translator(Model):
         n_best: instead of the best translation, a list of the n best with their scores, [(text, score), ...].
         max_length, min_length: of a translation, in tokens; by default at most twice the source and 10 more.
         no_repeat_ngram: n > 0 writes no n tokens twice.
-        Returns a translation (or list) for a sentence, a list of them for a list. `UserError` for bad values.
+        Returns a translation (or list) for a sentence, a list of them for a list. The translation of nothing, of spaces
+        or of what has no token, is "", of probability 1. `UserError` for bad values.
         """
         if isinstance(sentences, str):
             return self.translate(
@@ -208,17 +210,18 @@ class Translator(Model):
         source, limits = np.pad(source, [(0, empty), (0, 0)]), np.pad(limits, (0, empty), constant_values=1)
         length = _power_of_two(int(limits.max()))
         static = {"length": length, "min_length": min_length, "no_repeat_ngram": no_repeat_ngram}
+        blank = tokens.is_blank(list(sentences)).numpy() | (source[: len(sentences), 0] == tokens.END)
         if beam_width == 1 and n_best is None:
             ids, _ = self._run("greedy", source, limits, **static)
-            return self.text(ids[: len(sentences)])
+            return ["" if nothing else text for nothing, text in zip(blank, self.text(ids[: len(sentences)]))]
         static |= {"beam_width": beam_width, "n_best": n_best or 1}
         ids, scores = self._run("beam", source, limits, np.float32(length_penalty), **static)
         texts, scores = self.text(ids[: len(sentences)]), scores[: len(sentences)]
         if n_best is None:
-            return [row[0] for row in texts]
+            return ["" if nothing else row[0] for nothing, row in zip(blank, texts)]
         return [
-            [(text, float(score)) for text, score in zip(row, row_scores) if score > -np.inf]
-            for row, row_scores in zip(texts, scores)
+            [("", 0.0)] if nothing else [(text, float(score)) for text, score in zip(*row) if score > -np.inf]
+            for nothing, *row in zip(blank, texts, scores)
         ]
 
     def _check(self, beam_width, length_penalty, n_best, max_length, min_length, no_repeat_ngram):
@@ -282,6 +285,9 @@ class Translator(Model):
                 ids = asserted(tf.shape(ids)[1] <= self.max_length + 1, message, ids)
             return ids
 
+        def is_nothing(texts, ids):
+            return tokens.is_blank(texts) | (ids[:, 0] == tokens.END)
+
         def written(ids):
             return target_tokenizer.decode(tf.maximum(ids, 0))
 
@@ -290,7 +296,7 @@ class Translator(Model):
             source = source_ids(text)
             limits = self.limits(source)
             ids, _ = self.greedy(source, limits, length=tf.reduce_max(tf.concat([limits, [1]], 0)))
-            return {"translation": written(ids)}
+            return {"translation": tf.where(is_nothing(text, source), "", written(ids))}
 
         def translate_beam(text, beam_width=4, length_penalty=1.0):
             """The `beam_width` best translations of each text that a beam finds, best first, and their scores."""
@@ -306,7 +312,9 @@ class Translator(Model):
                 source, limits, length_penalty, length=length, beam_width=beam_width, n_best=beam_width
             )
             texts = tf.reshape(written(tf.reshape(ids, [-1, length])), tf.shape(scores))
-            return {"translations": texts, "scores": scores}
+            nothing = is_nothing(text, source)[:, None]
+            only = tf.where(tf.range(beam_width) == 0, 0.0, -math.inf)  # one translation, and no other
+            return {"translations": tf.where(nothing, "", texts), "scores": tf.where(nothing, only, scores)}
 
         def score(source, target):
             """The natural log-probability of each target as a translation of its source."""

@@ -2,7 +2,7 @@
 
 Both give pairs (inputs, targets) of shape (b, t), the targets one character ahead,
 as functions of a seed and the step. Windows are gathered from the encoded text by
-index in a seeded order (`index_shuffle`, with a key per example), so that nothing is
+index in a seeded order (`stream.permuted`, another one for each pass), so that nothing is
 shuffled in memory: `benchmarks/windows.py` compares it with the book's
 `window().flat_map()`.
 """
