@@ -23,6 +23,9 @@ def _evaluate_command(argv):
     if asked := parse(argv):
         environment.check_backend()
         run, recipe, settings = asked
+        for key, value in settings.items():
+            if key in FILES and value and not Path(value).exists():
+                raise UserError(f"cannot read {value}: there is no such file; check --{key.replace('_', '-')}")
         cli.import_tensorflow()
         print(reports.table(recipe.evaluate(runs.load(run), **settings)))
 
@@ -54,9 +57,6 @@ def parse(argv):
     if unknown:
         known = ", ".join(f"--{key.replace('_', '-')}" for key in vars(settings)) or "none"
         raise UserError(f"{name} does not know {' '.join(unknown)}; its flags for evaluation are: {known}")
-    for key, value in vars(settings).items():
-        if key in FILES and value and not Path(value).exists():
-            raise UserError(f"cannot read {value}: there is no such file; check --{key.replace('_', '-')}")
     return args.run, recipe, vars(settings)
 
 

@@ -3,8 +3,11 @@
 import dataclasses
 import io
 import json
+import logging
 import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -51,7 +54,7 @@ def test_predict_reads_a_file_and_standard_input_line_by_line(run, capsys, tmp_p
     expected = output(capsys, run, "score", *lines)
     (tmp_path / "lines.txt").write_text("\n".join(lines))
     assert output(capsys, run, "score", "--file", tmp_path / "lines.txt") == expected
-    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\r\n".join(lines).encode())))
     streamed = [float(x) for x in output(capsys, run, "score").split()]
     np.testing.assert_allclose(streamed, [float(x) for x in expected.split()], rtol=1e-5)
     model = homl_models.load(str(run))
@@ -111,7 +114,7 @@ def test_help_of_an_endpoint_names_its_flags_and_defaults(run, capsys):
         (["generate", "hi", "--length", "ten"], "--length must be int32, not 'ten'"),
         (["generate", "hi", "--length", "1.5"], "--length must be int32"),
         (["generate", "hi", "--no-such", "1"], "--no-such"),
-        (["score", "--file", "no-such-file"], "cannot read no-such-file"),
+        (["score", "--file", "no-such-file"], "cannot read no-such-file: there is no such file"),
     ],
 )
 def test_predict_refuses_in_one_line(args, message, run, capsys):
@@ -126,8 +129,92 @@ def test_predict_refuses_what_is_no_saved_model(capsys, tmp_path, monkeypatch, r
     unfinished = shutil.copytree(run, tmp_path / "unfinished")
     shutil.rmtree(unfinished / "saved_model")
     assert "no SavedModel yet" in refusal(capsys, unfinished)
-    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
-    assert "nothing came on standard input" in refusal(capsys, run, "score")
+    for nothing in (io.TextIOWrapper(io.BytesIO()), None):  # the latter where a process has none
+        monkeypatch.setattr(sys, "stdin", nothing)
+        assert "nothing came on standard input" in refusal(capsys, run, "score")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_texts_are_utf8_in_every_locale_or_named(run, capsys, monkeypatch, encoding):
+    """Standard input is read as bytes, whatever Python decodes it as; bytes of an argument come as surrogates."""
+    stream = io.TextIOWrapper(io.BytesIO("a\nb\né\n".encode("latin-1")), encoding, errors="surrogateescape")
+    monkeypatch.setattr(sys, "stdin", stream)
+    assert predict.main([str(run), "score"]) == 2
+    printed, errors = capsys.readouterr()
+    assert len(printed.splitlines()) == 2
+    assert errors.startswith("error: standard input is not UTF-8 text (line 3)")
+    assert errors.count("\n") == 1
+    argument = "Señor".encode("latin-1").decode(encoding if encoding == "utf-8" else "ascii", "surrogateescape")
+    assert r"the argument 'Se\udcf1or' is not UTF-8 text" in refusal(capsys, run, "score", argument)
+    assert "is not UTF-8 text" in refusal(capsys, run, "generate", "a", "--stop", argument)
+
+
+def test_a_wrong_flag_or_file_is_refused_before_anything_is_loaded(run, capsys, tmp_path, monkeypatch):
+    def load(*args, **kwargs):
+        raise AssertionError("this takes long")
+
+    monkeypatch.setattr(tf.saved_model, "load", load)
+    assert "generate(prompt: string[n], length: int32 = 200" in output(capsys, run)
+    assert "unrecognized arguments: --temp 1" in refusal(capsys, run, "generate", "a", "--temp", 1)  # not in full
+    for args, message in (
+        (["translate", "a"], "has no endpoint 'translate'"),
+        (["generate", "a", "--length", "[1, 2]"], "--length must be int32, not '[1, 2]'"),
+        (["generate", "a", "--length", "3000000000"], "--length must be int32"),
+        (["generate", "a", "--length", "true"], "--length must be int32"),
+        (["generate", "a", "--temperature", "[" * 100_000], "--temperature must be float32"),
+        (["score", "a", "--file", run / "recipe.json"], "give INPUTs or --file, not both"),
+        (["score", "--file", tmp_path / "none.txt"], "none.txt: there is no such file"),
+        (
+            ["score", "a", "--out", tmp_path / "none" / "a.txt"],
+            f"there is no folder {tmp_path / 'none'}; make it first",
+        ),
+        (["score", "a", "--out", tmp_path], "name another file"),
+    ):
+        assert message in refusal(capsys, run, *args)
+
+
+def test_files_are_looked_for_before_a_preset_is_exported(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr(predict, "export_preset", lambda run: pytest.fail("this takes long"))
+    assert "a.txt: there is no such" in refusal(capsys, "dates", "translate", "--file", tmp_path / "a.txt")
+    assert "there is no folder" in refusal(capsys, "dates", "translate", "a", "--out", tmp_path / "a" / "b.txt")
+    assert "cannot read none.PNG" in refusal(capsys, "vae_conv", "reconstruct", "none.PNG", "--out", tmp_path / "a.png")
+
+
+def test_the_cache_of_a_preset_is_another_for_each_state_of_the_package(tmp_path, monkeypatch):
+    preset, package = tmp_path / "small", tmp_path / "homl_models"
+    preset.mkdir()
+    shutil.copytree(Path(homl_models.__file__).parent, package, ignore=shutil.ignore_patterns("presets"))
+    (preset / "weights.npz").write_bytes(b"weights")
+    monkeypatch.setattr(homl_models, "__file__", str(package / "__init__.py"))
+    places = [predict.preset_cache(preset), predict.preset_cache(preset)]
+    assert places[0] == places[1]
+    (package / "models" / "vae.py").open("a").write("\n# another version\n")
+    places.append(predict.preset_cache(preset))
+    (preset / "weights.npz").write_bytes(b"other weights")
+    places.append(predict.preset_cache(preset))
+    monkeypatch.setattr(homl_models, "__version__", "99")
+    places.append(predict.preset_cache(preset))
+    assert len(set(places)) == 4
+
+
+def test_a_preset_that_another_process_exports_meanwhile_is_used(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    cache = predict.preset_cache(runs.find("dates"))
+
+    def export(command, **settings):
+        for folder in (command[-1], cache):
+            (Path(folder) / "variables").mkdir(parents=True)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", export)
+    assert predict.export_preset("dates") == cache
+    assert [path.name for path in cache.parent.iterdir()] == [cache.name]
+    capsys.readouterr()
+    failed = subprocess.CompletedProcess("export", 2, stderr=b"error: no space\n")
+    monkeypatch.setattr(subprocess, "run", lambda *args, **settings: failed)
+    with pytest.raises(UserError, match=r"cannot export dates to .*\(no space\); set KERAS_HOME"):
+        predict.export_preset("dates")
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +240,10 @@ def picture_model(tmp_path_factory):
         def sample(self, count):
             return {"pictures": tf.ones((count, 4, 6))}
 
+        @tf.function(input_signature=[tf.TensorSpec((None, 2), tf.float32, name="codings")])
+        def decode(self, codings):
+            return {"sums": tf.reduce_sum(codings, 1)}
+
         @tf.function(input_signature=[tf.TensorSpec((None, 4, 6), tf.float32, name="picture")])
         def mean(self, picture):
             return {"mean": tf.reduce_mean(picture, (1, 2))}
@@ -160,6 +251,7 @@ def picture_model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures") / "saved_model"
     model = Negative()
     endpoints = {"negative": model.negative, "sample": model.sample, "mean": model.mean, "fill": model.fill}
+    endpoints["decode"] = model.decode
     tf.saved_model.save(model, str(folder), signatures=endpoints)
     return folder
 
@@ -233,6 +325,31 @@ def test_pictures_that_do_not_fit_are_refused(picture_model, capsys, tmp_path):
     assert "--count" in refusal(capsys, picture_model, "sample")
 
 
+def test_numbers_are_read_as_json_from_arguments_and_files(picture_model, capsys, tmp_path):
+    assert output(capsys, picture_model, "decode", "[1, 2]", "[[3, 4], [5, 6]]") == "3.0\n7.0\n11.0\n"
+    (tmp_path / "codings").write_bytes(b"[1, 2]\r\n[3, 4]\r\n")
+    assert output(capsys, picture_model, "decode", "--file", tmp_path / "codings") == "3.0\n7.0\n"
+    assert "name at least one float32[n, 2] as JSON for decode" in refusal(capsys, picture_model, "decode")
+    assert "name at least one" in refusal(capsys, picture_model, "decode", "--out", tmp_path / "x.png")
+    assert not (tmp_path / "x.png").exists()
+    for text in ("[1, 2, 3]", "1", "[[[1, 2]]]", "[1, [2]]", "[true, false]", '"a"', "", "{}"):
+        assert f"codings must be float32[n, 2], not {text!r}" in refusal(capsys, picture_model, "decode", text)
+
+
+def test_images_may_be_named_in_a_file(picture_model, capsys, tmp_path):
+    Image.new("L", (6, 4), 51).save(tmp_path / "grey.png")
+    (tmp_path / "names").write_text(f"{tmp_path / 'grey.png'}\n" * 3)
+    means = [float(x) for x in output(capsys, picture_model, "mean", "--file", tmp_path / "names").split()]
+    assert means == pytest.approx([0.2] * 3)
+
+
+def test_what_an_endpoint_cannot_take_is_one_line(picture_model, capsys, tmp_path):
+    Image.new("L", (6, 4)).save(tmp_path / "a.png")
+    flags = ["--masks", tmp_path / "a.png", "--levels", "[1, 2, 3]", "--out", tmp_path / "b.png"]
+    args = [picture_model, "fill", tmp_path / "a.png", tmp_path / "a.png", *flags]
+    assert "fill cannot be called with this: " in refusal(capsys, *args)
+
+
 def test_evaluate_judges_a_text_of_ones_own(run, capsys, tmp_path):
     model = homl_models.load(str(run))
     text = "Shall I compare thee to a summer's day? Thou art more lovely. " * 10
@@ -251,6 +368,11 @@ def test_evaluate_refuses_in_one_line(run, capsys, tmp_path):
     (tmp_path / "greek.txt").write_text("μῆνιν ἄειδε θεά" * 20)
     assert "character 'μ'" in refusal(capsys, run, "--text-file", tmp_path / "greek.txt", main=evaluate.main)
     assert "--text-file" in refusal(capsys, run, "--picture", "x", main=evaluate.main)
+    assert "does not know --text a" in refusal(capsys, run, "--text", "a", main=evaluate.main)  # not in full
+    assert "cannot read a.txt: there is no such file" in refusal(
+        capsys, run, "--text-file", "a.txt", main=evaluate.main
+    )
+    assert "invalid int value: 'abc'" in refusal(capsys, "vae_conv", "--count", "abc", main=evaluate.main)
     assert "neither a run folder" in refusal(capsys, tmp_path, main=evaluate.main)
     assert "--text-file" in output(capsys, run, "--help", main=evaluate.main)
 
@@ -335,6 +457,21 @@ def test_export_writes_anew_and_never_over_another(run, capsys, tmp_path):
     output(capsys, run, "--to", tmp_path / "saved_model", main=export.main)
     assert "generate(" in output(capsys, tmp_path / "saved_model")
     assert "is there already" in refusal(capsys, run, "--to", tmp_path / "saved_model", main=export.main)
+    assert "are required: run" in refusal(capsys, main=export.main)
+    assert "cannot read a.keras" in refusal(capsys, "a.keras", "--to", tmp_path / "a", main=export.main)
+    assert "unrecognized arguments" in refusal(capsys, run, "--t", tmp_path / "a", main=export.main)
+
+
+def test_a_failed_export_leaves_the_level_of_the_log(tmp_path, monkeypatch):
+    def save(*args):
+        assert tf.get_logger().level == logging.WARNING
+        raise OSError("no space")
+
+    monkeypatch.setattr(tf.saved_model, "save", save)
+    tf.get_logger().setLevel("INFO")
+    with pytest.raises(OSError, match="no space"):
+        export.write_saved_model(get("vae_tiny").model(), tmp_path / "a")
+    assert tf.get_logger().level == logging.INFO
 
 
 def test_load_refuses_what_is_no_run(tmp_path):
