@@ -262,3 +262,20 @@ def test_draw_is_a_function_of_the_seed_whose_start_does_not_depend_on_the_lengt
     for length in (1, 10, 63):
         np.testing.assert_array_equal(decoding.draw(7, length, 3), long[:length])
     assert (decoding.draw(8, 64, 3).numpy() != long).any()
+
+
+def test_draw_gives_a_row_the_same_among_others_and_by_its_number():
+    many = keras.ops.convert_to_numpy(decoding.draw(7, 50, 9))
+    for count in (1, 4):
+        np.testing.assert_array_equal(decoding.draw(7, 50, count), many[:, :count])
+    np.testing.assert_array_equal(decoding.draw(7, 20, np.array([8, 0, 0, 5], np.int32)), many[:20, [8, 0, 0, 5]])
+    for seed in (-3, 2**31 - 1):  # as an endpoint has it
+        graph = tf.function(lambda seed, length: decoding.draw(seed, length, 9), jit_compile=False)
+        np.testing.assert_array_equal(graph(tf.constant(seed), tf.constant(50)), decoding.draw(seed, 50, 9))
+
+
+def test_drawn_numbers_are_uniform_and_independent():
+    noise = np.stack([keras.ops.convert_to_numpy(decoding.draw(seed, 400, 100)) for seed in (1, 2)])  # (seed, t, row)
+    assert stats.kstest(noise.ravel(), "uniform").pvalue > 0.001
+    for a, b in ((noise[0], noise[1]), (noise[:, 1:], noise[:, :-1]), (noise[:, :, 1:], noise[:, :, :-1])):
+        assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 4 / np.sqrt(a.size)

@@ -5,6 +5,7 @@ import random
 
 import pytest
 from seqeval import metrics as seqeval
+from seqeval.metrics.sequence_labeling import get_entities
 
 from homl_models import metrics
 
@@ -76,6 +77,29 @@ def test_the_signatures_are_printed(capsys, sacrebleu):
     assert chrf.lower().startswith("chrf|")
 
 
+CHINESE = ["今天我看见苹果。", "昨天老师买了很多新的书。", "中午他们都忘了雨伞。"]
+JAPANESE = ["今日はとても良い天気です。", "明日は雨が降るでしょう。"]
+THAI = ["วันนี้อากาศดีมาก", "พรุ่งนี้ฝนจะตก"]
+
+
+@pytest.mark.parametrize(
+    ("references", "tokenizer"),
+    [(CHINESE, "zh"), (JAPANESE, "char"), (THAI, "char"), (["1985-12-12", "abcdef"], "char")],
+)
+def test_bleu_counts_characters_where_words_have_no_spaces(references, tokenizer, sacrebleu, capsys):
+    found = [text[:2] + "x" + text[3:] for text in references]
+    scores = metrics.translation(found, references)
+    assert scores["bleu"] == sacrebleu.corpus_bleu(found, [references], tokenize=tokenizer).score > 30
+    said = capsys.readouterr().err.splitlines()
+    assert "written without spaces" in said[0]
+    assert f"tok:{tokenizer}|" in said[1]
+
+
+def test_a_language_with_spaces_is_counted_by_words():
+    for references in (REFERENCES, ["한국어 문장입니다.", "또 하나의 문장."], ["Ja.", "Je sais, 中文 oui"], []):
+        assert metrics.bleu_tokenizer(references) == "13a"
+
+
 # Tags.
 
 KINDS = ("O", "B-X", "I-X", "B-Y", "I-Y")
@@ -95,11 +119,28 @@ KINDS = ("O", "B-X", "I-X", "B-Y", "I-Y")
         ("I-X I-Y B-Y", "X01 Y12 Y23"),
         ("B-X O I-X", "X01 X23"),
         ("X X O Y X", "X02 Y34 X45"),
+        ("B-X E-X S-X S-X", "X02 X23 X34"),  # BIOES
+        ("B-X I-X E-X O S-Y", "X03 Y45"),
+        ("B-X L-X U-X U-X", "X02 X23 X34"),  # BILOU
+        ("B-X M-X E-X W-Y S-Y", "X03 Y34 Y45"),  # BMEWO
+        ("I-X E-X I-X I-X O", "X02 X24"),  # IOE1
+        ("I-X E-X E-X O", "X02 X23"),  # IOE2
+        ("B-X O E-X", "X01 X23"),
+        ("B-X S-X I-X", "X01 X12 X23"),
     ],
 )
 def test_entities_by_hand(labels, expected):
     wanted = {(kind, int(first), int(last)) for kind, first, last in expected.split()}
     assert metrics.entities(labels.split()) == wanted
+
+
+@pytest.mark.parametrize("letters", ["BIES", "BI", "IE"])
+def test_entities_are_those_of_seqeval(letters):
+    """In its lenient mode, which has the letters of BIOES."""
+    labels = ["O", *(f"{letter}-{kind}" for letter in letters for kind in "XY")]
+    for row in itertools.product(labels, repeat=4 if len(letters) > 2 else 5):
+        wanted = {(kind, first, last + 1) for kind, first, last in get_entities(list(row))}
+        assert metrics.entities(row) == wanted, row
 
 
 def test_kinds_may_hold_hyphens_and_be_nothing_more_than_letters():

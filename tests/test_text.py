@@ -1,11 +1,14 @@
 """Texts to ids and back, in Python and in a TensorFlow graph."""
 
+import unicodedata
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from homl_models import text
 from homl_models.errors import UserError
+from tests import checks
 
 VOCABULARY = "z\n aé😀b𝄞ßc"  # not in order; é of two bytes in UTF-8, 😀 and 𝄞 beyond the first 65,536 characters
 TEXTS = ["", "a", "z𝄞 \n", "😀😀éßab c", "b" * 20]
@@ -92,3 +95,32 @@ def test_tf_decode_equals_decode_and_drops_padding():
     decode = tf.function(lambda ids: text.tf_decode(ids, VOCABULARY))
     assert [t.decode() for t in decode(ids).numpy()] == [text.decode(row, VOCABULARY) for row in ids]
     assert decode(np.zeros((2, 0), np.int32)).numpy().tolist() == [b"", b""]
+
+
+LOWER = """
+import json
+import tensorflow as tf
+from homl_models import text, tokens
+every = [chr(point) for point in range(1, 0x110000) if not 0xD800 <= point < 0xE000]
+found = [letter.decode() for letter in text.tf_lower(tf.constant(every)).numpy()]
+some = "IN Ĩ I\\u0300 J\\u0301 Į\\u0303 ÌÍ İ I\\u0307 ΟΔΟΣ ΣΑΣ! \\U0001d400"
+words = [word.decode() for word in tokens.split_words(tf.constant([some])).flat_values.numpy()]
+print(json.dumps([[a for a, b in zip(every, found) if a.lower() != b], words == some.lower().replace("!", "").split()]))
+"""
+
+
+@pytest.mark.parametrize(
+    "locale", ["tr_TR.UTF-8", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lt_LT.UTF-8", "C.UTF-8"))]
+)
+def test_small_letters_are_those_of_python_in_every_locale(locale):
+    """But for letters that are younger than TensorFlow's tables, which stay as they are."""
+    others, same = checks.in_fresh_process(LOWER, LC_ALL=locale, LANG=locale)
+    assert same
+    assert all(letter >= "\u2c2f" and unicodedata.category(letter) == "Lu" for letter in others)
+    assert len(others) <= 40 + (unicodedata.unidata_version > "14") * 60
+
+
+def test_occurrences_count_the_same_before():
+    count = tf.function(text.tf_occurrences, input_signature=[tf.TensorSpec((None,), tf.string)])
+    assert count(["b", "a", "b", "", "b", "a", ""]).numpy().tolist() == [0, 0, 1, 0, 2, 1, 1]
+    assert count(tf.constant([], tf.string)).numpy().tolist() == []

@@ -255,6 +255,13 @@ def test_the_seed_decides_the_text(model):
     assert model.generate(PROMPTS, 30) != model.generate(PROMPTS, 30)  # a seed is drawn if none is given
 
 
+def test_a_text_is_continued_alone_as_among_others_and_again_in_another_way(model):
+    among = model.generate([*PROMPTS, PROMPTS[0], PROMPTS[0]], 30, seed=3)
+    assert [model.generate(prompt, 30, seed=3) for prompt in PROMPTS] == among[: len(PROMPTS)]
+    assert len({among[0], *among[-2:]}) == 3
+    assert model.generate([PROMPTS[0]] * 3, 30, seed=3) == [among[0], *among[-2:]]
+
+
 def test_top_k_1_and_top_p_0_are_greedy(model):
     greedy = model.generate(PROMPTS, 20, temperature=0)
     assert model.generate(PROMPTS, 20, temperature=2.0, top_k=1, seed=1) == greedy
@@ -282,6 +289,8 @@ def test_a_lowercase_model_lowers_what_it_reads_and_returns_prompts_as_they_are(
     model = char_rnn(lowercase=True)
     assert model.generate("AbÉ", 8, temperature=0) == "AbÉ" + model.generate("abé", 8, temperature=0)[3:]
     assert model.score("ABC") == pytest.approx(model.score("abc"))
+    whole = model.generate("a", 30, seed=1)
+    assert model.generate("a", 30, seed=1, stop=whole[9:12].upper()) == whole[: whole.index(whole[9:12], 1) + 3]
 
 
 @pytest.mark.parametrize(
@@ -336,16 +345,17 @@ def test_the_saved_model_equals_the_python_model_where_there_is_no_keras(model, 
         {"length": 30, "temperature": 1.5, "top_k": 6, "top_p": 0.9, "seed": 2**31 - 3},
         {"temperature": 0.0},
         {"length": 30, "stop": "a"},
+        {"prompts": [*PROMPTS, PROMPTS[0], PROMPTS[0]], "seed": -4},
         {"length": 0},
     ]
-    calls = [("generate", generate_arguments(PROMPTS, **choice)) for choice in choices]
+    calls = [("generate", generate_arguments(**{"prompts": PROMPTS, **choice})) for choice in choices]
     calls += [("generate", generate_arguments([prompt], temperature=0.0)) for prompt in PROMPTS]
     calls += [("generate", generate_arguments(["aQ🎉b"], temperature=0.0))]
     calls += [("next_char", [PROMPTS]), ("next_char", [[""]]), ("next_char", [["a~b"]])]
     calls += [("score", [["abé😀", "", "c~"]]), ("score", [[""]])]
     folder = tmp_path / "saved_model"
     results = processes.run(WITHOUT_KERAS, folder, json.dumps(calls), process=processes.NO_KERAS)
-    expected = [{"text": model.generate(PROMPTS, **{"length": 20, "seed": 0, **choice})} for choice in choices]
+    expected = [{"text": model.generate(**{"prompts": PROMPTS, "length": 20, "seed": 0, **c})} for c in choices]
     expected += [{"text": model.generate([prompt], 20, temperature=0)} for prompt in PROMPTS]
     expected += [{"text": ["aQ🎉b" + model.generate("a  b", 20, temperature=0)[4:]]}]
     for prompts in (PROMPTS, [""], ["a b"]):
@@ -354,6 +364,18 @@ def test_the_saved_model_equals_the_python_model_where_there_is_no_keras(model, 
     expected += [{"bits_per_character": [model.score("abé😀"), 0.0, model.score("c ")]}, {"bits_per_character": [0.0]}]
     for result, right in zip(results, expected, strict=True):
         checks.close(result, right)
+
+
+def test_an_endpoint_stops_where_python_does_or_refuses_as_python_does():
+    model = char_rnn(lowercase=True)
+    generate, _ = model.endpoints()["generate"]
+    for stop in ("A", "bÉ", ""):
+        arguments = [tf.constant(x) for x in generate_arguments(["ab"], 30, seed=2, stop=stop)]
+        assert [x.decode() for x in generate(*arguments)["text"].numpy()] == model.generate(
+            ["ab"], 30, seed=2, stop=stop
+        )
+    with pytest.raises(tf.errors.InvalidArgumentError, match="stop holds a character that the model does not know"):
+        generate(*map(tf.constant, generate_arguments(["ab"], stop="zz")))
 
 
 def test_every_endpoint_of_the_export_agrees(tmp_path):

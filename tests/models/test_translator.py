@@ -270,12 +270,32 @@ def test_a_string_gives_what_it_gives_in_a_list_and_in_a_batch(fresh):
     assert len(set(short(fresh, SENTENCES))) > 1
 
 
+NOTHING = ["", " ", " \t\r\n\x0b\x0c", "\u00a0\u3000\u2028\x85\x1c", "?!"]  # the last has no words
+
+
+@pytest.mark.usefixtures("eager")
+def test_nothing_translates_to_nothing_and_the_lines_beside_it_as_without_it(fresh):
+    texts = ["a b", *NOTHING, "c d e"]
+    right = [short(fresh, ["a b"])[0], *[""] * len(NOTHING), short(fresh, ["c d e"])[0]]
+    assert short(fresh, texts) == right
+    best = short(fresh, texts, beam_width=3, n_best=3)
+    assert best[1:-1] == [[("", 0.0)]] * len(NOTHING)
+    assert short(fresh, texts, beam_width=3) == [row[0][0] for row in best]
+    endpoints = {name: function for name, (function, _) in fresh.endpoints().items()}
+    assert decoded(endpoints["translate"](tf.constant(NOTHING))["translation"]) == [""] * len(NOTHING)
+    out = endpoints["translate_beam"](tf.constant(NOTHING), 2, 1.0)
+    assert decoded(out["translations"]) == [["", ""]] * len(NOTHING)
+    assert out["scores"].numpy().tolist() == [[0.0, -math.inf]] * len(NOTHING)
+
+
 @pytest.mark.usefixtures("eager")
 def test_beam_scores_are_those_of_the_texts(fresh):
     for alpha in (0.0, 1.3):
         found = short(fresh, SENTENCES, beam_width=4, n_best=4, length_penalty=alpha)
         assert [row[0][0] for row in found] == short(fresh, SENTENCES, beam_width=4, length_penalty=alpha)
         for sentence, row in zip(SENTENCES, found):
+            if not sentence:
+                continue
             texts, scores = zip(*row)
             assert len(set(texts)) == 4
             assert list(scores) == sorted(scores, reverse=True)
@@ -291,6 +311,8 @@ def test_a_beam_of_1_is_greedy_whatever_the_penalty(fresh):
         assert [row[0][0] for row in short(fresh, SENTENCES, n_best=1, length_penalty=alpha)] == greedy
     source = fresh.source_ids(SENTENCES)
     for i, text in enumerate(greedy):  # the most probable token each time, of those that may be written
+        if not SENTENCES[i]:
+            continue
         ids = fresh.target_ids([text])[:, :8]
         best = np.array(fresh((source[i : i + 1], ids)))
         best[..., [tokens.PAD, tokens.START]] = -np.inf
@@ -303,11 +325,11 @@ def test_lengths_and_repetitions_are_as_asked(fresh):
     for beam_width in (1, 3):
         lengths = {}
         for low, high in ((0, 6), (0, 2), (5, 6)):
-            texts = fresh.translate(SENTENCES, beam_width=beam_width, max_length=high, min_length=low)
+            texts = fresh.translate([SENTENCES[0], *SENTENCES[2:]], beam_width, max_length=high, min_length=low)
             lengths[low, high] = [len(text.split()) for text in texts]
             assert all(low <= n <= high for n in lengths[low, high])
         assert beam_width > 1 or min(lengths[0, 6]) < 3 < max(lengths[0, 6])
-        for text in short(fresh, SENTENCES, beam_width=beam_width, min_length=6, no_repeat_ngram=1):
+        for text in short(fresh, SENTENCES[2:], beam_width=beam_width, min_length=6, no_repeat_ngram=1):
             assert len(set(text.split())) == 6
 
 
@@ -474,8 +496,10 @@ def test_the_saved_model_equals_the_python_api(kind, batches, tmp_path, monkeypa
         assert decoded(loaded.translate(given)["translation"]) == fresh.translate(texts)
         out = loaded.translate_beam(given, 4, 0.6)
         expected = fresh.translate(texts, beam_width=4, length_penalty=0.6, n_best=4)
-        assert decoded(out["translations"]) == [[text for text, _ in row] for row in expected]
-        near(out["scores"], [[score for _, score in row] for row in expected])
+        found = zip(decoded(out["translations"]), out["scores"].numpy())
+        found = [[pair for pair in zip(*row) if pair[1] > -np.inf] for row in found]
+        assert [[text for text, _ in row] for row in found] == [[text for text, _ in row] for row in expected]
+        near([score for row in found for _, score in row], [score for row in expected for _, score in row])
         wanted = targets[: len(texts)]
         near(loaded.score(given, tf.constant(wanted))["log_probability"], fresh.score(texts, wanted))
         out = loaded.attention(given, tf.constant(wanted))

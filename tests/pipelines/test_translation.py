@@ -5,6 +5,7 @@ import collections
 import gzip
 import io
 import itertools
+import unicodedata
 import zipfile
 
 import numpy as np
@@ -219,6 +220,9 @@ def test_a_source_and_a_target_that_read_alike_do_not_tie_pairs_together():
 
 def test_sentences_are_compared_without_case_punctuation_and_spaces():
     assert translation.normalized("¿Qué hora ES?") == translation.normalized("qué  hora es") == "quéhoraes"
+    assert translation.normalized("cafe\u0301, ﬁn, ＡＢ") == translation.normalized("café fin ab")
+    assert translation.normalized("I ❤️ it") == translation.normalized("i ❤ it")
+    assert translation.normalized("का") != translation.normalized("की")  # of one letter, with another vowel's mark
     assert translation.normalized("STRASSE") == translation.normalized("Straße")
     assert translation.normalized("uno") != translation.normalized("una")
     assert translation.normalized("?!") == "?!" != translation.normalized("...")
@@ -234,6 +238,23 @@ def test_sources_end_and_targets_begin_and_end():
     assert [ids.tolist() for ids in sources] == [[4, 5, 3], [1, 3], [5, 3]]
     assert [ids.tolist() for ids in targets] == [[2, 4, 5, 3], [2, 3], [2, 5, 4, 1, 3]]
     assert {ids.dtype for ids in sources + targets} == {np.dtype("int32")}
+
+
+def test_decomposed_letters_do_not_part_a_sentence():
+    pairs = [(f"Is it café {i}?", f"¿Es café {i}?") for i in range(300)]
+    twins = [tuple(unicodedata.normalize("NFD", text) for text in pair) for pair in pairs]
+    parts = translation.honest_split(pairs + twins, 1, share=0.1)
+    composed = [{tuple(unicodedata.normalize("NFC", text) for text in pair) for pair in part} for part in parts]
+    assert [len(part) for part in parts] == [2 * len(part) for part in composed] == [480, 60, 60]
+
+
+def test_a_side_of_mostly_unknown_words_is_told():
+    pairs = [("one two", "uno"), ("two two", "dos"), ("three", "tres")]
+    source, target = (tokens.Words([*tokens.SPECIAL, *some]) for some in (["one", "two", "three"], ["uno"]))
+    with pytest.warns(UserWarning, match="67% of the words of the targets are unknown to the vocabulary of 5") as told:
+        translation.encode(pairs, source, target)
+    assert len(told) == 1
+    assert "--tokenizer subwords or characters" in str(told[0].message)
 
 
 # Batches. Every token of pair i is 10 + i, so that a row tells its pair.
