@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from homl_models import cli, endpoints, files, runs
+from homl_models import cli, endpoints, environment, files, runs
 from homl_models.errors import UserError
 
 
@@ -37,6 +37,7 @@ def _export_command(argv):
         raise UserError("say where to write the SavedModel: --to FOLDER")
     if to.exists():
         raise UserError(f"{to} is there already; choose another --to")
+    environment.check_backend()
     cli.import_tensorflow()
     export(run, to)
 

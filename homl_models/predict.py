@@ -173,7 +173,7 @@ def parser(name, endpoint):
         without = "; without any, lines of --file" + (" or standard input" if texts else "")
         parser.add_argument("INPUT", nargs="*", help=given + without)
         parser.add_argument("--file", help="read inputs from this file, one a line")
-    parser.add_argument("--out", help="write the result to this file (images: .png, .jpg, .gif, ...) and do not print it")
+    parser.add_argument("--out", help="write the result to this file (images: .png, .jpg, ...) and do not print it")
     for key, spec in endpoint.inputs.items():
         if key != main and key not in texts:
             required = key not in endpoint.defaults

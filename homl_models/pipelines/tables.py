@@ -43,17 +43,21 @@ def read(path, names, label=None):
 
 def _header(path, text, names):
     """The names of the columns, and what parts them."""
+    amiss = None
     for delimiter in DELIMITERS:
-        _, header = next(_rows(path, text, delimiter), (1, []))
+        try:
+            _, header = next(_rows(path, text, delimiter), (1, []))
+        except UserError as error:  # a quote, which may be right if the fields are parted by something else
+            amiss = amiss or error
+            continue
         header = [name.strip() for name in header]
         if set(names) <= set(header):
             if twice := [name for name in names if header.count(name) > 1]:
                 raise UserError(f"{path} has two columns {twice[0]}; the first line must name each once")
             return header, delimiter
     first = text.partition("\n")[0]
-    raise UserError(
-        f"{path} has no columns {' and '.join(names)}; its first line must name them, and is {first[:80]!r}"
-    )
+    missing = f"{path} has no columns {' and '.join(names)}; its first line must name them, and is {first[:80]!r}"
+    raise amiss or UserError(missing)
 
 
 def _rows(path, text, delimiter):

@@ -74,7 +74,7 @@ def read_tagged(path, token_column=0, label_column=-1):
     if counted and token_column in (0, -width):
         raise UserError(f"{path}: column 0 counts the words; say which column holds them: --token-column 1")
     known = {"O", *(row[label_column] for row in rows if -len(row) <= label_column < len(row))}
-    sentences, words, labels, doubtful = [], [], [], []
+    sentences, words, labels, doubtful, miscounted, count = [], [], [], [], [], 0
     for number, line in [*numbered, (0, "")]:
         if not line.strip() or line.startswith("-DOCSTART-"):
             if words:
@@ -83,17 +83,24 @@ def read_tagged(path, token_column=0, label_column=-1):
             continue
         columns = _columns(line, tabs)
         fits = len(columns) == width
-        if line.startswith("#") and _is_comment(line, words, counted, tabs, fits and columns[label_column] in known):
-            if fits and not counted:
+        labelled = fits and -width <= label_column < width and columns[label_column] in known
+        if line.startswith("#") and _is_comment(line, words, counted, tabs, labelled):
+            if fits:
                 doubtful.append(str(number))
         elif not counted or columns[0].isdigit():
+            if counted and words and int(columns[0]) != count + 1:
+                miscounted.append(str(number))
+            count = int(columns[0]) if counted else 0
             words.append(_chosen(path, number, columns, width, token_column))
             labels.append(_chosen(path, number, columns, width, label_column))
     if not sentences:
         raise UserError(f"{path} is empty; give lines with a word and its label, and an empty line between sentences")
-    if doubtful:
-        message = f"{path}: lines that begin with # and whose label no other line has are taken for comments"
-        warnings.warn(f"{message} (line {', '.join(doubtful[:10])})", stacklevel=2)
+    for found, what in (
+        (doubtful, "lines that begin with # and have as many columns as a word are taken for comments"),
+        (miscounted, "words are not counted one by one, so that some may be missing"),
+    ):
+        if found:
+            warnings.warn(f"{path}: {what} (line {', '.join(found[:10])})", stacklevel=2)
     return sentences
 
 

@@ -48,7 +48,7 @@ def read_pairs(path):
     if zipfile.is_zipfile(io.BytesIO(data)):
         data = _largest(data, path)
     text = lines.decode(data, path)
-    pairs, malformed, count = [], [], 0
+    pairs, malformed, count, widths = [], [], 0, {}
     for number, line in enumerate(lines.split(text), 1):
         if not line.strip():
             continue
@@ -56,6 +56,7 @@ def read_pairs(path):
         columns = [column.strip() for column in line.split("\t")]
         if len(columns) > 1 and columns[0] and columns[1]:
             pairs.append((columns[0], columns[1]))
+            widths.setdefault(len(columns), []).append(number)
         else:
             malformed.append(number)
     if not count:
@@ -66,6 +67,12 @@ def read_pairs(path):
         if len(malformed) > MALFORMED * count:
             raise UserError(f"{message}; that is too many, correct the file")
         warnings.warn(f"{message}; they are left out", stacklevel=2)
+    if len(widths) > 1:
+        usual = max(widths, key=lambda width: len(widths[width]))
+        which = ", ".join(str(number) for width in widths if width != usual for number in widths[width][:10])
+        warnings.warn(
+            f"{path}: most lines have {usual} columns, but not lines {which}; only the first two are read", stacklevel=2
+        )
     return pairs
 
 

@@ -177,10 +177,11 @@ def test_a_table_is_read_by_what_parts_its_first_line(tmp_path, delimiter):
         ["2", "a\nb", "yes"],
         ["3", "w" * 200_000, "no"],
     ]
-    with open(tmp_path / "r.csv", "w", newline="") as file:
-        csv.writer(file, delimiter=delimiter).writerows(rows)
     limit = csv.field_size_limit()
-    assert texts.read_labelled(tmp_path / "r.csv") == [[row[1] for row in rows[1:]], ["no", "yes", "no"]]
+    for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL):
+        with open(tmp_path / "r.csv", "w", newline="") as file:
+            csv.writer(file, delimiter=delimiter, quoting=quoting).writerows(rows)
+        assert texts.read_labelled(tmp_path / "r.csv") == [[row[1] for row in rows[1:]], ["no", "yes", "no"]]
     assert csv.field_size_limit() == limit
 
 
@@ -425,6 +426,13 @@ def test_a_comment_that_might_be_a_word_is_named(tmp_path):
     with pytest.warns(UserWarning, match=r"taken for comments \(line 1, 4\)"):
         found = tagged(tmp_path, "#\thttp://a.org\nAda\tB-PER\n\n#\thttp://b.org\n#love\tO\nit\tO\n")
     assert found == [(["Ada"], ["B-PER"]), (["#love", "it"], ["O", "O"])]
+
+
+def test_a_word_that_seems_to_be_missing_is_told(tmp_path):
+    data = "1\tAda\tB\n2\tsang\tO\n#\ta\tO\n4\tsong\tO\n\n1\t.\tO\n"
+    with pytest.warns(UserWarning, match=r"taken for comments \(line 3\)|counted one by one.*\(line 4\)") as told:
+        assert tagged(tmp_path, data, 1, 2) == [(["Ada", "sang", "song"], ["B", "O", "O"]), (["."], ["O"])]
+    assert len(told) == 2
 
 
 NOT_TAGGED = {

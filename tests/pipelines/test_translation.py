@@ -103,6 +103,11 @@ def test_numbers_of_malformed_lines_count_empty_ones(tmp_path):
         read(tmp_path, b"\n\n\nbad\n" + b"source\ttarget\n" * 100)
 
 
+def test_lines_with_more_columns_than_the_others_are_told(tmp_path):
+    with pytest.warns(UserWarning, match="most lines have 2 columns, but not lines 2; only the first two are read"):
+        assert read(tmp_path, b"a\tb\nc\td\te\nf\tg\n") == [("a", "b"), ("c", "d"), ("f", "g")]
+
+
 LATIN = "Señor\tsir\n".encode("latin-1")
 BROKEN = {
     "empty": (b"", "is empty", "a tab"),
