@@ -20,6 +20,7 @@ import numpy as np
 from homl_models.errors import UserError
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+SETTINGS = ("lowercase", "strip_accents", "tokenize_chinese_chars", "special_names")  # arguments of `WordPiece`
 LONGEST = 100  # characters of a word; a longer one is [UNK]
 CLOSED_UP = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")  # what loses its spaces in a text
 COLUMNS = ("input_ids", "token_type_ids", "attention_mask")  # then come offsets, two columns, and words
@@ -27,42 +28,70 @@ ADDED = (1, 0, 0, -1)  # the columns of an added token, after its id and its typ
 PADDING = (0, 0, 0, 0, -1)  # those of padding, after its id
 
 # In the table of the graph: what is no letter, the size of a page, and the code points of private use (which the
-# cleaning removes) that stand in a text for the brackets of a special token, and for themselves.
+# cleaning removes) that stand in a text for the ends of a special token, and for themselves. Between its ends such a
+# token has a letter of its own, as often as keeps its length.
 NOTHING, SPACE = 1 << 21, (1 << 21) + 1
 PAGE = 256
 OPEN, CLOSE, PRIVATE = "\ue000", "\ue001", "\ue002"
+INNER = "pucsm"
 
 
 class WordPiece:
     """Texts (b,) <-> ids of a vocabulary; the id of a token is its place.
 
-    vocabulary: strings, each once, among them `SPECIAL`. lowercase: as `bert-base-uncased` does it, which
-    also strips accents; False keeps both. special_tokens: whether "[MASK]" and the like in a text are those
-    tokens, as in `transformers`, or plain characters. The graph needs `tensorflow-text`, and so does a process
-    that loads a SavedModel of it: one operation, of `_fast_wordpiece_tokenizer.so`; nothing else is needed there.
-    Raises UserError where the vocabulary lacks a special token or holds one twice.
+    vocabulary: strings, among them the special ones; of a token that stands there twice, as in `transformers`, the
+    last place is its id. lowercase: as `bert-base-uncased` does it.
+    strip_accents: whether é is e; None for what `lowercase` is. tokenize_chinese_chars: whether each Chinese character
+    is a word of its own. special_names: what padding, an unknown word, the begin, the end of a part and a mask are
+    called, of three characters or more.
+    special_tokens: whether "[MASK]" and the like in a text are those tokens, as in `transformers`, or plain characters.
+    The graph needs `tensorflow-text`, and so does a process that loads a SavedModel of it: one operation, of
+    `_fast_wordpiece_tokenizer.so`; nothing else is needed there.
+    Raises UserError where the vocabulary lacks a special token.
     """
 
-    def __init__(self, vocabulary, lowercase=True, special_tokens=True):
-        self.vocabulary, self.lowercase, self.special_tokens = tuple(vocabulary), lowercase, special_tokens
-        missing = [token for token in SPECIAL if token not in self.vocabulary]
+    def __init__(
+        self,
+        vocabulary,
+        lowercase=True,
+        special_tokens=True,
+        strip_accents=None,
+        tokenize_chinese_chars=True,
+        special_names=SPECIAL,
+    ):
+        self.vocabulary, self.special_names = tuple(vocabulary), tuple(special_names)
+        self.lowercase, self.strip_accents, self.tokenize_chinese_chars = (
+            lowercase,
+            strip_accents,
+            tokenize_chinese_chars,
+        )
+        self.special_tokens = special_tokens
+        self.ids = {token: i for i, token in enumerate(self.vocabulary) if token}
+        missing = [token for token in self.special_names if token not in self.ids]
         if missing:
             raise UserError(f"the vocabulary lacks {' '.join(missing)}; give the lines of BERT's vocab.txt, in order")
-        if len(set(self.vocabulary)) != len(self.vocabulary):
-            twice = next(token for i, token in enumerate(self.vocabulary) if token in self.vocabulary[:i])
-            raise UserError(f"the vocabulary holds {twice!r} twice; each token has one id")
-        self.pad, self.unknown, self.cls, self.sep, self.mask = map(self.vocabulary.index, SPECIAL)
+        if len(set(self.special_names)) < len(SPECIAL) or min(map(len, self.special_names)) < 3:
+            raise UserError(
+                f"the special tokens {' '.join(self.special_names)} cannot be read: there must be five different ones, "
+                "of three characters or more"
+            )
+        self.pad, self.unknown, self.cls, self.sep, self.mask = map(self.ids.get, self.special_names)
+
+    @property
+    def settings(self):
+        """The arguments of these names, {name: value}."""
+        return {name: getattr(self, name) for name in SETTINGS}
+
+    @property
+    def _cleans(self):
+        """Arguments of `_cleaning`."""
+        strip = self.lowercase if self.strip_accents is None else self.strip_accents
+        return bool(self.lowercase), bool(strip), bool(self.tokenize_chinese_chars)
 
     @classmethod
-    def from_file(cls, path, lowercase=True, special_tokens=True):
-        """From a `vocab.txt`: a token a line. Raises UserError where it cannot be read."""
-        try:
-            lines = Path(path).read_text(encoding="utf-8").removesuffix("\n").split("\n")
-        except OSError as error:
-            raise UserError(f"cannot read the vocabulary {path}: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise UserError(f"the vocabulary {path} is no UTF-8 text; give a vocab.txt, a token a line") from None
-        return cls(lines, lowercase, special_tokens)
+    def from_file(cls, path, lowercase=True, special_tokens=True, **settings):
+        """From a `vocab.txt`: a token a line, see `read_vocabulary`."""
+        return cls(read_vocabulary(path), lowercase, special_tokens, **settings)
 
     @classmethod
     def learned(cls, texts, size, lowercase=True):
@@ -74,7 +103,7 @@ class WordPiece:
 
         def vocabulary(size, first):
             learner = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=LONGEST))
-            learner.normalizer, learner.pre_tokenizer = _cleaning(lowercase)
+            learner.normalizer, learner.pre_tokenizer = _cleaning(lowercase, lowercase)
             trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=list(first), show_progress=False)
             learner.train_from_iterator(texts, trainer)
             tokens = learner.get_vocab()
@@ -92,11 +121,11 @@ class WordPiece:
     def _library(self):
         from tokenizers import Tokenizer, decoders, models
 
-        ids = {token: i for i, token in enumerate(self.vocabulary)}
-        tokenizer = Tokenizer(models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=LONGEST))
-        tokenizer.normalizer, tokenizer.pre_tokenizer = _cleaning(self.lowercase)
+        unknown = self.special_names[1]
+        tokenizer = Tokenizer(models.WordPiece(self.ids, unk_token=unknown, max_input_chars_per_word=LONGEST))
+        tokenizer.normalizer, tokenizer.pre_tokenizer = _cleaning(*self._cleans)
         tokenizer.decoder = decoders.WordPiece()
-        tokenizer.add_special_tokens(list(SPECIAL))
+        tokenizer.add_special_tokens(list(self.special_names))
         tokenizer.encode_special_tokens = not self.special_tokens
         return tokenizer
 
@@ -124,8 +153,7 @@ class WordPiece:
         Raises UserError where there is no room for both, or not one pair for each text.
         """
         _check(texts, pairs, None)
-        if max_length < 5:
-            raise UserError(f"max_length {max_length} has no room for a token of both texts; give 5 or more")
+        _check_windows(max_length)
         both, origins = ([], []), []
         for i, (text, pair) in enumerate(zip(self._rows(texts, 0), self._rows(pairs, 1))):
             text = text[: max(1, max_length // 2 - 2)]
@@ -183,48 +211,80 @@ class WordPiece:
         if max_length is not None:
             limits = _limits(tf, [tokens.row_lengths() for tokens in both], max_length - 1 - len(both))
             both = [_first(tokens, limit) for tokens, limit in zip(both, limits)]
-        shape = [tf.shape(texts)[0], 1, 1]
+        return _named(self._tf_laid(both), offsets)
+
+    def tf_windows(self, texts, pairs, max_length, overlap):
+        """`windows` for string tensors (b,): the same names and values as int32 tensors."""
+        import tensorflow as tf
+
+        _check_windows(max_length)
+        text, pair = self._tokens(texts, 0), self._tokens(pairs, 1)
+        sizes = tf.minimum(text.row_lengths(), max(1, max_length // 2 - 2))
+        room = max_length - 3 - sizes
+        step = tf.maximum(room - overlap, 1)
+        counts = 1 + tf.maximum(pair.row_lengths() - room + step - 1, 0) // step
+        origins = tf.repeat(tf.range(tf.size(counts)), counts)
+        first = tf.ragged.range(counts).flat_values * tf.gather(step, origins)
+        last = tf.minimum(first + tf.gather(room, origins), tf.gather(pair.row_lengths(), origins))
+        begins = tf.gather(pair.row_starts(), origins)
+        places = tf.ragged.range(begins + first, begins + last)
+        some = tf.RaggedTensor.from_row_lengths(tf.gather(pair.values, places.flat_values), places.row_lengths())
+        columns = self._tf_laid([tf.gather(_first(text, sizes), origins), some])
+        return _named(columns, True) | {"origins": origins}
+
+    def _tf_laid(self, both):
+        """Ragged tokens (b, None, 6) of each part -> (b, t, 6), with the tokens that are added."""
+        import tensorflow as tf
+
+        shape = [both[0].nrows(), 1, 1]
         added = [tf.tile([[[token, kind, *ADDED]]], shape) for token, kind in self._added(len(both))]
         columns = tf.concat([added[0], *itertools.chain(*zip(both, added[1:]))], axis=1)
-        return _named(columns.to_tensor(tf.constant([self.pad, *PADDING])), offsets)
+        return columns.to_tensor(tf.constant([self.pad, *PADDING]))
 
     def tf_decode(self, ids, skip_special=True):
         """Ids (b, t), also ragged -> texts (b,), as `decode` does."""
         import tensorflow as tf
 
-        first, later, special = self._strings
-        if skip_special:
-            ids = tf.ragged.boolean_mask(ids, ~tf.gather(special, ids))
+        first, later, special, named = self._strings
+        ids = tf.ragged.boolean_mask(ids, tf.gather(named & ~special if skip_special else named, ids))
         strings = tf.concat([tf.gather(first, ids[:, :1]), tf.gather(later, ids[:, 1:])], axis=1)
         texts = tf.strings.reduce_join(strings, axis=-1)
         for end in CLOSED_UP:
             texts = tf.strings.regex_replace(texts, re.escape(end), end.strip())
         return texts
 
+    @property
+    def _named(self):
+        """Whether a place of the vocabulary is the id of its token (v,): one that comes again later has none there."""
+        return np.array([self.ids.get(token) == i for i, token in enumerate(self.vocabulary)])
+
     @functools.cached_property
     def _strings(self):
-        """What each token is at the beginning of a text, what it is later, and whether it is special."""
+        """What each token is at the beginning of a text, what it is later; whether it is special, and has this id."""
         join = self._library.decoder.decode
         first = np.array([join([token]) for token in self.vocabulary], object)
         later = np.array([join(["", token]) for token in self.vocabulary], object)
-        return first, later, np.isin(np.array(self.vocabulary), SPECIAL)
+        return first, later, np.isin(np.array(self.vocabulary), self.special_names), self._named
 
     @functools.cached_property
     def _cutter(self):
         """The cutter of words, and the size in characters of what each token stands for."""
         import tensorflow as tf
 
-        tokens = [self._bare(token) if token in SPECIAL else token for token in self.vocabulary]
+        bare = dict(zip(self.special_names, map(self._bare, range(len(SPECIAL)))))
+        tokens = [
+            bare.get(token, token) if named else f"{PRIVATE}{i}"  # which is in no text
+            for i, (token, named) in enumerate(zip(self.vocabulary, self._named))
+        ]
         sizes = np.array([len(token.removeprefix("##")) for token in tokens], np.int32)
         with tf.init_scope():
-            settings = {"unknown_token": self._bare("[UNK]"), "max_bytes_per_word": 4 * LONGEST}
+            settings = {"unknown_token": self._bare(1), "max_bytes_per_word": 4 * LONGEST}
             settings |= {"token_out_type": tf.int32, "no_pretokenization": True}
             return tensorflow_text().FastWordpieceTokenizer(tokens, **settings), sizes
 
-    def _bare(self, token):
-        """A special token as `_letters` spells it."""
-        name = token[1:-1]
-        return f"{OPEN}{name.lower() if self.lowercase else name}{CLOSE}"
+    def _bare(self, i):
+        """Special token i as `_letters` spells it, in as many characters."""
+        return f"{OPEN}{INNER[i] * (len(self.special_names[i]) - 2)}{CLOSE}"
 
     def _tokens(self, texts, kind):
         """Texts (b,) -> ragged (b, None, 6): id, kind, 1, first character of a token, the one after its last, word."""
@@ -253,7 +313,7 @@ class WordPiece:
         cutter, sizes = self._cutter
         lengths = tf.cast(words.row_lengths(), tf.int32)
         words = tf.strings.unicode_encode(words, "UTF-8")
-        pieces = cutter.tokenize(tf.where(lengths > LONGEST, self._bare("[UNK]"), words))
+        pieces = cutter.tokenize(tf.where(lengths > LONGEST, self._bare(1), words))
         ids = pieces.flat_values
         size = tf.where(ids == self.unknown, tf.gather(lengths, pieces.value_rowids()), tf.gather(sizes, ids))
         return ids, tf.cumsum(size), size
@@ -262,11 +322,10 @@ class WordPiece:
         """Texts (b,) -> clean code points with `SPACE` between words, the character each comes from, its text: (n,)."""
         import tensorflow as tf
 
-        page, table = _table(self.lowercase)
+        page, table = _table(*self._cleans)
         texts = tf.strings.regex_replace(texts, f"[{OPEN}{CLOSE}]", PRIVATE)
-        if self.special_tokens:
-            names = "|".join(token[1:-1] for token in SPECIAL)
-            texts = tf.strings.regex_replace(texts, rf"\[({names})\]", rf"{OPEN}\1{CLOSE}")
+        for i, token in enumerate(self.special_names if self.special_tokens else ()):
+            texts = tf.strings.regex_replace(texts, re.escape(token), self._bare(i))
         texts = tf.strings.unicode_decode(texts, "UTF-8")  # (b, None)
         row, source, codes = texts.value_rowids(), tf.ragged.range(texts.row_lengths()).flat_values, texts.flat_values
         found = tf.gather_nd(table, tf.stack([tf.gather(page, codes // PAGE), codes % PAGE], axis=1))  # (n, 2, 3)
@@ -275,6 +334,20 @@ class WordPiece:
         move = tf.reduce_any(order > 0)
         letters, owner = tf.cond(move, lambda: _sorted(letters, order, row), lambda: _in_place(letters))
         return letters, tf.gather(tf.cast(source, tf.int32), owner), tf.gather(row, owner)
+
+
+def read_vocabulary(path):
+    """The tokens of a `vocab.txt`, a line each; a byte order mark and empty lines at the end are left out.
+
+    Raises UserError where it cannot be read.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
+    except OSError as error:
+        raise UserError(f"cannot read the vocabulary {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"the vocabulary {path} is no UTF-8 text; give a vocab.txt, a token a line") from None
+    return tuple(lines)
 
 
 def tensorflow_text():
@@ -297,6 +370,11 @@ def _check(texts, pairs, max_length):
 def _check_room(max_length, parts):
     if max_length is not None and max_length <= parts:
         raise UserError(f"max_length {max_length} has no room for the {parts + 1} tokens that are added; give more")
+
+
+def _check_windows(max_length):
+    if max_length < 5:
+        raise UserError(f"max_length {max_length} has no room for a token of both texts; give 5 or more")
 
 
 def _limits(xp, lengths, room):
@@ -328,30 +406,33 @@ def _named(columns, offsets):
 # The table of the graph.
 
 
-def _cleaning(lowercase):
+def _cleaning(lowercase, strip_accents, chinese=True):
     """What comes before the cutting, of the library `tokenizers`."""
     from tokenizers import normalizers, pre_tokenizers
 
-    return normalizers.BertNormalizer(lowercase=lowercase), pre_tokenizers.BertPreTokenizer()
+    normalizer = normalizers.BertNormalizer(
+        lowercase=lowercase, strip_accents=strip_accents, handle_chinese_chars=chinese
+    )
+    return normalizer, pre_tokenizers.BertPreTokenizer()
 
 
-def _cleaned(characters, lowercase):
+def _cleaned(characters, *cleans):
     """What becomes of each character; spaces part words: "" (removed), " ", "e" (É), " ! ", " 中 "."""
-    normalizer, pre_tokenizer = _cleaning(lowercase)
+    normalizer, pre_tokenizer = _cleaning(*cleans)
     text = normalizer.normalize_str("||".join(f"a{character}a" for character in characters))
     joined = " ".join(piece for piece, _ in pre_tokenizer.pre_tokenize_str(text))
     return [between[1:-1] for between in joined.split(" | | ")]
 
 
 @functools.cache
-def _table(lowercase):
+def _table(*cleans):
     """Page of each 256 code points (4352,), and pages (p, 256, 2, 3): up to three letters, and their orders.
 
     A letter is the difference to its code point (which makes most pages alike), `NOTHING` or `SPACE`.
     An order is the combining class of a mark where accents are stripped, else 0; and -1 where there is nothing,
     except that a mark which is stripped keeps its order.
     """
-    pages = np.array([_page(first, lowercase) for first in range(0, 0x110000, PAGE)], np.int32)
+    pages = np.array([_page(first, cleans) for first in range(0, 0x110000, PAGE)], np.int32)
     pages[ord(OPEN) // PAGE, ord(OPEN) % PAGE] = (SPACE, 0, NOTHING), (0, 0, -1)
     pages[ord(CLOSE) // PAGE, ord(CLOSE) % PAGE] = (0, SPACE, NOTHING), (0, 0, -1)
     places = {}
@@ -359,20 +440,21 @@ def _table(lowercase):
     return np.array(page, np.int32), np.frombuffer(b"".join(places), np.int32).reshape(-1, PAGE, 2, 3)
 
 
-def _page(first, lowercase):
+def _page(first, cleans):
     characters = list(map(chr, range(first, first + PAGE)))
     if set(map(unicodedata.category, characters)) in ({"Cn"}, {"Co"}, {"Cs"}):  # all alike
         characters = ["\ufffd" if "\ud800" <= characters[0] < "\ue000" else characters[0]]
-    rows = [_row(*pair, lowercase) for pair in zip(characters, _cleaned(characters, lowercase))]
+    rows = [_row(*pair, cleans) for pair in zip(characters, _cleaned(characters, *cleans))]
     return np.broadcast_to(rows, (PAGE, 2, 3))
 
 
-def _row(character, cleaned, lowercase):
+def _row(character, cleaned, cleans):
+    lowercase, strips, chinese = cleans
     letters = [SPACE if letter == " " else ord(letter) - ord(character) for letter in cleaned]
     marks = cleaned
-    if lowercase and not cleaned and _cleaned([character], lowercase=False) != [""]:  # stripped as an accent
+    if strips and not cleaned and _cleaned([character], lowercase, False, chinese) != [""]:  # stripped as an accent
         marks = unicodedata.normalize("NFD", character)[0]
-    orders = [_order(mark) if lowercase else 0 for mark in marks]
+    orders = [_order(mark) if strips else 0 for mark in marks]
     return letters + [NOTHING] * (3 - len(letters)), orders + [-1] * (3 - len(orders))
 
 

@@ -40,7 +40,7 @@ def real(lowercase=True):
 @functools.cache
 def letters(lowercase=True):
     """A vocabulary of single letters, so that no [UNK] hides how a text was cleaned."""
-    page, table = wordpiece._table(lowercase)
+    page, table = wordpiece._table(lowercase, lowercase, True)
     codes = np.array([*range(0x3400), *range(0xA000, 0xAC00), *range(0xF900, 0x20000)])
     found = table[page[codes // 256], codes % 256, 0]
     cleaned = map(chr, np.unique((found + codes[:, None])[found < wordpiece.NOTHING]))
@@ -449,6 +449,84 @@ def test_a_saved_model_works_where_there_is_neither_keras_nor_this_package(tmp_p
     checks.close(found, expected)
 
 
+FAST_CLEANS = [(True, False, False), (False, True, True)]
+CLEANS = [
+    pytest.param(cleans, marks=() if cleans in FAST_CLEANS else pytest.mark.slow)
+    for cleans in itertools.product([True, False], repeat=3)
+]
+
+
+@pytest.mark.parametrize("cleans", CLEANS)
+def test_graph_and_python_clean_alike_whatever_is_asked(cleans):
+    """Case, accents and Chinese characters, each kept or not."""
+    lowercase, strip_accents, chinese = cleans
+    settings = {"lowercase": lowercase, "strip_accents": strip_accents, "tokenize_chinese_chars": chinese}
+    words = "é E e ё Ё е 中 文 中文 a中a ##a ##中 a e\u0301 ñ n ##\u0301 i ı İ"
+    tokenizer = WordPiece((*SPECIAL, *words.split()), **settings)
+    assert tokenizer.settings == settings | {"special_names": SPECIAL}
+    assert_graph_equal(tokenizer, [*ODD, *words.split(), "É中文e", *block_texts(random.Random(str(cleans)), 1)])
+
+
+@pytest.mark.parametrize(
+    ("settings", "text", "expected"),
+    [
+        ({"strip_accents": False}, "É Ö e", "é [UNK] e"),
+        ({"strip_accents": True}, "É e", "e e"),
+        ({}, "É e", "e e"),
+        ({"lowercase": False}, "É é E", "É é [UNK]"),
+        ({"lowercase": False, "strip_accents": True}, "É é", "[UNK] e"),
+        ({"tokenize_chinese_chars": False}, "中文 a中 中", "中文 [UNK] 中"),
+        ({}, "中文 a中", "中 文 [UNK] 中"),
+    ],
+)
+def test_settings_of_the_cleaning(settings, text, expected):
+    assert pieces(WordPiece((*SPECIAL, *"é É e 中 文 中文".split()), **settings), text) == expected
+
+
+NAMES = "<pad>", "<unk>", "<s>", "</s>", "[M.*]"
+
+
+@KINDS
+def test_special_tokens_of_other_names(lowercase):
+    tokenizer = WordPiece(("a", "##b", *NAMES, "[", "]", "m", "<", ">", "s"), lowercase, special_names=NAMES)
+    found = tokenizer.pad, tokenizer.unknown, tokenizer.cls, tokenizer.sep, tokenizer.mask
+    assert found == (2, 3, 4, 5, 6)
+    texts = ["a[M.*]b ab", "<s> <pad>ab é", "[CLS] a", "[mx*]", "x" * 101 + " a"]
+    found = both(tokenizer, texts)
+    assert found["input_ids"][0].tolist()[:6] == [4, 0, 6, 3, 0, 1]
+    assert found["offsets"][0].tolist()[1:5] == [[0, 1], [1, 6], [6, 7], [8, 9]]
+    assert tokenizer.decode([[4, 0, 1, 5, 2]]) == ["ab"]
+    assert tokenizer.tf_decode(tf.constant([[4, 0, 1, 5, 2]])).numpy().tolist() == [b"ab"]
+
+
+def test_a_token_twice_has_the_last_of_its_places():
+    tokenizer = WordPiece((*SPECIAL, "a", "b", "a", "", "##c"))
+    assert both(tokenizer, ["a b ac"])["input_ids"].tolist() == [[2, 7, 6, 7, 9, 3]]
+    assert tokenizer.decode([[5, 6, 7, 8]]) == ["b a"]
+    assert tokenizer.tf_decode(tf.constant([[5, 6, 7, 8]])).numpy().tolist() == [b"b a"]
+
+
+WINDOWS = [
+    ("", ""),
+    ("a", ""),
+    ("", "a a"),
+    ("a don", "a a don"),
+    ("a a a a a a a a a", "a un naive " * 9),
+    ("a", "a " * 40),
+]
+
+
+@pytest.mark.parametrize(("max_length", "overlap"), [(5, 0), (12, 3), (20, 99)])
+def test_windows_of_the_graph_are_those_of_python(max_length, overlap):
+    firsts, seconds = zip(*WINDOWS)
+    windows = functools.partial(small().tf_windows, max_length=max_length, overlap=overlap)
+    wanted = small().windows(firsts, seconds, max_length, overlap)
+    assert len(wanted["origins"]) >= 12
+    checks.close(tf.function(windows, input_signature=[STRINGS] * 2)(*map(tf.constant, (firsts, seconds))), wanted)
+    none = windows(tf.constant([], tf.string), tf.constant([], tf.string))
+    assert {name: x.shape[0] for name, x in none.items()} == dict.fromkeys(none, 0)
+
+
 # Against `transformers`.
 
 
@@ -499,7 +577,12 @@ def test_ids_of_the_special_tokens():
     ("use", "message"),
     [
         (lambda: WordPiece(["[PAD]", "[UNK]", "a"]), r"lacks \[CLS\] \[SEP\] \[MASK\]; give"),
-        (lambda: WordPiece([*SPECIAL, "a", "b", "a"]), "holds 'a' twice"),
+        (lambda: WordPiece(["<p>", "?", "<s>", "</s>", "<m>"], special_names=SPECIAL), r"lacks \[PAD\]"),
+        (
+            lambda: WordPiece(["<p>", "?", "<s>", "</s>", "<m>"], special_names=["<p>", "?", "<s>", "</s>", "<m>"]),
+            r"the special tokens <p> \? <s> </s> <m> cannot be read",
+        ),
+        (lambda: small().tf_windows(["a"], ["a"], 4, 0), "max_length 4 has no room for a token of both texts; give 5"),
         (lambda: small().encode("a text"), "a list of strings"),
         (lambda: small().encode(["a", "b"], ["c"]), "2 texts need as many pairs, not 1"),
         (lambda: small().encode(["a"], max_length=1), "max_length 1 has no room for the 2 tokens"),
@@ -519,6 +602,10 @@ def test_mistakes_are_one_line(use, message):
 def test_a_file_is_a_token_a_line(tmp_path):
     (tmp_path / "vocab.txt").write_bytes("\n".join([*SPECIAL, "é\u2028", " x"]).encode() + b"\r\n")
     assert WordPiece.from_file(tmp_path / "vocab.txt").vocabulary == (*SPECIAL, "é\u2028", " x")
+    lines = (*SPECIAL, "é", "", "x")
+    for data in ("\ufeff" + "\n".join(lines), "\r\n".join(lines) + "\r\n", "\r".join(lines) + "\n\n\n"):
+        (tmp_path / "vocab.txt").write_bytes(data.encode())
+        assert WordPiece.from_file(tmp_path / "vocab.txt").vocabulary == lines
     (tmp_path / "latin.txt").write_bytes("é".encode("latin-1"))
     for name, message in {
         "none.txt": "cannot read .*none.txt: No such file",

@@ -57,6 +57,7 @@ class Head(TextModel):
         if self.pooled and not backbone.pooler:
             raise UserError(f"{type(self).__name__} needs a backbone with add_pooling_layer")
         self.backbone = backbone
+        self.check_vocabulary()
         self.trackers = {name: keras.metrics.Mean(name) for name in self.metric_names}
 
     def dense(self, units, **settings):

@@ -1,7 +1,7 @@
 """Heads of BERT and ELECTRA for people: texts in, texts and numbers out, in Python and in a SavedModel.
 
-`TextHead` is what heads are made of that have a vocabulary; a head says what it makes of tokens (`found_in`), and
-that is what its method in Python and its endpoint share.
+`TextModel` is what heads are made of that have a vocabulary; the classes after it are what such heads do: a method of
+tokens, which a method of texts in Python and an endpoint share.
 Shapes: b texts, t tokens, n labels, k places.
 """
 
@@ -14,6 +14,7 @@ from keras import ops
 
 from homl_models.base import Model, asserted, compiled
 from homl_models.errors import UserError
+from homl_models.wordpiece import SETTINGS, SPECIAL, WordPiece
 
 BATCH = 32  # texts that are read together
 CHUNK = 1024  # texts that are cut into tokens together
@@ -25,27 +26,44 @@ COLUMNS = "input_ids", "token_type_ids", "attention_mask"
 class TextModel(Model):
     """A model that reads texts by a vocabulary of word pieces, if it has one.
 
-    vocabulary: tokens, the id of each its place; () for a model of ids alone. lowercase: see `wordpiece.WordPiece`.
-    model_max_length: tokens that a text may have, with those that are added; None for all positions of the backbone.
-    A subclass has `backbone`.
+    vocabulary: tokens, the id of each its place; () for a model of ids alone. The embeddings may be more, if somebody
+    has rounded up their number. lowercase, strip_accents, tokenize_chinese_chars, special_names: see
+    `wordpiece.WordPiece`. model_max_length: tokens that a text may have, with those that are added; None for all
+    positions of the backbone. A subclass has `backbone`, and calls `check_vocabulary`.
     """
 
-    def __init__(self, vocabulary=(), lowercase=True, model_max_length=None, **kwargs):
+    def __init__(
+        self,
+        vocabulary=(),
+        lowercase=True,
+        model_max_length=None,
+        strip_accents=None,
+        tokenize_chinese_chars=True,
+        special_names=SPECIAL,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
-        self.vocabulary, self.lowercase, self.model_max_length = tuple(vocabulary), lowercase, model_max_length
+        self.vocabulary, self.model_max_length = tuple(vocabulary), model_max_length
+        self.lowercase, self.strip_accents, self.tokenize_chinese_chars = (
+            lowercase,
+            strip_accents,
+            tokenize_chinese_chars,
+        )
+        self.special_names = tuple(special_names)
 
     @functools.cached_property
     def tokenizer(self):
-        from homl_models.wordpiece import WordPiece
-
         if not self.vocabulary:
             raise UserError("this model has no vocabulary and takes ids alone; give it one, or a folder with vocab.txt")
-        if len(self.vocabulary) != self.backbone.vocab_size:
+        return WordPiece(self.vocabulary, **{name: getattr(self, name) for name in SETTINGS})
+
+    def check_vocabulary(self):
+        """Raise `UserError` if there are tokens without an embedding."""
+        if len(self.vocabulary) > self.backbone.vocab_size:
             raise UserError(
                 f"the vocabulary has {len(self.vocabulary)} tokens, the model {self.backbone.vocab_size}; "
                 "take the vocab.txt that it was trained with"
             )
-        return WordPiece(self.vocabulary, self.lowercase)
 
     @property
     def max_length(self):

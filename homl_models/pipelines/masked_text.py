@@ -17,7 +17,7 @@ import numpy as np
 
 from homl_models.errors import UserError
 from homl_models.pipelines.stream import IGNORED, Stream, bucketed, by_length, num_batches, rows_of_batch
-from homl_models.wordpiece import SPECIAL, WordPiece
+from homl_models.wordpiece import WordPiece
 
 CHUNK = 256  # sentences that are encoded together
 ROUNDS = 4  # in which whole words are looked for that still fit
@@ -274,8 +274,8 @@ class _Masking:
             name: tf.constant(np.pad(x, [(0, 1), (0, 0)][: x.ndim], constant_values=empty[name]))
             for name, x in table.items()
         }
-        vocabulary = rows.wordpiece.vocabulary
-        self.ordinary = np.array([i for i, token in enumerate(vocabulary) if token not in SPECIAL], np.int32)
+        ordinary = {token: i for token, i in rows.wordpiece.ids.items() if token not in rows.wordpiece.special_names}
+        self.ordinary = np.array(list(ordinary.values()), np.int32)
         self.mask, self.shares = rows.wordpiece.mask, (1.0, 0.0) if always_mask else (0.8, 0.1)
 
     def __call__(self, index, width, places, seed):
