@@ -1,24 +1,23 @@
 """BERT and ELECTRA from and to the folders of Hugging Face's `transformers`.
 
 A folder has config.json, the weights (model.safetensors, or pytorch_model.bin, in one file or in shards), and
-vocab.txt. The names of its tensors are made here from the model, so that both directions agree.
+the files of a tokenizer (see `tokenizer_files.py`); one of `sentence-transformers` says how to pool. The names of its
+tensors are made here from the model, so that both directions agree.
 """
 
-import collections
-import json
 import os
 import warnings
 
 import keras
 import numpy as np
-import safetensors
 import safetensors.numpy
 
 from homl_models import files
-from homl_models.checkpoints.torch_files import TorchFile
+from homl_models.checkpoints import tokenizer_files
+from homl_models.checkpoints.configuration import POOLING, check_config, family_of, pooling_of
+from homl_models.checkpoints.hub import CONFIGS, fetched, read_json, weights_of
 from homl_models.errors import UserError
 from homl_models.models import bert, bert_heads, electra
-from homl_models.wordpiece import WordPiece
 
 BACKBONES = {"bert": bert.Bert, "electra": electra.Electra}
 HEADS = {
@@ -45,6 +44,12 @@ PARTS = (
     "generator_lm_head.", "embeddings.position_ids", "embeddings.token_type_ids",
     "embeddings.position_embeddings.",  # unused where positions are relative
 )  # fmt: skip
+# What some folders call a tensor, where the usual name is missing.
+ALIASES = {
+    "cls.predictions.bias": "cls.predictions.decoder.bias",
+    "bert.embeddings.word_embeddings.weight": "cls.predictions.decoder.weight",
+    "electra.embeddings.word_embeddings.weight": "generator_lm_head.weight",
+}
 DEFAULTS = {"electra": {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024, "embedding_size": 128}}
 
 
@@ -117,7 +122,7 @@ def _of_head(model):
         yield from _dense("discriminator_predictions.dense_prediction", model.last)
 
 
-def turned(name, array):
+def transpose(name, array):
     """Kernels of dense layers, transposed; tables as they are."""
     table = "embeddings." in name or "distance_embedding" in name or "decoder" in name or "lm_head" in name
     return array if table or array.ndim != 2 else array.T
@@ -129,42 +134,69 @@ def turned(name, array):
 def from_pretrained(path, head=None, **settings):
     """The model in a folder, or of a name on the Hugging Face Hub, with its weights.
 
-    head: a class of `HEADS`, for other than what the folder says; weights that it misses begin anew, with a warning
-    that names them. The backbone's own class, `Bert` or `Electra`, is possible too.
+    head: a class of `HEADS`, for other than what the folder says; layers of the head whose weights it misses, or has in
+    other shapes, are newly initialized, with a warning that names them. The backbone's own class, `Bert` or `Electra`,
+    is possible too; what it knows of texts is then its attribute `texts`.
     settings: arguments of the backbone or the head to change, such as `num_labels` or `dtype`.
     `UserError` for a folder that is none, models of another kind, and weights that are broken, of other shapes, or
-    belong nowhere.
+    unexpected.
     """
-    folder = _fetched(path)
-    config = _json(os.path.join(folder, "config.json"))
-    family = config.get("model_type")
+    folder = fetched(path)
+    name = next((name for name in CONFIGS if os.path.exists(os.path.join(folder, name))), CONFIGS[0])
+    config = read_json(os.path.join(folder, name))
+    weights = weights_of(folder)
+    kinds = config.get("architectures") or [None]
+    kind = kinds[0] if isinstance(kinds, list) else kinds
+    family = config.get("model_type") or family_of(str(kind or ""), weights)
+    if family is None:
+        raise UserError(f'{path} does not say what it is; add "model_type": "bert" or "electra" to its {name}')
     if family not in BACKBONES:
         raise UserError(f"{path} is a model of type {family!r}; those of type bert and electra can be read")
     if head is None:
-        head = HEADS.get((config.get("architectures") or [None])[0], BACKBONES[family])
+        head = HEADS.get(kind, BACKBONES[family])
+        if kind not in (None, head.__name__, f"{head.__name__}Model"):
+            warnings.warn(f"{path} is a {kind}, which is not known here: its {head.__name__} is read", stacklevel=2)
     _check(head, family, settings, path)
-    model = made(head, family, config | _vocabulary(folder), settings)
+    texts = tokenizer_files.read(folder, config, settings)
+    if head is bert_heads.TextEmbedder:
+        texts |= pooling_of(folder, texts.get("model_max_length"))
+    config = {name: value for name, value in config.items() if name not in OWN} | texts
+    check_config(config | settings, weights, path)
+    model = from_config(head, family, config, settings)
     model.build()
-    fill(model, weights_of(folder), path)
+    load_weights(model, weights, path)
+    if head is BACKBONES[family]:
+        model.texts = texts
     return model
 
 
 def with_head(model, head, **settings):
     """A new model of the class `head` with the weights of another, as `from_pretrained` would make it of its folder.
 
-    model: a `Bert`, an `Electra`, a head of one, or an `ElectraPretrainer`, whose discriminator is taken.
+    model: a `Bert`, an `Electra`, a head of one, or an `ElectraPretrainer`, whose discriminator is taken. Arguments
+    that both heads have, such as the labels, are those of the old one where `settings` does not say otherwise.
     """
     model = getattr(model, "detector", None) or getattr(model, "namer", None) or model
     backbone = getattr(model, "backbone", model)
     family = "electra" if isinstance(backbone, electra.Electra) else "bert"
     _check(head, family, settings, f"the {type(model).__name__}")
-    texts = ("vocabulary", "lowercase", "model_max_length")
-    config = {name: getattr(backbone, name) for name in backbone.argument_names()}
-    new = made(head, family, config | {name: getattr(model, name) for name in texts if hasattr(model, name)}, settings)
+    config = {name: getattr(backbone, name) for name in backbone.argument_names()} | texts_of(model)
+    if model is not backbone:
+        own = {name: getattr(model, name) for name in model.argument_names() if name != "backbone"}
+        if settings.get("num_labels", own.get("num_labels")) != own.get("num_labels"):
+            own.pop("labels", None)
+        config |= own
+    new = from_config(head, family, config, settings)
     new.build()
-    weights = {name: turned(name, keras.ops.convert_to_numpy(x)) for name, x in tensors_of(model).items()}
-    fill(new, weights, f"the {type(model).__name__}")
+    weights = {name: transpose(name, keras.ops.convert_to_numpy(x)) for name, x in tensors_of(model).items()}
+    load_weights(new, weights, f"the {type(model).__name__}")
     return new
+
+
+def texts_of(model):
+    """{argument: value} of how a model, with a head or bare, reads texts; {} for one of ids alone."""
+    names = [name for name in tokenizer_files.ARGUMENTS if hasattr(model, name)]
+    return dict(getattr(model, "texts", {})) or {name: getattr(model, name) for name in names}
 
 
 def _check(head, family, settings, path):
@@ -176,14 +208,16 @@ def _check(head, family, settings, path):
         raise UserError(f"{head.__name__} has no setting {', '.join(sorted(set(settings) - known))}")
 
 
-def made(head, family, config, settings):
+def from_config(head, family, config, settings):
     """A new model of the class `head`, as `config` and then `settings` say."""
     config = DEFAULTS.get(family, {}) | config | settings
     labels = config.get("id2label")
-    if labels and "num_labels" not in config:
+    if labels and config.get("num_labels", len(labels)) == len(labels):
         config["num_labels"] = len(labels)
         if "num_labels" in head.argument_names():
-            config.setdefault("labels", tuple(labels[i] for i in sorted(labels, key=int)))
+            config.setdefault(
+                "labels", tuple(str(label) for _, label in sorted(labels.items(), key=lambda x: int(x[0])))
+            )
     kind = BACKBONES[family]
 
     def of(kind):
@@ -199,42 +233,56 @@ def made(head, family, config, settings):
     return backbone if head is kind else head(backbone, **of(head))
 
 
-def _vocabulary(folder):
-    """The vocabulary of a folder that has one, whether texts are to be in lower case, and how long they may be."""
-    path = os.path.join(folder, "vocab.txt")
-    if not os.path.exists(path):
-        return {}
-    settings = os.path.join(folder, "tokenizer_config.json")
-    settings = _json(settings) if os.path.exists(settings) else {}
-    found = {"vocabulary": WordPiece.from_file(path).vocabulary, "lowercase": settings.get("do_lower_case", True)}
-    return found | {name: settings[name] for name in ("model_max_length",) if name in settings}
-
-
-def fill(model, weights, path):
+def load_weights(model, weights, path):
     """Give the model the weights {name: array}; see `from_pretrained`."""
-    wanted = tensors_of(model)
-    found = {_usual(name, wanted): name for name in weights}
-    misplaced = [name for known, name in found.items() if known not in wanted and not _of_other_head(known)]
-    if misplaced:
-        raise UserError(f"{path} has weights that belong nowhere: {_some(misplaced)}")
+    wanted, found = tensors_of(model), {}
+    prefix = _prefix(weights)
+    for name in weights:
+        known = _usual(name.removeprefix(prefix), wanted)
+        if known in found:
+            raise UserError(f"{path} has two weights for {known}: {found[known]} and {name}")
+        found[known] = name
+    for known, other in ALIASES.items():
+        if known in wanted and known not in found and other in found:
+            found[known] = found[other]
+    unexpected = [name for known, name in found.items() if known not in wanted and not _of_other_head(known)]
+    if unexpected:
+        raise UserError(f"{path} has unexpected weights: {_some(unexpected)}")
     missing = [name for name in wanted if name not in found]
-    inner = [name for name in missing if name.startswith(("bert.", "electra.", "encoder.", "embeddings"))]
+    inner = [name for name in missing if name.startswith(BACKBONE)]
     inner = [name for name in inner if "pooler." not in name and "crossattention" not in name]
     if inner:
         raise UserError(f"{path} lacks weights: {_some(inner)}")
     if missing:
-        warnings.warn(f"{path} lacks {_some(missing)}: they begin anew, and must be trained", stacklevel=3)
+        warnings.warn(f"{path} lacks {_some(missing)}: newly initialized, to be trained", stacklevel=3)
+    others = []
     for name, variable in wanted.items():
-        if name in found:
-            array = turned(name, weights[found[name]])
-            if array.shape != tuple(variable.shape):
-                shapes = f"{turned(name, array).shape}, not {turned(name, np.empty(variable.shape)).shape}"
-                raise UserError(f"{path}: {found[name]} has the shape {shapes}")
+        if name not in found:
+            continue
+        array = transpose(name, weights[found[name]])
+        if array.shape == tuple(variable.shape):
             variable.assign(array.astype(variable.dtype, copy=False))
+        elif name.startswith(BACKBONE):
+            shapes = f"{transpose(name, array).shape}, not {transpose(name, np.empty(variable.shape)).shape}"
+            raise UserError(f"{path}: {found[name]} has the shape {shapes}")
+        else:
+            others.append(name)
+    if others:
+        warnings.warn(f"{path} has other shapes of {_some(others)}: newly initialized, to be trained", stacklevel=3)
+
+
+BACKBONE = "bert.", "electra.", "encoder.", "embeddings", "pooler."  # how names of its tensors begin
+
+
+def _prefix(names):
+    """What stands before all names, such as the "module." of PyTorch's DataParallel; "" if nothing does."""
+    end = "embeddings.word_embeddings.weight"
+    found = {name[: -len(end)].removesuffix("bert.").removesuffix("electra.") for name in names if name.endswith(end)}
+    return found.pop() if len(found) == 1 else ""
 
 
 def _usual(name, wanted):
-    """A tensor's name as in `tensors_of`: whatever prefix and old names it has."""
+    """A tensor's name as in `tensors_of`: whether it is of a head or bare, and whatever old names it has."""
     for old, new in ((".gamma", ".weight"), (".beta", ".bias")):
         name = name[: -len(old)] + new if name.endswith(old) else name
     bare = name
@@ -252,79 +300,10 @@ def _some(names):
     return ", ".join(names[:5]) + more
 
 
-def _fetched(path):
-    """A folder that is there, or one fetched from the Hub."""
-    path = os.fspath(path)
-    if os.path.isdir(path):
-        if not os.path.exists(os.path.join(path, "config.json")):
-            raise UserError(f"{path} has no config.json: it is not the folder of a Hugging Face model")
-        return path
-    if path.count("/") > 1 or path.startswith((".", "/", "~")):
-        raise UserError(f"there is no folder {path}")
-    try:
-        import huggingface_hub
-    except ImportError:
-        raise UserError(f"there is no folder {path}; to fetch models by name, pip install huggingface_hub") from None
-    patterns = ["config.json", "vocab.txt", "*.safetensors", "*.safetensors.index.json"]
-    try:
-        folder = huggingface_hub.snapshot_download(path, allow_patterns=patterns)
-        if not any(name.endswith(".safetensors") for name in os.listdir(folder)):
-            folder = huggingface_hub.snapshot_download(path, allow_patterns=[*patterns, "pytorch_model*"])
-    except Exception as error:  # no network, no such model, no right to it
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"there is no folder {path}, and no such model could be fetched: {reason}") from None
-    return folder
-
-
-def _json(path):
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
-
-
-class SafeTensors(collections.abc.Mapping):
-    """The tensors of a .safetensors file, {name: array}; each is read when it is asked for."""
-
-    def __init__(self, path):
-        try:
-            self.file = safetensors.safe_open(path, framework="np")
-        except (safetensors.SafetensorError, OSError) as error:
-            raise UserError(f"{path} cannot be read, fetch it again: {error}") from None
-        self.names = dict.fromkeys(sorted(self.file.keys()))
-
-    def __getitem__(self, name):
-        if name not in self.names:
-            raise KeyError(name)
-        return self.file.get_tensor(name)
-
-    def __iter__(self):
-        return iter(self.names)
-
-    def __len__(self):
-        return len(self.names)
-
-
-def weights_of(folder):
-    """{name: array} of a folder, in one file or in shards; an array is read when it is asked for, and not kept."""
-    for name, read in (("model.safetensors", SafeTensors), ("pytorch_model.bin", TorchFile)):
-        path = os.path.join(folder, name)
-        if os.path.exists(path):
-            return read(path)
-        if os.path.exists(f"{path}.index.json"):
-            shards = sorted(set(_json(f"{path}.index.json").get("weight_map", {}).values()))
-            lost = [shard for shard in shards if not os.path.exists(os.path.join(folder, shard))]
-            if lost:
-                raise UserError(f"{folder} lacks {_some(lost)}: fetch it again")
-            return collections.ChainMap(*(read(os.path.join(folder, shard)) for shard in shards))
-    raise UserError(f"{folder} has neither model.safetensors nor pytorch_model.bin")
-
-
 # Out.
 
 # Arguments that are not of Hugging Face's configuration.
-OWN = {"backbone", "add_pooling_layer", "vocabulary", "lowercase", "model_max_length", "labels"}
+OWN = {"backbone", "add_pooling_layer", "labels", "pooling", "normalize", *tokenizer_files.ARGUMENTS}
 
 
 def save_pretrained(model, path):
@@ -338,8 +317,9 @@ def save_pretrained(model, path):
     if backbone.project and not isinstance(backbone, electra.Electra):
         raise UserError("a Bert with embeddings of another size has no such folder; make it an Electra")
     family = "electra" if isinstance(backbone, electra.Electra) else "bert"
-    kind = type(model).__name__
-    config = {"model_type": family, "architectures": [f"{kind}Model" if model is backbone else kind]}
+    bare = model is backbone or isinstance(model, bert_heads.TextEmbedder)
+    kind = f"{type(backbone).__name__}Model" if bare else type(model).__name__
+    config = {"model_type": family, "architectures": [kind]}
     for part in (backbone, model):
         part_config = {name: getattr(part, name) for name in part.argument_names() if name not in OWN}
         config |= {name: value for name, value in part_config.items() if value is not None}
@@ -352,13 +332,30 @@ def save_pretrained(model, path):
     tensors = {}
     for name, variable in tensors_of(model).items():
         array = keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32"))
-        tensors[name] = np.ascontiguousarray(turned(name, array))
+        tensors[name] = np.ascontiguousarray(transpose(name, array))
     with files.write_aside(os.path.join(path, "model.safetensors")) as aside:
         safetensors.numpy.save_file(tensors, aside, {"format": "pt"})
     files.write_json(os.path.join(path, "config.json"), config)
     if getattr(model, "vocabulary", ()):
-        with files.write_aside(os.path.join(path, "vocab.txt")) as aside:
-            aside.write_text("\n".join(model.vocabulary) + "\n", encoding="utf-8")
-        tokenizer = {"tokenizer_class": "BertTokenizer", "do_lower_case": model.lowercase}
-        tokenizer |= {"model_max_length": model.max_length}
-        files.write_json(os.path.join(path, "tokenizer_config.json"), tokenizer)
+        tokenizer_files.write(path, model)
+    if isinstance(model, bert_heads.TextEmbedder):
+        _write_pooling(model, path)
+
+
+def _write_pooling(model, path):
+    """What `sentence-transformers` reads beside the model."""
+    parts = [
+        ("", "Transformer"),
+        ("1_Pooling", "Pooling"),
+        *([("2_Normalize", "Normalize")] if model.normalize else []),
+    ]
+    modules = [
+        {"idx": i, "name": str(i), "path": place, "type": f"sentence_transformers.models.{kind}"}
+        for i, (place, kind) in enumerate(parts)
+    ]
+    files.write_json(os.path.join(path, "modules.json"), modules)
+    files.write_json(os.path.join(path, "sentence_bert_config.json"), {"max_seq_length": model.max_length})
+    config = {"word_embedding_dimension": model.backbone.hidden_size}
+    config |= {key: value == model.pooling for key, value in POOLING.items()}
+    os.makedirs(os.path.join(path, "1_Pooling"), exist_ok=True)
+    files.write_json(os.path.join(path, "1_Pooling", "config.json"), config)

@@ -61,9 +61,11 @@ class Dropout(keras.layers.Dropout):
 def _seeded(dropouts, seeds):
     for dropout, seed in zip(dropouts, seeds):
         dropout.seed_of_now = seed
-    yield
-    for dropout in dropouts:
-        dropout.seed_of_now = None
+    try:
+        yield
+    finally:
+        for dropout in dropouts:
+            dropout.seed_of_now = None
 
 
 def recomputed(function, dropouts):

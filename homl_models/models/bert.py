@@ -27,17 +27,30 @@ from homl_models.layers.dropout import Dropout, recomputed
 POSITIONS = "absolute", "relative_key", "relative_key_query"
 ACTIVATIONS = {
     "gelu": gelu,
-    "gelu_new": functools.partial(ops.gelu, approximate=True),
-    "gelu_pytorch_tanh": functools.partial(ops.gelu, approximate=True),
     "relu": ops.relu,
+    "relu6": ops.relu6,
     "silu": ops.silu,
     "swish": ops.silu,
     "tanh": ops.tanh,
+    "sigmoid": ops.sigmoid,
+    "linear": lambda x: x,
+    "mish": lambda x: x * ops.tanh(ops.softplus(x)),
+    "quick_gelu": lambda x: x * ops.sigmoid(1.702 * x),
+    "gelu_python": gelu,
 }
+for name in ("gelu_new", "gelu_pytorch_tanh", "gelu_python_tanh", "gelu_fast", "gelu_accurate"):  # all the same
+    ACTIVATIONS[name] = functools.partial(ops.gelu, approximate=True)
 INPUTS = (
     "input_ids", "attention_mask", "token_type_ids", "position_ids", "head_mask", "inputs_embeds",
     "encoder_hidden_states", "encoder_attention_mask",
 )  # fmt: skip
+
+
+def embeddings_of(layer):
+    """The table (v, d) of an Embedding layer, also of one that is quantized to 8 bits."""
+    if layer.quantization_mode == "int8":
+        return ops.cast(layer.embeddings, layer.compute_dtype) / ops.expand_dims(layer.embeddings_scale, -1)
+    return layer.embeddings
 
 
 def initializer(stddev):
@@ -88,7 +101,7 @@ class Embeddings(Layer):
     def call(self, ids=None, token_type_ids=None, position_ids=None, inputs_embeds=None, training=None):
         x = self.word(ids) if inputs_embeds is None else ops.cast(inputs_embeds, self.compute_dtype)
         if token_type_ids is None:  # all 0
-            x = x + ops.cast(self.token_type.embeddings[0], x.dtype)
+            x = x + ops.cast(embeddings_of(self.token_type)[0], x.dtype)
         else:
             x = x + self.token_type(token_type_ids)
         if self.position is not None:
@@ -132,7 +145,7 @@ class RelativeAttention(MultiHeadAttention):
 
 @keras.saving.register_keras_serializable("homl_models")
 class Block(Layer):
-    """(b, t, d) -> (b, t, d), the weights of the heads (b, h, t, s), and those over another text.
+    """(b, t, d) -> (b, t, d), the weights of the heads (b, h, t, s), and those over another text, if there is one.
 
     pruned_heads: of self-attention. The other arguments are those of `Bert`.
     """
@@ -200,11 +213,11 @@ class Block(Layer):
             keys_values = memory and self.cross_attention.keys_values(memory[0])
             own = self.attention.keys_values(x)
             found = self.run(x, own, seen, head_factors, keys_values, memory_seen, training)
-            return found if memory else found[:2]  # what is recomputed must be tensors
+            return found if memory else found[:2]
 
         if self.gradient_checkpointing and training:
             block = recomputed(block, [*self.dropouts, *(attention.dropout_layer for attention in self.attentions)])
-        return (*block(x), None) if memory is None else block(x, memory)
+        return block(x) if memory is None else block(x, memory)
 
     def run(self, x, keys_values, seen, head_factors, memory, memory_seen, training=None, first=0):
         """What call does and decoding: keys_values are of all that may be looked at, x begins at place `first`.
@@ -367,10 +380,10 @@ class Bert(Model):
         states, attentions, crosses = [x], [], []
         for i, block in enumerate(self.blocks):
             heads = head_mask if head_mask is None or len(head_mask.shape) == 1 else head_mask[i]
-            x, weights, cross = block(x, mask, heads, memory, memory_mask, training=training)
+            x, weights, *cross = block(x, mask, heads, memory, memory_mask, training=training)
             states.append(x)
             attentions.append(weights)
-            crosses.append(cross)
+            crosses.extend(cross)
         found = {"last_hidden_state": x}
         if self.pooler:
             found["pooler_output"] = self.pooler(x[:, 0])

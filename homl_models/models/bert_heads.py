@@ -16,40 +16,18 @@ from homl_models.base import compiled
 from homl_models.errors import UserError
 from homl_models.layers.dense import Dense
 from homl_models.layers.dropout import Dropout
-from homl_models.models.bert import ACTIVATIONS, initializer, unpacked
+from homl_models.models.bert import ACTIVATIONS, embeddings_of, initializer, unpacked
 from homl_models.models.bert_text import Answers, Classifies, Embeds, Fills, Tags, TextModel
-
-IGNORED = -100  # label of what does not count
-
-
-def largest(x):
-    """Where along the last axis of x (..., v) the largest number is: (...), int32.
-
-    As `ops.argmax`, which on a CPU XLA computes number by number, what leads to x with it: for 544
-    places and 8,192 words 28 ms instead of 8, with Gumbel noise added to the logits 190 instead of 22.
-    """
-    return ops.cast(ops.top_k(x, 1)[1][..., 0], "int32")
+from homl_models.models.scoring import IGNORED, ScoredByLabels, counted
 
 
-def cross_entropy(labels, logits):
-    """Mean cross-entropy of logits (..., v) where labels (...) are not `IGNORED`, and the share that is right."""
-    counts = ops.cast(labels != IGNORED, "float32")
-    labels, logits = ops.cast(ops.where(labels == IGNORED, 0, labels), "int32"), ops.cast(logits, "float32")
-    wanted = ops.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
-    total = ops.maximum(ops.sum(counts), 1.0)
-    right = ops.cast(largest(logits) == labels, "float32")
-    return ops.sum(counts * (ops.logsumexp(logits, axis=-1) - wanted)) / total, ops.sum(counts * right) / total
-
-
-class Head(TextModel):
+class Head(ScoredByLabels, TextModel):
     """A backbone, `Bert` or `Electra`, and what is made of its output: inputs -> logits, or a dictionary of them.
 
     With `output_hidden_states` or `output_attentions` always a dictionary, which has those as well.
-    A subclass has `logits(found, training)`, of what the backbone found, and `judge(labels, logits)` ->
-    the loss and {name: metric}, means over a batch.
+    A subclass has `logits(found, training)`, of what the backbone found, and what `ScoredByLabels` asks for.
     """
 
-    metric_names = ("accuracy",)
     pooled = False  # whether it reads the pooler's output
 
     def __init__(self, backbone, **kwargs):
@@ -58,7 +36,6 @@ class Head(TextModel):
             raise UserError(f"{type(self).__name__} needs a backbone with add_pooling_layer")
         self.backbone = backbone
         self.check_vocabulary()
-        self.trackers = {name: keras.metrics.Mean(name) for name in self.metric_names}
 
     def dense(self, units, **settings):
         """A dense layer that begins as those of the backbone do."""
@@ -89,16 +66,6 @@ class Head(TextModel):
     def taken(self, inputs):
         """Inputs without, and of only, those that are for the head."""
         return inputs, {}
-
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        if sample_weight is not None:
-            raise UserError("heads take no sample weights; give labels of -100 to what is not to count")
-        return self.judge(y, y_pred)[0]
-
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        for name, value in self.judge(y, y_pred)[1].items():
-            self.trackers[name].update_state(value)
-        return self.get_metrics_result()
 
 
 class MaskedLM(Head):
@@ -143,7 +110,7 @@ class MaskedLM(Head):
     def words(self, x):
         """What the backbone gives (..., d) -> logits (..., v)."""
         x = self.norm(self.activation(self.transform(x)))
-        table = self.backbone.embeddings.word.embeddings if self.tie_word_embeddings else self.decoder
+        table = embeddings_of(self.backbone.embeddings.word) if self.tie_word_embeddings else self.decoder
         return ops.cast(ops.matmul(x, ops.transpose(ops.cast(table, x.dtype))), "float32") + self.bias
 
     def logits(self, found, training=None):
@@ -151,10 +118,6 @@ class MaskedLM(Head):
         if "masked_positions" in found:
             x = ops.take_along_axis(x, ops.cast(found["masked_positions"], "int32")[..., None], axis=1)
         return self.words(x)
-
-    def judge(self, labels, logits):
-        loss, accuracy = cross_entropy(labels, logits)
-        return loss, {"accuracy": accuracy}
 
 
 @keras.saving.register_keras_serializable("homl_models")
@@ -173,6 +136,7 @@ class BertForPreTraining(Fills, MaskedLM):
     """
 
     metric_names = ("accuracy", "next_sentence_accuracy")
+    loss_factors = {"words": 1.0, "next_sentence": 1.0}
     pooled = True
 
     def __init__(self, backbone, tie_word_embeddings=True, **kwargs):
@@ -186,10 +150,9 @@ class BertForPreTraining(Fills, MaskedLM):
         pooled = ops.cast(self.next_sentence(found["pooler_output"]), "float32")
         return {"prediction_logits": super().logits(found, training), "seq_relationship_logits": pooled}
 
-    def judge(self, labels, logits):
-        words, accuracy = cross_entropy(labels["labels"], logits["prediction_logits"])
-        follows, right = cross_entropy(labels["next_sentence_label"], logits["seq_relationship_logits"])
-        return words + follows, {"accuracy": accuracy, "next_sentence_accuracy": right}
+    def pairs(self, labels, outputs):
+        names = {"labels": "prediction_logits", "next_sentence_label": "seq_relationship_logits"}
+        return {label: (output, labels[label], outputs[output]) for label, output in names.items()}
 
 
 @keras.saving.register_keras_serializable("homl_models")
@@ -197,6 +160,7 @@ class BertForNextSentencePrediction(Head):
     """Inputs -> logits (b, 2) of whether the second text follows the first (0) or not (1)."""
 
     pooled = True
+    num_classes = 2
 
     def __init__(self, backbone, **kwargs):
         super().__init__(backbone, **kwargs)
@@ -208,8 +172,6 @@ class BertForNextSentencePrediction(Head):
     def logits(self, found, training=None):
         return ops.cast(self.next_sentence(found["pooler_output"]), "float32")
 
-    judge = MaskedLM.judge
-
 
 class Classifier(Head):
     """A dense layer with dropout before it.
@@ -218,7 +180,6 @@ class Classifier(Head):
     """
 
     num_labels = 1
-    judge = MaskedLM.judge
 
     def __init__(self, backbone, classifier_dropout=None, labels=(), **kwargs):
         super().__init__(backbone, **kwargs)
@@ -262,15 +223,28 @@ class BertForSequenceClassification(Classifies, Classifier):
     def logits(self, found, training=None):
         return self.classified(found["pooler_output"], training)
 
-    def judge(self, labels, logits):
+    @property
+    def num_classes(self):
+        return self.num_labels if self.problem == "single_label_classification" else None
+
+    def pairs(self, labels, outputs):
+        found = super().pairs(labels, outputs)
+        if self.num_classes:
+            return found
+        output, labels, logits = found["labels"]
+        return {"labels": (output, ops.reshape(ops.cast(labels, "float32"), ops.shape(logits)), logits)}
+
+    def score(self, labels, logits, weights=None):
         if self.problem == "single_label_classification":
-            return super().judge(labels, logits)
-        labels = ops.reshape(ops.cast(labels, "float32"), ops.shape(logits))
+            return super().score(labels, logits, weights)
         if self.problem == "regression":
-            loss = ops.mean(ops.square(logits - labels))
-            return loss, {"mean_squared_error": loss}
-        loss = ops.mean(ops.softplus(logits) - labels * logits)
-        return loss, {"accuracy": ops.mean(ops.cast((logits > 0) == (labels > 0.5), "float32"))}
+            counts = counted(labels, weights)
+            pair = ops.sum(counts * ops.square(logits - labels)), ops.sum(counts)
+            return pair, pair
+        counts = counted(labels, weights)
+        total = ops.sum(counts)
+        right = ops.cast((logits > 0) == (labels > 0.5), "float32")
+        return (ops.sum(counts * (ops.softplus(logits) - labels * logits)), total), (ops.sum(counts * right), total)
 
 
 @keras.saving.register_keras_serializable("homl_models")
@@ -300,7 +274,7 @@ class BertForTokenClassification(Tags, Classifier):
     """Inputs -> logits (b, t, n) of a label for each token. Labels (b, t)."""
 
     def __init__(self, backbone, num_labels=2, classifier_dropout=None, **kwargs):
-        self.num_labels = num_labels
+        self.num_labels = self.num_classes = num_labels
         super().__init__(backbone, classifier_dropout, **kwargs)
 
     def logits(self, found, training=None):
@@ -312,10 +286,15 @@ class BertForQuestionAnswering(Answers, Head):
     """Inputs -> start_logits and end_logits (b, t) of the answer's first and last token.
 
     Labels: a dictionary of `start_positions` and `end_positions` (b,); those outside of the text do not count.
+    unanswerable: whether a context may hold no answer, for which [CLS] stands (Rajpurkar et al., 2018,
+    https://arxiv.org/abs/1806.03822); by default the best of the context is the answer, however improbable.
     """
 
-    def __init__(self, backbone, **kwargs):
+    loss_factors = {"start": 0.5, "end": 0.5}
+
+    def __init__(self, backbone, unanswerable=False, **kwargs):
         super().__init__(backbone, **kwargs)
+        self.unanswerable = unanswerable
         self.span = self.dense(2, name="span")
 
     def layers_of_head(self):
@@ -325,29 +304,52 @@ class BertForQuestionAnswering(Answers, Head):
         span = ops.cast(self.span(found["last_hidden_state"]), "float32")
         return {"start_logits": span[..., 0], "end_logits": span[..., 1]}
 
-    def judge(self, labels, logits):
-        sums = []
+    def pairs(self, labels, outputs):
+        found = {}
         for name in ("start", "end"):
-            scores, places = logits[f"{name}_logits"], ops.cast(labels[f"{name}_positions"], "int32")
-            length = ops.shape(scores)[1]
+            logits, places = outputs[f"{name}_logits"], ops.cast(labels[f"{name}_positions"], "int32")
             places = ops.maximum(places, 0)  # as the reference does
-            sums.append(cross_entropy(ops.where(places < length, places, IGNORED), scores))
-        loss, accuracy = (sum(pair) / 2 for pair in zip(*sums))
-        return loss, {"accuracy": accuracy}
+            places = ops.where(places < ops.shape(logits)[1], places, IGNORED)
+            found[f"{name}_positions"] = f"{name}_logits", places, logits
+        return found
+
+    def metrics_of(self, pairs):
+        return {"accuracy": tuple(map(sum, zip(*pairs)))}
+
+
+POOLINGS = "mean", "cls", "max", "mean_sqrt_len"
 
 
 @keras.saving.register_keras_serializable("homl_models")
 class TextEmbedder(Embeds, Head):
-    """Inputs -> vectors of texts (b, d), the mean of what their tokens became. It has nothing to train."""
+    """Inputs -> vectors of texts (b, d), of what their tokens became. It has nothing to train.
+
+    pooling: one of `POOLINGS`: the mean of the tokens, their sum by the square root of their number, the largest in
+    each place, or what became of [CLS]. normalize: whether vectors have length 1.
+    """
 
     metric_names = ()
+    loss_factors = {}
+
+    def __init__(self, backbone, pooling="mean", normalize=False, **kwargs):
+        if pooling not in POOLINGS:
+            raise UserError(f"pooling must be one of {', '.join(POOLINGS)}, not {pooling!r}")
+        super().__init__(backbone, **kwargs)
+        self.pooling, self.normalize = pooling, normalize
 
     def logits(self, found, training=None):
         x, mask = ops.cast(found["last_hidden_state"], "float32"), found["attention_mask"]
-        if mask is None:
-            return ops.mean(x, axis=1)
-        mask = ops.cast(mask, "float32")[..., None]
-        return ops.sum(x * mask, axis=1) / ops.maximum(ops.sum(mask, axis=1), 1.0)
+        mask = ops.ones(ops.shape(x)[:2]) if mask is None else ops.cast(mask, "float32")
+        vectors = self.pooled_vectors(x, mask[..., None])
+        return vectors / ops.maximum(ops.norm(vectors, axis=-1, keepdims=True), 1e-12) if self.normalize else vectors
+
+    def pooled_vectors(self, x, mask):
+        if self.pooling == "cls":
+            return x[:, 0]
+        if self.pooling == "max":
+            return ops.max(ops.where(mask > 0, x, -1e9), axis=1)
+        count = ops.maximum(ops.sum(mask, axis=1), 1.0)
+        return ops.sum(x * mask, axis=1) / (count if self.pooling == "mean" else ops.sqrt(count))
 
     def taken(self, inputs):
         return inputs, {"attention_mask": unpacked(inputs)["attention_mask"]}
@@ -365,8 +367,9 @@ class BertLMHeadModel(MaskedLM):
             raise UserError("a language model reads from left to right: make the backbone with is_decoder=True")
         super().__init__(backbone, tie_word_embeddings, **kwargs)
 
-    def judge(self, labels, logits):
-        return super().judge(labels[:, 1:], logits[:, :-1])
+    def pairs(self, labels, outputs):
+        output, labels, logits = super().pairs(labels, outputs)["labels"]
+        return {"labels": (output, labels[:, 1:], logits[:, :-1])}
 
     # Writing.
 
@@ -401,7 +404,7 @@ class BertLMHeadModel(MaskedLM):
             after.append(cache)
         return self.words(x[:, 0]), (positions + 1, after)
 
-    def write(self, ids, mask, memory, memory_mask, noise, limits, how):
+    def write(self, ids, mask, memory, memory_mask, noise, limits, choice, how):
         """Ids of prompts (b, t) -> new ids (b, length); see `generate`."""
         length, beams, end = how["length"], how["num_beams"], how["end"]
         memory, state = self.start(ids, length, mask, memory, memory_mask)
@@ -409,10 +412,9 @@ class BertLMHeadModel(MaskedLM):
         if beams == 1:
             step = functools.partial(self.step, memory)
             logits, state = step(last, state)
-            choice = {name: how[name] for name in ("temperature", "top_k", "top_p")}
             return decoding.sample(step, logits, state, noise, stop=None if end is None else [end], **choice)
         memory = keras.tree.map_structure(lambda x: ops.repeat(x, beams, axis=0) if ops.is_tensor(x) else x, memory)
-        search = {"length_penalty": how["length_penalty"], "limits": limits, "length": length, "end": end}
+        search = {"limits": limits, "length": length, "end": end, **choice}
         start = ops.repeat(last, beams, axis=0)
         rows = ops.shape(ids)[0]
         return decoding.beam_search(functools.partial(self.step, memory), state, rows, beams, start=start, **search)[0][
@@ -434,23 +436,73 @@ class BertLMHeadModel(MaskedLM):
         top_p=1.0,
         seed=0,
     ):
-        """What follows prompts (b, t), padded at the right where attention_mask (b, t) is 0: ids (b, length).
+        """What follows prompts (b, t), padded where attention_mask (b, t) is 0, at the left or right: ids (b, length).
 
         end: the token that ends a text; after it stands -1. num_beams: above 1 for beam search, which needs `end`
-        and `length_penalty`, see `decoding.beam_search`; or else tokens are drawn, see `decoding.filter_logits`;
-        temperature 0 takes the most probable one.
+        and `length_penalty`, see `decoding.beam_search`; or else tokens are sampled, see `decoding.filter_logits`;
+        temperature 0 takes the most probable one. Padding changes nothing of what follows: positions count from the
+        first token that is not. `UserError` for values out of these ranges.
         """
-        ids, most = np.asarray(ids, np.int32), self.backbone.max_position_embeddings
-        if ids.shape[1] + length > most:
-            raise UserError(f"prompt and text have {ids.shape[1]} + {length} tokens; this model takes {most} at most")
-        if num_beams > 1 and end is None:
-            raise UserError("beam search needs `end`, the token that ends a text")
-        how = {"length": length, "num_beams": num_beams, "end": end, "length_penalty": length_penalty}
-        how |= {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        ids = np.asarray(ids, np.int32)
+        _check_writing(self.backbone, ids, length, num_beams, end, length_penalty, temperature, top_k, top_p)
+        if attention_mask is not None:
+            ids, attention_mask = _padded_right(ids, attention_mask)
+        if not len(ids):
+            return np.zeros((0, length), np.int32)
+        how = {"length": length, "num_beams": num_beams, "end": end}
+        if num_beams > 1:
+            choice = {"length_penalty": np.float32(length_penalty)}
+        else:
+            choice = {"temperature": np.float32(temperature)}
+            if temperature and (top_k or top_p < 1):  # or else there is nothing to sort for
+                choice |= {"top_k": np.int32(top_k), "top_p": np.float32(top_p)}
         noise = decoding.draw(seed, length, len(ids)) if num_beams == 1 else None
-        key = "write", *how.values()
+        key = "write", *how.values(), *choice
         if key not in self._compiled:
             self._compiled[key] = compiled(functools.partial(self.write, how=how))
-        given = ids, attention_mask, encoder_hidden_states, encoder_attention_mask, noise
+        given = (
+            ids,
+            attention_mask,
+            encoder_hidden_states,
+            encoder_attention_mask,
+            noise,
+            np.full(len(ids), length, "int32"),
+        )
         given = [None if x is None else ops.convert_to_tensor(x) for x in given]
-        return ops.convert_to_numpy(self._compiled[key](*given, ops.full((len(ids),), length, "int32")))
+        choice = {name: ops.convert_to_tensor(value) for name, value in choice.items()}
+        return ops.convert_to_numpy(self._compiled[key](*given, choice))
+
+
+def _check_writing(backbone, ids, length, num_beams, end, length_penalty, temperature, top_k, top_p):
+    """Raise `UserError` for what `generate` does not take."""
+    size, most = backbone.vocab_size, backbone.max_position_embeddings
+    if ids.ndim != 2 or (len(ids) and not ids.shape[1]):
+        raise UserError(f"prompts are ids (rows, tokens) with at least a token each, not of the shape {ids.shape}")
+    if ids.size and not 0 <= ids.min() <= ids.max() < size:
+        raise UserError(f"ids must lie in 0 to {size - 1}, the vocabulary, not {ids.min()} to {ids.max()}")
+    for name, value, fits, words in (
+        ("length", length, length >= 1, "1 or more"),
+        ("num_beams", num_beams, 1 <= num_beams <= size, f"1 to {size}, the vocabulary"),
+        ("end", end, end is None or 0 <= end < size, f"None, or 0 to {size - 1}, the vocabulary"),
+        ("length_penalty", length_penalty, 0 <= length_penalty < np.inf, "0 or more"),
+        ("temperature", temperature, 0 <= temperature < np.inf, "0 (the most probable token) or more"),
+        ("top_k", top_k, top_k >= 0, "0 (all tokens) or more"),
+        ("top_p", top_p, 0 <= top_p <= 1, "0 to 1"),
+    ):
+        if not fits:
+            raise UserError(f"{name} must be {words}, not {value}")
+    if ids.shape[1] + length > most:
+        raise UserError(f"prompt and text have {ids.shape[1]} + {length} tokens; this model takes {most} at most")
+    if num_beams > 1 and end is None:
+        raise UserError("beam search needs `end`, the token that ends a text")
+
+
+def _padded_right(ids, attention_mask):
+    """Prompts (b, t) with padding at the left or right -> ids and mask (b, t) with all padding at the right."""
+    mask = np.asarray(attention_mask, np.int32)
+    if mask.shape != ids.shape or not np.isin(mask, (0, 1)).all():
+        raise UserError(f"attention_mask holds a 1 or 0 for each id, {ids.shape}; it has the shape {mask.shape}")
+    if not mask.any(1).all() or (np.count_nonzero(np.diff(mask, prepend=0, append=0), axis=1) != 2).any():
+        raise UserError("attention_mask must have the tokens of a prompt, one or more, side by side in each row")
+    order = np.argsort(mask == 0, axis=1, kind="stable")
+    return np.take_along_axis(ids, order, axis=1), np.take_along_axis(mask, order, axis=1)

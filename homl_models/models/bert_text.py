@@ -115,11 +115,19 @@ class TextModel(Model):
         """Texts (b,) -> their tokens, a dictionary of tensors (b, t); see `read`."""
         import tensorflow as tf
 
-        tokens = self.tokenizer.tf_encode(texts, pairs, self.max_length if cut else None, offsets=True)
+        tokens = _with_a_column(self.tokenizer.tf_encode(texts, pairs, self.max_length if cut else None, offsets=True))
         longest = tf.shape(tokens["input_ids"])[1]
         message = f"a text has too many tokens; this model takes {self.max_length} at most"
         tokens = asserted(longest <= self.max_length, message, tokens)
         return {column: x[:, : self.max_length] for column, x in tokens.items()}
+
+
+def _with_a_column(tokens):
+    """Tokens (b, t, ...), of no texts (0, 1, ...): layers need a column."""
+    import tensorflow as tf
+
+    empty = tf.cast(tf.equal(tf.shape(tokens["input_ids"])[0], 0), tf.int32)
+    return {column: tf.pad(x, [[0, 0], [0, empty], [0, 0]][: x.shape.rank]) for column, x in tokens.items()}
 
 
 def _check_lists(texts, pairs):
@@ -153,24 +161,39 @@ class Classifies:
         return (ops.softmax if self.problem == "single_label_classification" else ops.sigmoid)(logits)
 
     def classify(self, texts, pairs=None):
-        """Texts, or pairs of texts, each cut where it is too long -> their most probable labels, and scores (b, n)."""
+        """Texts, or pairs of texts, each cut where it is too long -> what they are, and scores (b, n).
+
+        The former are a list of the most probable labels; of several labels a text, tuples of those with p > 0.5; of a
+        regression the numbers, or tuples of them.
+        """
         scores = [found for _, found in self.read("scores", texts, pairs, cut=True)]
         scores = np.reshape(np.float32(scores), (-1, len(self.label_names)))  # also of no texts
-        return [self.label_names[i] for i in scores.argmax(1)], scores
+        if self.problem == "single_label_classification":
+            return [self.label_names[i] for i in scores.argmax(1)], scores
+        if self.problem == "regression":
+            return [row[0] if len(row) == 1 else tuple(row) for row in scores.tolist()], scores
+        return [tuple(np.array(self.label_names, object)[row > 0.5]) for row in scores], scores
 
     def endpoints(self):
         import tensorflow as tf
 
+        names = tf.constant(self.label_names)
+
         def found(tokens):
             scores = self.scores(of_model(tokens))
-            return {"labels": tf.gather(tf.constant(self.label_names), tf.argmax(scores, 1)), "scores": scores}
+            if self.problem == "single_label_classification":
+                return {"labels": tf.gather(names, tf.argmax(scores, 1)), "scores": scores}
+            if self.problem == "regression":
+                return {"scores": scores}
+            every = tf.tile(names[None], [tf.shape(scores)[0], 1])
+            return {"labels": tf.ragged.boolean_mask(every, scores > 0.5).to_tensor(), "scores": scores}
 
         def classify(texts):
-            """The label of each text, and the score of every label; a text that is too long is cut."""
+            """What each text is, and the score of every label; a text that is too long is cut."""
             return found(self.tf_read(texts, cut=True))
 
         def classify_pairs(texts, pairs):
-            """The label of each pair of texts, and the score of every label."""
+            """What each pair of texts is, and the score of every label."""
             return found(self.tf_read(texts, pairs, cut=True))
 
         both = strings("texts", "pairs")
@@ -181,15 +204,18 @@ class Fills:
     """Texts with [MASK] -> the words that may stand there."""
 
     def words_at(self, tokens):
-        """Tokens with `masked_positions` (b, k) -> p of every word there (b, k, v)."""
+        """Tokens with `masked_positions` (b, k) -> p of every word of the vocabulary there (b, k, v)."""
         logits = self(tokens, training=False)
-        return ops.softmax(logits["prediction_logits"] if isinstance(logits, dict) else logits)
+        p = ops.softmax(logits["prediction_logits"] if isinstance(logits, dict) else logits)
+        return p[..., : len(self.vocabulary)]
 
     def fill_mask(self, texts, top_k=5):
         """Texts -> for each text, for each [MASK] in it, the `top_k` most probable tokens, [(token, p), ...].
 
         `UserError` for a text without [MASK].
         """
+        if not 1 <= top_k <= len(self.vocabulary or (1,)):
+            raise UserError(f"top_k must lie in 1 to {len(self.vocabulary)}, the vocabulary, not {top_k}")
 
         def places(tokens):
             masked = tokens["input_ids"] == self.tokenizer.mask
@@ -216,7 +242,7 @@ class Fills:
             tf.debugging.Assert(tf.reduce_all(counts > 0), ["every text needs a [MASK]"])
             inside = (top_k > 0) & (top_k <= len(self.vocabulary))
             top_k = asserted(inside, "top_k must lie in 1 to the vocabulary", top_k)
-            most = tf.reduce_max(counts)
+            most = tf.reduce_max(tf.concat([counts, [1]], 0))
             places = tf.argsort(tf.cast(~masked, tf.int32), axis=1, stable=True)[:, :most]
             p, ids = tf.math.top_k(self.words_at(of_model(tokens) | {"masked_positions": places}), top_k)
             there = tf.sequence_mask(counts, most)[..., None]
@@ -232,57 +258,97 @@ ANSWER = 30  # tokens that an answer may have
 
 
 class Answers:
-    """Questions and contexts -> the part of the context that answers the question."""
+    """Questions and contexts -> the part of the context that answers the question.
+
+    A head with `unanswerable`; see `bert_heads.BertForQuestionAnswering`.
+    """
 
     def spans(self, tokens):
-        """Tokens -> first and last token of the best answer (b,), and its p (b,): p(first) * p(last).
+        """Tokens -> first and last token of the best answer (b,), its p (b,): p(first) * p(last), and that of [CLS].
 
-        What is left of p belongs to other answers and to [CLS], which stands for none.
+        What is left of p belongs to other answers. [CLS] stands for none.
         """
         logits, t = self(tokens, training=False), ops.shape(tokens["input_ids"])[1]
         last = ops.sum(tokens["attention_mask"], axis=1, keepdims=True) - 1  # the last [SEP]
         inside = ops.logical_and(tokens["token_type_ids"] == 1, ops.arange(t) < last)
         possible = ops.logical_or(inside, ops.arange(t) == 0)
-        start, end = (
-            ops.where(inside, ops.log_softmax(ops.where(possible, logits[name], -1e9), axis=-1), -1e9)
-            for name in ("start_logits", "end_logits")
-        )
+        both = [
+            ops.log_softmax(ops.where(possible, logits[name], -1e9), axis=-1) for name in ("start_logits", "end_logits")
+        ]
+        none = ops.exp(both[0][:, 0] + both[1][:, 0])
+        start, end = (ops.where(inside, log_p, -1e9) for log_p in both)
         apart = ops.arange(t) - ops.arange(t)[:, None]
         scores = start[:, :, None] + end[:, None]
         scores = ops.where(ops.logical_and(apart >= 0, apart < ANSWER), scores, -float("inf"))
         scores = ops.reshape(scores, (-1, t * t))
         best = ops.cast(ops.argmax(scores, axis=-1), "int32")
-        return best // t, best % t, ops.exp(ops.max(scores, axis=-1))
+        return best // t, best % t, ops.exp(ops.max(scores, axis=-1)), none
+
+    @property
+    def overlap(self):
+        """Tokens that the parts of a long context share."""
+        return self.max_length // 4
 
     def answer(self, questions, contexts):
         """Questions and contexts -> [(answer, p), ...]; an answer has 30 tokens at most.
 
         A context that is too long is read in parts, which overlap; the most probable answer of all counts. A question
-        is cut where it has more than half of the tokens that fit.
+        is cut where it has more than half of the tokens that fit. Of an `unanswerable` model an answer is "" where
+        [CLS] has no less p in any part than the best answer of all parts.
         """
         _check_lists(questions, contexts)
-        best = [("", 0.0)] * len(questions)
+        best, none = [("", 0.0)] * len(questions), np.ones(len(questions))
         for i in range(0, len(questions), CHUNK):
             both = questions[i : i + CHUNK], contexts[i : i + CHUNK]
-            windows = self.tokenizer.windows(*both, self.max_length, self.max_length // 4)
+            windows = self.tokenizer.windows(*both, self.max_length, self.overlap)
             origins = i + windows.pop("origins")
-            for origin, (tokens, (first, last, p)) in zip(origins, self.found("spans", windows)):
+            for origin, (tokens, (first, last, p, p_none)) in zip(origins, self.found("spans", windows)):
+                none[origin] = min(none[origin], p_none)
                 if p > best[origin][1]:
                     start, end = tokens["offsets"][first, 0], tokens["offsets"][last, 1]
                     best[origin] = contexts[origin][start:end], float(p)
-        return best
+        if not self.unanswerable:
+            return best
+        return [("", float(p_none)) if p_none >= p else (text, p) for (text, p), p_none in zip(best, none)]
+
+    def tf_spans(self, tokens):
+        """`spans` of tokens (w, t) in a graph, some rows at a time."""
+        import tensorflow as tf
+
+        rows, t = tf.unstack(tf.shape(tokens["input_ids"]))
+        size = tf.clip_by_value(rows, 1, BATCH)
+        count = -(-rows // size)
+        parts = {
+            column: tf.reshape(tf.pad(x, [[0, count * size - rows], [0, 0]]), [count, size, t])
+            for column, x in of_model(tokens).items()
+        }
+        kinds = tf.int32, tf.int32, tf.float32, tf.float32
+        found = tf.map_fn(self.spans, parts, parallel_iterations=1, fn_output_signature=kinds)
+        return [tf.reshape(x, [-1])[:rows] for x in found]
 
     def endpoints(self):
         import tensorflow as tf
 
         def answer(questions, contexts):
             """The part of each context that answers the question, its probability, and where it begins and ends."""
-            tokens = self.tf_read(questions, contexts)
-            first, last, p = self.spans(of_model(tokens))
-            start = tf.gather(tokens["offsets"][..., 0], first, batch_dims=1)
-            end = tf.gather(tokens["offsets"][..., 1], last, batch_dims=1)
+            tokens = self.tokenizer.tf_windows(questions, contexts, self.max_length, self.overlap)
+            origins, rows = tokens.pop("origins"), tf.size(questions)
+            tokens = _with_a_column(tokens)
+            first, last, p, none = self.tf_spans(tokens)
+            best, none = (
+                tf.math.unsorted_segment_max(p, origins, rows),
+                tf.math.unsorted_segment_min(none, origins, rows),
+            )
+            windows = tf.where(tf.equal(p, tf.gather(best, origins)), tf.range(tf.size(p)), tf.size(p))
+            window = tf.math.unsorted_segment_min(windows, origins, rows)  # the first of the best
+            offsets = tf.gather(tokens["offsets"], window)
+            start = tf.gather(offsets[..., 0], tf.gather(first, window), batch_dims=1)
+            end = tf.gather(offsets[..., 1], tf.gather(last, window), batch_dims=1)
+            there = best > (none if self.unanswerable else 0.0)
+            start, end = (tf.where(there, place, 0) for place in (start, end))
             text = tf.strings.substr(contexts, start, end - start, unit="UTF8_CHAR")
-            return {"answers": text, "scores": p, "starts": start, "ends": end}
+            scores = tf.where(there, best, none if self.unanswerable else 0.0)
+            return {"answers": text, "scores": scores, "starts": start, "ends": end}
 
         return {"answer": (answer, strings("questions", "contexts"))}
 
@@ -362,7 +428,7 @@ class Embeds:
     """Texts -> vectors."""
 
     def embedded(self, tokens):
-        """Tokens -> the mean of what they became (b, d)."""
+        """Tokens -> a vector of each text (b, d)."""
         return self(tokens, training=False)
 
     def embed(self, texts):
@@ -372,7 +438,7 @@ class Embeds:
 
     def endpoints(self):
         def embed(texts):
-            """A vector for each text, the mean over its tokens; a text that is too long is cut."""
+            """A vector for each text; a text that is too long is cut."""
             return {"embeddings": self.embedded(of_model(self.tf_read(texts, cut=True)))}
 
         return {"embed": (embed, strings("texts"))}

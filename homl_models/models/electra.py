@@ -12,7 +12,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from homl_models.base import Model
 from homl_models.errors import UserError
 from homl_models.layers.dense import gelu
 from homl_models.layers.dropout import random_bits
@@ -23,10 +22,10 @@ from homl_models.models.bert_heads import (
     BertForSequenceClassification,
     BertForTokenClassification,
     Head,
-    cross_entropy,
-    largest,
 )
 from homl_models.models.bert_text import Detects
+from homl_models.models.scoring import IGNORED, Scored, binary_cross_entropy, cross_entropy, largest
+from homl_models.wordpiece import SETTINGS, SPECIAL
 
 
 @keras.saving.register_keras_serializable("homl_models")
@@ -75,12 +74,12 @@ class ElectraForPreTraining(Detects, Head):
         x = ACTIVATIONS[self.backbone.hidden_act](self.hidden(found["last_hidden_state"]))
         return ops.cast(self.last(x), "float32")[..., 0]
 
-    def judge(self, labels, logits):
-        counts = ops.cast(labels >= 0, "float32")
-        wanted, total = ops.cast(labels == 1, "float32"), ops.maximum(ops.sum(counts), 1.0)
-        right = ops.cast((logits > 0) == (wanted > 0), "float32")
-        loss = ops.sum(counts * (ops.softplus(logits) - wanted * logits)) / total
-        return loss, {"accuracy": ops.sum(counts * right) / total}
+    def score(self, labels, logits, weights=None):
+        return binary_cross_entropy(labels, logits, weights)
+
+    def pairs(self, labels, outputs):
+        output, labels, logits = super().pairs(labels, outputs)["labels"]
+        return {"labels": (output, ops.where(labels < 0, IGNORED, labels), logits)}
 
 
 @keras.saving.register_keras_serializable("homl_models")
@@ -126,7 +125,7 @@ OBJECTIVES = "electra", "electra_15", "replace_mlm", "all_tokens_mlm"
 
 
 @keras.saving.register_keras_serializable("homl_models")
-class ElectraPretrainer(Model):
+class ElectraPretrainer(Scored):
     """A generator that fills in masked texts, and a discriminator that learns of the result.
 
     Inputs: a dictionary of input_ids (b, t) with masked places, masked_positions (b, k), masked_labels (b, k), the
@@ -143,8 +142,10 @@ class ElectraPretrainer(Model):
     weight: lambda, of the discriminator's loss (equation 3); 1 for the two last objectives.
     share_embeddings: both have the same embeddings, which must be of one size (section 3.2).
     freeze_generator: for the second of two stages; the generator was trained before. Needs embeddings of its own.
-    seed: of the tokens that the generator draws. vocabulary, lowercase: see `bert_text.TextModel`.
+    seed: of the tokens that the generator draws. vocabulary and what follows it: see `bert_text.TextModel`.
     """
+
+    metric_names = "generator_loss", "generator_accuracy", "discriminator_loss", "discriminator_accuracy"
 
     def __init__(
         self,
@@ -157,6 +158,9 @@ class ElectraPretrainer(Model):
         seed=None,
         vocabulary=(),
         lowercase=True,
+        strip_accents=None,
+        tokenize_chinese_chars=True,
+        special_names=SPECIAL,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -176,8 +180,9 @@ class ElectraPretrainer(Model):
         self.discriminator, self.generator = discriminator, generator
         self.objective, self.weight, self.seed = objective, weight, seed
         self.share_embeddings, self.freeze_generator = share_embeddings, freeze_generator
-        self.vocabulary, self.lowercase = tuple(vocabulary), lowercase
-        own = {"dtype": self.dtype_policy, "vocabulary": vocabulary, "lowercase": lowercase}
+        self.vocabulary, self.lowercase, self.strip_accents = tuple(vocabulary), lowercase, strip_accents
+        self.tokenize_chinese_chars, self.special_names = tokenize_chinese_chars, tuple(special_names)
+        own = {name: getattr(self, name) for name in ("vocabulary", *SETTINGS)} | {"dtype": self.dtype_policy}
         settings = {name: getattr(discriminator, name) for name in discriminator.argument_names()} | generator
         shared = {"shared_embeddings": discriminator.embeddings} if share_embeddings else {}
         self.filler_backbone = Electra(**settings, **shared, name="generator", dtype=discriminator.dtype_policy)
@@ -186,8 +191,12 @@ class ElectraPretrainer(Model):
         self.detector = ElectraForPreTraining(discriminator, name="detector", **own) if detects else None
         self.namer = ElectraForMaskedLM(discriminator, name="namer", **own) if "mlm" in objective else None
         self.seed_generator = keras.random.SeedGenerator(seed)
-        names = "generator_loss", "generator_accuracy", "discriminator_loss", "discriminator_accuracy"
-        self.trackers = {name: keras.metrics.Mean(name) for name in names}
+
+    @property
+    def loss_factors(self):
+        """Of the two losses (equation 3)."""
+        weight = self.weight if self.objective.startswith("electra") else 1.0
+        return {"generator": 0.0 if self.freeze_generator else 1.0, "discriminator": weight}
 
     def build(self, input_shape=None):
         for head in (self.filler, self.detector, self.namer):
@@ -222,16 +231,15 @@ class ElectraPretrainer(Model):
         bits = ops.bitwise_right_shift(random_bits(shape, self.seed_generator.next()), np.uint32(8))
         return -ops.log(-ops.log((ops.cast(bits, "float32") + 0.5) * 2.0**-24))
 
-    def judge(self, inputs, outputs):
-        """The loss, and {name: metric}."""
-        labels = inputs["masked_labels"]
-        filled, right = cross_entropy(labels, outputs["generator_logits"])
-        loss, accuracy = self.judge_discriminator(inputs, outputs, labels)
-        weight = self.weight if self.objective.startswith("electra") else 1.0
-        total = weight * loss + (0.0 if self.freeze_generator else filled)
-        return total, dict(zip(self.trackers, (filled, right, loss, accuracy)))
+    def judge(self, x, labels, outputs, weights=None):
+        """See `Scored`; all that is learnt is in the inputs `x`."""
+        filled, right = cross_entropy(x["masked_labels"], outputs["generator_logits"])
+        loss, accuracy = self.judge_discriminator(x, outputs, x["masked_labels"])
+        losses = {"generator": filled, "discriminator": loss}
+        return losses, dict(zip(self.metric_names, (filled, right, loss, accuracy)))
 
     def judge_discriminator(self, inputs, outputs, labels):
+        """Pairs (sum, total) of its loss, and of what it has right."""
         original, replaced = outputs["original"], outputs["replaced"]
         seen = inputs.get("attention_mask")
         seen = ops.ones_like(original, "bool") if seen is None else ops.cast(seen, "bool")
@@ -242,21 +250,12 @@ class ElectraPretrainer(Model):
         if self.objective == "electra_15":
             chosen = ops.zeros_like(original)
             seen = put(chosen, inputs["masked_positions"], ops.ones_like(labels), labels >= 0) > 0
-        wanted = ops.where(seen, ops.cast(original != replaced, "int32"), -100)
-        loss, found = self.detector.judge(wanted, outputs["discriminator_logits"])
-        return loss, found["accuracy"]
-
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        return self.judge(x, y_pred)[0]
-
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        for name, value in self.judge(x, y_pred)[1].items():
-            self.trackers[name].update_state(value)
-        return self.get_metrics_result()
+        wanted = ops.where(seen, ops.cast(original != replaced, "int32"), IGNORED)
+        return binary_cross_entropy(wanted, outputs["discriminator_logits"])
 
 
 def copying(word_logits, replaced_logits, original, replaced, seen):
-    """Mean of -log p(original), where p is a copy of what stands there, or a word; and the share that is right.
+    """Pairs (sum, total) of -log p(original), where p is a copy of what stands there, or a word, and of what is right.
 
     The chance to copy is that of not being replaced. Shapes: logits (b, t, v) and (b, t), the others (b, t).
     """
@@ -265,10 +264,10 @@ def copying(word_logits, replaced_logits, original, replaced, seen):
     word = word - ops.softplus(-replaced_logits)  # log of (1 - chance to copy) times that of the word
     copied = ops.where(original == replaced, -ops.softplus(replaced_logits), -1e9)
     counts = ops.cast(seen, "float32")
-    total = ops.maximum(ops.sum(counts), 1.0)
+    total = ops.sum(counts)
     guess = ops.where(replaced_logits < 0, ops.cast(replaced, "int32"), largest(log_p))
     right = ops.cast(guess == ops.cast(original, "int32"), "float32")
-    return -ops.sum(counts * ops.logaddexp(word, copied)) / total, ops.sum(counts * right) / total
+    return (-ops.sum(counts * ops.logaddexp(word, copied)), total), (ops.sum(counts * right), total)
 
 
 def put(ids, places, tokens, mask):

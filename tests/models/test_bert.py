@@ -138,7 +138,7 @@ def test_at_the_size_of_bert_base_twelve_layers_agree():
     half.set_weights(exact.get_weights())
     weights = huggingface.tensors_of(exact)
     theirs = transformers.BertModel(transformers.BertConfig(attn_implementation="eager")).eval()
-    theirs.load_state_dict({k: torch.tensor(huggingface.turned(k, v.numpy())) for k, v in weights.items()})
+    theirs.load_state_dict({k: torch.tensor(huggingface.transpose(k, v.numpy())) for k, v in weights.items()})
     ids = np.random.default_rng(0).integers(5, 30522, (2, 20))
     inputs = {"input_ids": ids, "attention_mask": np.int32(np.arange(20) < np.array([[20], [9]]))}
     with torch.inference_mode():
@@ -167,7 +167,7 @@ def test_every_head_gives_the_logits_losses_and_gradients_of_the_reference(name,
     with tf.GradientTape() as tape:
         tape.watch(given)
         found = model(inputs_of(name))
-        loss = model.judge(keras.tree.map_structure(ops.convert_to_tensor, labels_of(name)), found)[0]
+        loss = model.compute_loss(y=keras.tree.map_structure(ops.convert_to_tensor, labels_of(name)), y_pred=found)
     for key, value in (found if isinstance(found, dict) else {"logits": found}).items():
         checks.close(value, wanted[key].detach())
     checks.close(loss, wanted.loss.detach())
@@ -176,7 +176,7 @@ def test_every_head_gives_the_logits_losses_and_gradients_of_the_reference(name,
         if gradient is None:
             assert gradients[key].grad is None
             continue
-        gradient = huggingface.turned(key, np.array(tf.convert_to_tensor(gradient)))
+        gradient = huggingface.transpose(key, np.array(tf.convert_to_tensor(gradient)))
         checks.close(gradient, gradients[key].grad.to(torch.float32))
 
 
@@ -186,8 +186,10 @@ def test_other_problems_have_the_losses_of_the_reference(problem, tmp_path):
     theirs = reference("BertForSequenceClassification", tmp_path, problem_type=problem)
     labels = np.float32(np.random.default_rng(0).random((3, 3)) > 0.5)
     model = huggingface.from_pretrained(tmp_path)
-    loss, measured = model.judge(labels, model(INPUTS))
-    checks.close(loss, theirs(**tensors(INPUTS | {"labels": labels})).loss.detach())
+    measured = model.judge(None, labels, model(INPUTS))[1]
+    checks.close(
+        model.compute_loss(y=labels, y_pred=model(INPUTS)), theirs(**tensors(INPUTS | {"labels": labels})).loss.detach()
+    )
     assert list(measured) == (["mean_squared_error"] if problem == "regression" else ["accuracy"])
 
 

@@ -189,12 +189,19 @@ def test_a_saved_model_answers_where_there_is_no_keras(tmp_path):
         ),
         (lambda: make(bert_heads.BertForTokenClassification, labels=("a",)), "1 names are given for 2 labels"),
         (lambda: named(()).tag(["a"]), "this model has no vocabulary and takes ids alone"),
-        (lambda: named(VOCABULARY[:-1]).tag(["a"]), "the vocabulary has 29 tokens, the model 30"),
+        (lambda: more_words(), "the vocabulary has 31 tokens, the model 30"),
+        (lambda: make(bert_heads.BertForMaskedLM).fill_mask(["[MASK]"], 31), "top_k must lie in 1 to 30"),
+        (lambda: make(bert_heads.BertForMaskedLM).fill_mask(["[MASK]"], 0), "top_k must lie in 1 to 30"),
     ],
 )
 def test_what_cannot_be_read_is_said(wrong, message):
     with pytest.raises(UserError, match=message):
         wrong()
+
+
+def more_words():
+    model = make(bert_heads.BertForTokenClassification)
+    return type(model)(model.backbone, vocabulary=(*VOCABULARY, "more"))
 
 
 def named(vocabulary):
@@ -212,7 +219,7 @@ def test_a_long_context_is_read_in_parts_and_the_best_answer_of_all_counts():
     spans = []
     for i in range(len(windows["origins"])):
         row = {name: windows[name][i : i + 1] for name in ("input_ids", "token_type_ids", "attention_mask")}
-        (first,), (last,), (score,) = (np.array(x) for x in model.spans(row))
+        (first,), (last,), (score,), _ = (np.array(x) for x in model.spans(row))
         start, end = windows["offsets"][i, first, 0], windows["offsets"][i, last, 1]
         spans.append((float(score), context[start:end]))
     best = max(spans)

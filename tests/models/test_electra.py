@@ -7,8 +7,9 @@ import tensorflow as tf
 from keras import ops
 
 from homl_models.errors import UserError
-from homl_models.models.bert_heads import largest
+from homl_models.models import scoring
 from homl_models.models.electra import OBJECTIVES, Electra, ElectraPretrainer, put
+from homl_models.models.scoring import largest
 from tests import checks
 from tests.models.test_bert import IDS, MASK, SIZES
 
@@ -55,7 +56,9 @@ def texts():
 def test_labels_and_losses_are_those_of_the_paper(objective):
     model = make(objective)
     found = {name: np.float64(value) for name, value in model(INPUTS).items()}
-    total, measured = model.judge(keras.tree.map_structure(ops.convert_to_tensor, INPUTS), model_outputs(found))
+    given = keras.tree.map_structure(ops.convert_to_tensor, INPUTS), None, model_outputs(found)
+    total = model.compute_loss(*given)
+    measured = {name: scoring.mean(pair) for name, pair in model.judge(*given)[1].items()}
     original, masked = texts()
     np.testing.assert_array_equal(found["original"], original)
     replaced = found["replaced"].astype(int)

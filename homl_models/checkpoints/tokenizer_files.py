@@ -1,0 +1,188 @@
+"""The tokenizer of a Hugging Face folder as arguments of `bert_text.TextModel`, there and back.
+
+Read are vocab.txt and tokenizer_config.json, or tokenizer.json where the first is missing, and the names of special
+tokens in special_tokens_map.json. What of them cannot be followed is named in a warning.
+"""
+
+import os
+import warnings
+
+from homl_models import files
+from homl_models.checkpoints.hub import read_json
+from homl_models.errors import UserError
+from homl_models.wordpiece import SETTINGS, SPECIAL, read_vocabulary
+
+ARGUMENTS = ("vocabulary", "model_max_length", *SETTINGS)  # of `TextModel`
+KINDS = ("BertTokenizer", "ElectraTokenizer", "DistilBertTokenizer", "PreTrainedTokenizer")  # and those with "Fast"
+SPECIAL_KEYS = "pad_token", "unk_token", "cls_token", "sep_token", "mask_token"
+ENDLESS = 1 << 30  # a model_max_length from which on it says that there is none
+CASED = 0.01  # share of tokens with capitals from which on a vocabulary is cased
+
+
+def read(folder, config, settings=()):
+    """{argument: value} of `ARGUMENTS`, or {} where the folder has no WordPiece vocabulary.
+
+    config: that of the model, which may name a class of tokenizers. settings: names of arguments that are given
+    otherwise. `UserError` for files that cannot be right. A tokenizer of another kind is named in a warning.
+    """
+    own = read_json(os.path.join(folder, "tokenizer_config.json"), {})
+    path = os.path.join(folder, "vocab.txt")
+    whole = read_json(os.path.join(folder, "tokenizer.json"), {})
+    if not whole and not os.path.exists(path):
+        return {}
+    other = _other_kind(own, config) or (whole and _other_parts(whole))
+    if other:
+        warnings.warn(
+            f"{folder} reads texts by {other}, which is not known here: the model is read without its vocabulary and "
+            "takes ids alone",
+            stacklevel=4,
+        )
+        return {}
+    normalizer = whole and _single(whole.get("normalizer"))
+    added = _added(folder, own, whole)
+    tokens = read_vocabulary(path) if os.path.exists(path) else _by_id(_vocabulary(whole, folder))
+    tokens = _by_id(added, tokens)
+    found = {"vocabulary": tokens, "special_names": _special_names(folder, own)}
+    found |= _cleaning(own, normalizer, folder)
+    if "lowercase" not in found and "lowercase" not in settings:
+        found["lowercase"] = _guessed(tokens, folder)
+    if length := own.get("model_max_length"):
+        if isinstance(length, bool) or not isinstance(length, (int, float)) or not length >= 1:
+            raise UserError(f"{folder}: model_max_length must be a number above 0, not {length!r}")
+        found |= {"model_max_length": int(length)} if length < ENDLESS else {}
+    ignored = [name for name in ("never_split", "additional_special_tokens") if own.get(name)]
+    ignored += ["do_basic_tokenize"] if own.get("do_basic_tokenize") is False else []
+    ignored += ["clean_text"] if normalizer and normalizer.get("clean_text") is False else []
+    ignored += sorted(set(added) - set(found["special_names"]))[:5]
+    if ignored:
+        warnings.warn(f"{folder}: the tokenizer's {', '.join(ignored)} are not followed here", stacklevel=4)
+    return found
+
+
+def _other_kind(own, config):
+    """The class of tokenizers, with what is said of its words, if it is none of `KINDS`; or else ""."""
+    kind = own.get("tokenizer_class") or config.get("tokenizer_class") or KINDS[0]
+    parts = {name: own[name] for name in ("word_tokenizer_type", "subword_tokenizer_type") if own.get(name)}
+    usual = all(value in ("basic", "wordpiece") for value in parts.values())
+    if str(kind).removesuffix("Fast") in KINDS and usual:
+        return ""
+    return " ".join([str(kind), *(f"({name} {value})" for name, value in parts.items())])
+
+
+def _single(part):
+    """A part of tokenizer.json; of a sequence of one, that one."""
+    kinds = ("normalizers", "pretokenizers")
+    while isinstance(part, dict) and part.get("type") == "Sequence":
+        some = next((part[name] for name in kinds if part.get(name)), [])
+        if len(some) != 1:
+            break
+        (part,) = some
+    return part if isinstance(part, dict) else {}
+
+
+def _other_parts(whole):
+    """What of tokenizer.json is not BERT's, or ""."""
+    model = whole.get("model") if isinstance(whole.get("model"), dict) else {}
+    parts = {
+        "model": (model.get("type", "WordPiece"), "WordPiece"),
+        "normalizer": (_single(whole.get("normalizer")).get("type"), "BertNormalizer"),
+        "pre_tokenizer": (_single(whole.get("pre_tokenizer")).get("type"), "BertPreTokenizer"),
+        "prefix": (model.get("continuing_subword_prefix", "##"), "##"),
+    }
+    other = [f"a {name} {value}" for name, (value, usual) in parts.items() if value != usual]
+    return f"{', '.join(other)} in tokenizer.json" if other else ""
+
+
+def _vocabulary(whole, folder):
+    found = whole["model"].get("vocab") if isinstance(whole.get("model"), dict) else None
+    return _checked(found, folder) or _refuse(f"{folder}: tokenizer.json holds no vocabulary")
+
+
+def _checked(ids, folder):
+    """{token: id}, if it is that."""
+    whole = isinstance(ids, dict) and all(type(i) is int and 0 <= i < ENDLESS for i in ids.values())
+    return ids if whole else _refuse(f"{folder}: the ids of its tokens are no whole numbers")
+
+
+def _refuse(message):
+    raise UserError(message)
+
+
+def _by_id(ids, tokens=()):
+    """{token: id} -> tokens, each at the place of its id, "" where there is none. tokens: what stands there before."""
+    size = max((*ids.values(), len(tokens) - 1)) + 1
+    if size > 2 * (len(ids) + len(tokens)) + 10_000:
+        raise UserError(f"a token has the id {size - 1}, of {len(ids) + len(tokens)} tokens: the vocabulary is broken")
+    places = [*tokens, *[""] * (size - len(tokens))]
+    for token, i in ids.items():
+        places[i] = places[i] or token
+    return tuple(places)
+
+
+def _added(folder, own, whole):
+    """{token: id} of what is added to the vocabulary, but the special tokens that every BERT has."""
+    found = dict(_checked(read_json(os.path.join(folder, "added_tokens.json"), {}), folder))
+    listed = whole.get("added_tokens") or []
+    decoder = own.get("added_tokens_decoder") or {}
+    try:
+        found |= {entry["content"]: entry["id"] for entry in listed}
+        found |= {entry["content"]: int(i) for i, entry in decoder.items()}
+    except (TypeError, KeyError, ValueError, AttributeError):
+        raise UserError(f"{folder}: what its tokenizer adds to the vocabulary cannot be read") from None
+    return {token: i for token, i in _checked(found, folder).items() if token not in SPECIAL}
+
+
+def _special_names(folder, own):
+    """What the special tokens are called, in the order of `SPECIAL`."""
+    both = read_json(os.path.join(folder, "special_tokens_map.json"), {}) | own
+    names = [both.get(key) or usual for key, usual in zip(SPECIAL_KEYS, SPECIAL)]
+    names = [name.get("content") if isinstance(name, dict) else name for name in names]
+    if not all(isinstance(name, str) for name in names):
+        raise UserError(f"{folder}: its special tokens are no texts: {names}")
+    return tuple(names)
+
+
+def _cleaning(own, normalizer, folder):
+    """The settings of the cleaning that are said: those of tokenizer_config.json count before tokenizer.json."""
+    keys = {
+        "lowercase": ("do_lower_case", "lowercase"),
+        "strip_accents": ("strip_accents", "strip_accents"),
+        "tokenize_chinese_chars": ("tokenize_chinese_chars", "handle_chinese_chars"),
+    }
+    found = {}
+    for name, (key, other) in keys.items():
+        value = own[key] if own.get(key) is not None else (normalizer or {}).get(other)
+        if value is not None and not isinstance(value, bool):
+            raise UserError(f"{folder}: {key} must be true or false, not {value!r}")
+        found |= {} if value is None else {name: value}
+    return found
+
+
+def _guessed(tokens, folder):
+    """Whether texts are to be in lower case where nothing says so: unless the vocabulary has capitals."""
+    words = [token for token in tokens if not (token.startswith("[") and token.endswith("]"))]
+    capitals = sum(token != token.lower() for token in words)
+    if capitals <= CASED * len(words):
+        return True
+    warnings.warn(
+        f"{folder} does not say whether texts are in lower case (do_lower_case in tokenizer_config.json); its "
+        "vocabulary has capitals, so they are read as they are: give lowercase=True if that is wrong",
+        stacklevel=5,
+    )
+    return False
+
+
+def write(folder, model):
+    """vocab.txt and tokenizer_config.json of a `TextModel` with a vocabulary."""
+    with files.write_aside(os.path.join(folder, "vocab.txt")) as aside:
+        aside.write_text("\n".join(model.vocabulary) + "\n", encoding="utf-8")
+    tokenizer = {
+        "tokenizer_class": "BertTokenizer",
+        "do_lower_case": model.lowercase,
+        "strip_accents": model.strip_accents,
+        "tokenize_chinese_chars": model.tokenize_chinese_chars,
+        "model_max_length": model.max_length,
+    }
+    files.write_json(
+        os.path.join(folder, "tokenizer_config.json"), tokenizer | dict(zip(SPECIAL_KEYS, model.special_names))
+    )
