@@ -82,7 +82,7 @@ def of_words(args, recipe, seed):
     )
 
     def pieces(rows):
-        examples = recipe.examples(rows)
+        examples = recipe.examples(rows, recipe.wordpiece, recipe.labels)
         return [list(ids[ids != 0]) for ids in examples.tokens["input_ids"]], examples.labels["labels"]
 
     row = {

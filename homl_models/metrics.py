@@ -118,15 +118,23 @@ def tagging(sentences, references):
 def answering(answers, references):
     """SQuAD's {"exact", "f1"} of answers, each with a list of those that are right; [] where none is ("" is right).
 
-    Without case, punctuation, and a, an and the; f1 of words. https://arxiv.org/abs/1606.05250, section 6.1.
+    Where some have one and some have none, also "has_answer_exact", "has_answer_f1" and "no_answer_exact". Without
+    case, punctuation, and a, an and the; f1 of words. https://arxiv.org/abs/1606.05250, section 6.1, and
+    https://arxiv.org/abs/1806.03822. Answers that are right and have no word beside a, an and the are left out.
     """
-    exact, overlap = [], []
-    for answer, right in zip(answers, references):
+    exact, overlap, there = [], [], []
+    for answer, right in zip(answers, references, strict=True):
         found = _plain_words(answer)
-        wanted = [_plain_words(text) for text in right] or [[]]
+        wanted = [words for words in map(_plain_words, right) if words] or [[]]
         exact.append(max(found == words for words in wanted))
         overlap.append(max(_overlap(found, words) for words in wanted))
-    return {"exact": sum(exact) / len(exact), "f1": sum(overlap) / len(overlap)}
+        there.append(bool(right))
+    found = {"exact": sum(exact) / len(exact), "f1": sum(overlap) / len(overlap)}
+    if any(there) and not all(there):
+        kinds = {"has_answer_exact": (exact, True), "has_answer_f1": (overlap, True), "no_answer_exact": (exact, False)}
+        for name, (values, kind) in kinds.items():
+            found[name] = sum(x for x, has in zip(values, there) if has == kind) / there.count(kind)
+    return found
 
 
 def _plain_words(text):

@@ -350,6 +350,12 @@ def read_vocabulary(path):
     return tuple(lines)
 
 
+def has_capitals(vocabulary):
+    """Whether a vocabulary is of texts with case: one token in a hundred, or more, has a capital."""
+    words = [token for token in vocabulary if not (token.startswith("[") and token.endswith("]"))]
+    return sum(token != token.lower() for token in words) > len(words) / 100
+
+
 def tensorflow_text():
     """The package of that name; `UserError` where it is not installed."""
     try:

@@ -119,10 +119,13 @@ def test_a_start_that_does_not_fit_is_refused(untrained, tmp_path):
         ({"pretrained": run, **NEW, "hidden_size": 24, "num_attention_heads": 2}, "--hidden-size of .* is 16; leave"),
         ({"pretrained": run, **NEW, "position_embedding_type": "relative_key"}, "-type of .* is absolute; leave"),
         ({"pretrained": run, **NEW, "max_length": 64}, "takes --max-length 32 at most"),
-        ({"pretrained": run, **NEW, "lowercase": False}, "reads texts as with --lowercase"),
-        ({"pretrained": str(untrained("char_rnn_tiny")), **NEW}, "has no vocabulary|neither a BERT nor an ELECTRA"),
+        ({"pretrained": run, **NEW, "lowercase": False}, "reads texts in lower case; leave --no-lowercase out"),
+        ({"pretrained": str(untrained("char_rnn_tiny")), **NEW}, "neither a BERT nor an ELECTRA|has no vocabulary"),
         ({"pretrained": str(tmp_path), **NEW}, "has no config.json"),
-        ({"pretrained": folder_of(tmp_path / "bare"), **NEW, "max_length": 16}, "has no vocabulary, so it cannot read"),
+        (
+            {"pretrained": folder_of(tmp_path / "bare"), **NEW, "max_length": 16},
+            "has no vocabulary of word pieces, so it cannot read",
+        ),
     ]
     for settings, message in cases:
         with pytest.raises(UserError, match=message):
@@ -144,6 +147,7 @@ def test_files_of_ones_own_are_learnt_and_judged(tmp_path, capsys):
     assert made.labels == tuple(sorted(set(labels)))
     run = train.train("electra_classify_tiny", run_dir=str(tmp_path / "run"), **tiny)
     assert len(homl_models.load(str(run)).label_names) == 4
+    (tmp_path / "train.csv").unlink()  # a run knows its labels and words
     (tmp_path / "other.csv").write_text('text,label\n"It rains.",monsoon\n')
     capsys.readouterr()
     from homl_models import evaluate
@@ -151,7 +155,7 @@ def test_files_of_ones_own_are_learnt_and_judged(tmp_path, capsys):
     assert evaluate.main([str(run), "--data-file", str(tmp_path / "test.csv")]) == 0
     assert "accuracy" in capsys.readouterr().out
     assert evaluate.main([str(run), "--data-file", str(tmp_path / "other.csv")]) == 2
-    assert "the label 'monsoon' is not among those to learn" in capsys.readouterr().err
+    assert "the label 'monsoon' is not among those that are learned" in capsys.readouterr().err
 
 
 def test_tags_and_questions_come_from_files(tmp_path):
@@ -172,6 +176,63 @@ def test_tags_and_questions_come_from_files(tmp_path):
     batch, labels = next(iter(made.datasets()[0].dataset(0, 1)))
     assert set(labels) == {"start_positions", "end_positions"}
     assert batch["input_ids"].shape[1] <= 48
+
+
+def test_a_cased_start_is_read_as_it_was_trained(tmp_path):
+    folder = folder_of(tmp_path / "cased", vocabulary=(*SPECIAL, "A", "b", "c"), lowercase=False, strip_accents=True)
+    made = recipe("bert_tag_tiny", pretrained=folder, **NEW, max_length=16)
+    assert made.wordpiece.settings == made.model().tokenizer.settings
+    assert made.wordpiece.settings["lowercase"] is False
+    assert made.wordpiece.settings["strip_accents"] is True
+    bare = homl_models.checkpoints.huggingface.from_pretrained(folder, Bert)
+    huggingface.save_pretrained(bare, tmp_path / "bare")
+    for name in ("vocab.txt", "tokenizer_config.json"):
+        (tmp_path / "bare" / name).write_bytes((tmp_path / "cased" / name).read_bytes())
+    made = recipe("bert_tag_tiny", pretrained=str(tmp_path / "bare"), **NEW, max_length=16)
+    assert made.model().tokenizer.settings["lowercase"] is False  # a model without a head has a tokenizer as well
+    (tmp_path / "cased.txt").write_text("\n".join([*SPECIAL, "A", "b", "c"]))
+    with pytest.raises(UserError, match="have capitals: give --no-lowercase"):
+        recipe("bert_tag_tiny", vocab_file=str(tmp_path / "cased.txt"), vocab_size=0).wordpiece  # noqa: B018
+
+
+def test_labels_of_a_test_file_that_nothing_is_learned_of_are_refused_at_once(tmp_path):
+    for name, label in (("train", "B-A"), ("test", "B-B")):
+        (tmp_path / name).write_text("".join(f"{word} {label}\nis O\n\n" for word in "abcdefghijklmnopqrstuvwxyz"))
+    made = recipe("bert_tag_tiny", data_file=str(tmp_path / "train"), test_file=str(tmp_path / "test"), num_examples=0)
+    with pytest.raises(UserError, match="--test-file has the label 'B-B', which --data-file does not have"):
+        made.datasets()
+
+
+def questions_file(path, examples):
+    """A file of SQuAD's format, version 2.0."""
+    paragraphs = [
+        {"context": context, "qas": [{"id": i, "question": question, "is_impossible": not answers, "answers": [
+            {"answer_start": start, "text": text} for start, text in answers]}]}
+        for i, (question, context, answers) in enumerate(examples)
+    ]  # fmt: skip
+    path.write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    return str(path)
+
+
+def test_questions_without_an_answer_make_a_model_that_may_give_none(tmp_path):
+    examples = [(q, c, a if i % 3 else []) for i, (q, c, a) in enumerate(events.questions(40, 2))]
+    for name, given, expected in (("some", examples, True), ("all", [e for e in examples if e[2]], False)):
+        made = recipe("bert_answer_tiny", data_file=questions_file(tmp_path / name, given), num_examples=0)
+        model = made.model()
+        assert model.unanswerable == expected
+        assert ("no_answer_exact" in made.judge(model, examples[:6])) is True
+    none = [(question, context, []) for question, context, _ in examples]
+    with pytest.raises(UserError, match="none of the questions to learn has an answer"):
+        recipe("bert_answer_tiny", data_file=questions_file(tmp_path / "none", none), num_examples=0).model()
+
+
+@pytest.mark.parametrize("name", ["bert_pretrain_tiny", "electra_pretrain_tiny"])
+def test_pretraining_is_evaluated_in_the_words_of_the_model_without_its_texts(name, untrained, tmp_path):
+    made, model = recipe(name), homl_models.load(str(untrained(name)))
+    (tmp_path / "texts.txt").write_text("\n\n".join(". ".join(d) for d in made.parts[1] * 2))
+    wanted = made.evaluate(model, text_files=str(tmp_path / "texts.txt"))
+    other = recipe(name, text_files=str(tmp_path / "gone.txt"))
+    assert other.evaluate(model, text_files=str(tmp_path / "texts.txt")) == pytest.approx(wanted, rel=1e-5)
 
 
 def test_the_second_stage_takes_the_generator_of_the_first(untrained):
@@ -210,6 +271,6 @@ def test_a_run_of_pretraining_goes_to_transformers_and_back(untrained, tmp_path)
     again = huggingface.from_pretrained(tmp_path)
     text = ["Ada [MASK] in Rome."]
     assert [t for t, _ in again.fill_mask(text)[0][0]] == [t for t, _ in model.fill_mask(text)[0][0]]
-    with pytest.warns(UserWarning, match="begin anew"):
+    with pytest.warns(UserWarning, match="newly initialized"):
         classifier = huggingface.from_pretrained(tmp_path, BertForSequenceClassification)
     assert np.isfinite(classifier.classify(["Ada sang."])[1]).all()

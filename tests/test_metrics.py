@@ -229,7 +229,10 @@ def test_answers_by_hand(answer, right, exact, f1):
 
 def test_answers_are_averaged():
     found = metrics.answering(["Paris", "in Rome", "no", ""], [["Paris"], ["Rome"], ["yes", "maybe"], []])
-    assert found == pytest.approx({"exact": 2 / 4, "f1": (1 + 2 / 3 + 0 + 1) / 4})
+    each = {"has_answer_exact": 1 / 3, "has_answer_f1": (1 + 2 / 3 + 0) / 3, "no_answer_exact": 1}
+    assert found == pytest.approx({"exact": 2 / 4, "f1": (1 + 2 / 3 + 0 + 1) / 4} | each)
+    assert metrics.answering(["", "x"], [[], []]) == {"exact": 0.5, "f1": 0.5}
+    assert metrics.answering(["", "the cat"], [["the", "cat"], ["a", "cat"]])["exact"] == 0.5  # "the" is left out
 
 
 ODD = (
@@ -256,5 +259,6 @@ def test_answers_are_judged_as_by_the_script_of_squad():
     assert sum(0 < f1 < 1 for f1 in seen) > 100
     several = [[draw.choice(texts) for _ in range(draw.randint(1, 3))] for _ in texts]
     for name, score in (("exact", squad.compute_exact), ("f1", squad.compute_f1)):
-        best = [max(score(text, answer) for text in right) for answer, right in zip(texts, several)]
+        wanted = [[text for text in right if squad.normalize_answer(text)] or [""] for right in several]
+        best = [max(score(text, answer) for text in right) for answer, right in zip(texts, wanted)]
         assert metrics.answering(texts, several)[name] == pytest.approx(sum(best) / len(best))

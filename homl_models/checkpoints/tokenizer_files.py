@@ -10,13 +10,12 @@ import warnings
 from homl_models import files
 from homl_models.checkpoints.hub import read_json
 from homl_models.errors import UserError
-from homl_models.wordpiece import SETTINGS, SPECIAL, read_vocabulary
+from homl_models.wordpiece import SETTINGS, SPECIAL, has_capitals, read_vocabulary
 
 ARGUMENTS = ("vocabulary", "model_max_length", *SETTINGS)  # of `TextModel`
 KINDS = ("BertTokenizer", "ElectraTokenizer", "DistilBertTokenizer", "PreTrainedTokenizer")  # and those with "Fast"
 SPECIAL_KEYS = "pad_token", "unk_token", "cls_token", "sep_token", "mask_token"
 ENDLESS = 1 << 30  # a model_max_length from which on it says that there is none
-CASED = 0.01  # share of tokens with capitals from which on a vocabulary is cased
 
 
 def read(folder, config, settings=()):
@@ -160,9 +159,7 @@ def _cleaning(own, normalizer, folder):
 
 def _guessed(tokens, folder):
     """Whether texts are to be in lower case where nothing says so: unless the vocabulary has capitals."""
-    words = [token for token in tokens if not (token.startswith("[") and token.endswith("]"))]
-    capitals = sum(token != token.lower() for token in words)
-    if capitals <= CASED * len(words):
+    if not has_capitals(tokens):
         return True
     warnings.warn(
         f"{folder} does not say whether texts are in lower case (do_lower_case in tokenizer_config.json); its "

@@ -229,6 +229,8 @@ class CharRNN(Model):
         """Bits per character, -log2 p(text) / len(text), of a text or of each text of a list."""
         if isinstance(texts, str):
             return float(self.score([texts])[0])
+        if not len(texts):
+            return np.zeros(0, np.float32)
         if not all(texts):
             raise UserError("an empty text has no score; give at least one character")
         ids, lengths = self.encode(texts)

@@ -13,6 +13,7 @@ import numpy as np
 from keras import ops
 from keras.src.utils.tracking import no_automatic_dependency_tracking  # Keras has no public name for it
 
+from homl_models import devices
 from homl_models.base import Model
 from homl_models.errors import UserError
 
@@ -31,18 +32,6 @@ def largest(x):
 def mean(pair):
     """(sum, total) -> sum / total, 0 where nothing counts."""
     return pair[0] / ops.where(pair[1] > 0, pair[1], 1.0)
-
-
-def over_devices(total):
-    """A total, of all devices where a step runs on several: their gradients, which are added, are those of one."""
-    if keras.backend.backend() != "tensorflow":
-        return total
-    import tensorflow as tf
-
-    context = tf.distribute.get_replica_context()
-    if context is None or context.num_replicas_in_sync == 1:
-        return total
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, total)
 
 
 def counted(labels, weights=None):
@@ -125,9 +114,10 @@ class Scored(Model):
         raise TypeError(f"{type(self).__name__} must say what its losses are")
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """The mean over the batch of all devices: this device's share of it, see `losses.mean`."""
         losses, _ = self.judge(x, y, y_pred, sample_weight)
         return sum(
-            factor * mean((losses[key][0], over_devices(losses[key][1]))) for key, factor in self.loss_factors.items()
+            factor * mean((losses[key][0], devices.total(losses[key][1]))) for key, factor in self.loss_factors.items()
         )
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):

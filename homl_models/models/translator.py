@@ -141,7 +141,7 @@ class Translator(Model):
     def source_ids(self, sentences):
         """Sentences -> ids (b, s) with `END` and zeros, s a power of two (few shapes to compile)."""
         ids = [[*row, tokens.END] for row in _encoded(self._tokenizers[0], sentences)]
-        longest = max(map(len, ids))
+        longest = max(map(len, ids), default=1)
         if self.max_length and longest > self.max_length:
             raise UserError(
                 f"a sentence has {longest} tokens and the model was trained for {self.max_length}; split it, "
@@ -152,7 +152,7 @@ class Translator(Model):
     def target_ids(self, sentences):
         """Sentences -> ids (b, t) from `START` to `END`, with zeros."""
         ids = [[tokens.START, *row, tokens.END] for row in _encoded(self._tokenizers[1], sentences)]
-        longest = max(map(len, ids))
+        longest = max(map(len, ids), default=2)
         if self.max_length and longest > self.max_length + 1:
             raise UserError(f"a translation has {longest - 1} tokens; the model was trained for {self.max_length}")
         return _padded(ids, min(_power_of_two(max(longest - 1, 8)), self.max_length or longest * 2) + 1)
@@ -243,6 +243,8 @@ class Translator(Model):
             return float(self.score([sources], [targets])[0])
         if len(sources) != len(targets):
             raise UserError(f"{len(sources)} sources need as many targets, not {len(targets)}")
+        if not len(sources):
+            return np.zeros(0, np.float32)
         return self._run("log_probabilities", self.source_ids(sources), self.target_ids(targets))
 
     def attention_weights(self, source, target=None):
@@ -280,6 +282,7 @@ class Translator(Model):
         def target_ids(texts):
             ends = [tf.fill([tf.size(texts), 1], token) for token in (tokens.START, tokens.END)]
             ids = tf.concat([ends[0], target_tokenizer.encode(texts), ends[1]], 1).to_tensor()
+            ids = tf.pad(ids, [[0, 0], [0, 2 * tf.cast(tf.equal(tf.size(texts), 0), tf.int32)]])
             if self.max_length:
                 message = f"a translation has more than the {self.max_length} tokens that the model was trained for"
                 ids = asserted(tf.shape(ids)[1] <= self.max_length + 1, message, ids)

@@ -79,11 +79,14 @@ class Encoder(Recipe):
     @functools.cached_property
     def wordpiece(self):
         """The vocabulary, from its file or learned on the training part."""
-        from homl_models.wordpiece import WordPiece, tensorflow_text
+        from homl_models.wordpiece import WordPiece, has_capitals, tensorflow_text
 
         tensorflow_text()  # the SavedModel needs it in the end
         if self.vocab_file:
-            return WordPiece.from_file(self.vocab_file, self.lowercase)
+            found = WordPiece.from_file(self.vocab_file, self.lowercase)
+            if self.lowercase and has_capitals(found.vocabulary):
+                raise UserError(f"the words of --vocab-file {self.vocab_file} have capitals: give --no-lowercase")
+            return found
         return WordPiece.learned(self.training_texts(), self.sizes["vocab_size"], self.lowercase)
 
     def learnt_from(self):
@@ -103,7 +106,7 @@ class Encoder(Recipe):
 
     def reading(self):
         """Arguments of a model of texts."""
-        return {"vocabulary": self.wordpiece.vocabulary, "lowercase": self.wordpiece.lowercase, "dtype": self.precision}
+        return {"vocabulary": self.wordpiece.vocabulary, **self.wordpiece.settings, "dtype": self.precision}
 
     def compiled(self, model):
         """`model` with its optimizer."""
@@ -181,10 +184,10 @@ class _Pretrain(Encoder):
     def training_texts(self):
         return (sentence for document in self.parts[0] for sentence in document)
 
-    def rows(self, documents):
+    def rows(self, documents, wordpiece):
         from homl_models.pipelines import masked_text
 
-        encoded = masked_text.encode(documents, self.wordpiece)
+        encoded = masked_text.encode(documents, wordpiece)
         return masked_text.rows(encoded, self.max_length, self.pairs, seed=self.seed)
 
     def masks(self):
@@ -192,11 +195,13 @@ class _Pretrain(Encoder):
         names = "mask_share", "whole_words", "always_mask"
         return {name: getattr(self, name) for name in names} | {"buckets": self.num_buckets}
 
-    def validation(self, documents):
+    def validation(self, documents, wordpiece):
         """Documents as a `Stream` that is the same each time."""
         from homl_models.pipelines import masked_text
 
-        return self.given(masked_text.fixed(self.rows(documents), self.batch_size, self.seed, **self.masks()))
+        return self.given(
+            masked_text.fixed(self.rows(documents, wordpiece), self.batch_size, self.seed, **self.masks())
+        )
 
     def given(self, stream):
         """A stream as the model takes it."""
@@ -206,17 +211,21 @@ class _Pretrain(Encoder):
     def _datasets(self):
         from homl_models.pipelines import masked_text
 
-        train = masked_text.batches(self.rows(self.parts[0]), self.batch_size, self.seed, **self.masks())
-        return self.given(train), self.validation(self.parts[1])
+        rows = self.rows(self.parts[0], self.wordpiece)
+        train = masked_text.batches(rows, self.batch_size, self.seed, **self.masks())
+        return self.given(train), self.validation(self.parts[1], self.wordpiece)
 
     def datasets(self):
         return self._datasets
 
     def evaluate(self, model, text_files=""):
-        """The metrics of training on the held-out documents, or on those of `text_files`."""
+        """The metrics of training on the held-out documents, or on those of `text_files`, in the model's own words."""
+        from homl_models.wordpiece import SETTINGS, WordPiece
+
         if not model.compiled:
             model.compile()
-        stream = self.validation(self.documents(text_files)) if text_files else self.datasets()[1]
+        wordpiece = WordPiece(model.vocabulary, **{name: getattr(model, name) for name in SETTINGS})
+        stream = self.validation(self.documents(text_files) if text_files else self.parts[1], wordpiece)
         found = model.evaluate(stream.dataset(), return_dict=True, verbose=0)
         return {f"{'' if text_files else 'val_'}{name}": float(value) for name, value in found.items()}
 

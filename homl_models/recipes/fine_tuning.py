@@ -16,7 +16,8 @@ class _FineTune(Encoder):
     """What these share: examples, their split, and a model to start from.
 
     A subclass has `read(path)` and `made_up()`, which give lists of examples; `text(example)`, what is read of one;
-    `examples(rows)`, them as tokens and labels; and `judge(model, examples)`, metrics.
+    `labels_of(example)`, its labels; `examples(rows, wordpiece, labels)`, them as tokens and labels; and
+    `judge(model, examples)`, metrics, for which it asks the model alone.
     """
 
     epochs: int = 3
@@ -38,6 +39,8 @@ class _FineTune(Encoder):
     """Hidden units of the feed-forward networks. 0: those of --pretrained, or else 512."""
     position_embedding_type: Literal["", "absolute", "relative_key", "relative_key_query"] = ""
     """Embeddings of positions or of distances. Empty: those of --pretrained, or else what suits the recipe."""
+    lowercase: bool = True
+    """Read texts without case and accents; those of --pretrained are read as it was trained."""
     vocab_size: int = 0
     """Most tokens of a vocabulary that is learned. 0: 8192, or the vocabulary of --pretrained."""
     data_file: str = ""
@@ -104,11 +107,25 @@ class _FineTune(Encoder):
     def training_texts(self):
         return map(self.text, self.parts[0])
 
+    def labels_of(self, example):
+        return ()
+
+    @functools.cached_property
+    def labels(self):
+        """Names of the labels, in order: O first, numbers as numbers. `UserError` where --test-file has others."""
+        own, other = [
+            {label for part in some for example in part for label in self.labels_of(example)}
+            for some in ((self.parts[:2], self.parts[2:]) if self.test_file else (self.parts, ()))
+        ]
+        if other - own:
+            raise UserError(f"--test-file has the label {min(other - own)!r}, which --data-file does not have")
+        return tuple(sorted(own, key=lambda name: (name != "O", int(name) if name.isdecimal() else 0, name)))
+
     @functools.cached_property
     def _datasets(self):
         from homl_models.pipelines import labelled_text
 
-        train, valid, _ = map(self.examples, self.parts)
+        train, valid = (self.examples(part, self.wordpiece, self.labels) for part in self.parts[:2])
         return (
             labelled_text.batches(train, self.batch_size, self.seed, self.num_buckets),
             labelled_text.batches(valid, self.batch_size, buckets=self.num_buckets),
@@ -142,15 +159,22 @@ class _FineTune(Encoder):
     def wordpiece(self):
         if not self.pretrained:
             return super().wordpiece
+        from homl_models.checkpoints import huggingface
         from homl_models.wordpiece import WordPiece, tensorflow_text
 
         tensorflow_text()
-        if not getattr(self.start, "vocabulary", ()):
-            raise UserError(f"{self.pretrained} has no vocabulary, so it cannot read texts; add its vocab.txt")
-        if self.start.lowercase != self.lowercase:
-            flag = "--lowercase" if self.start.lowercase else "--no-lowercase"
-            raise UserError(f"{self.pretrained} reads texts as with {flag}; give that")
-        return WordPiece(self.start.vocabulary, self.lowercase)
+        texts = huggingface.texts_of(self.start)
+        texts.pop("model_max_length", None)
+        if not texts.get("vocabulary"):
+            raise UserError(
+                f"{self.pretrained} has no vocabulary of word pieces, so it cannot read texts; add its vocab.txt"
+            )
+        if texts.get("lowercase", True) and not self.lowercase:
+            raise UserError(f"{self.pretrained} reads texts in lower case; leave --no-lowercase out")
+        size = self.encoder_of(self.start).vocab_size
+        if len(texts["vocabulary"]) > size:
+            raise UserError(f"the vocabulary of {self.pretrained} has {len(texts['vocabulary'])} tokens, it {size}")
+        return WordPiece(**texts)
 
     def head(self, bert_kind, electra_kind, **settings):
         """A new head of one of two classes, on a new encoder or on that of `pretrained`."""
@@ -175,7 +199,7 @@ class _FineTune(Encoder):
         settings |= {"hidden_dropout_prob": self.dropout, "attention_probs_dropout_prob": self.dropout}
         settings["initializer_range"] = self.initializer_range  # of what is new
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*they begin anew.*")  # as this head does
+            warnings.filterwarnings("ignore", ".*newly initialized.*")  # as this head is
             model = huggingface.with_head(
                 self.start, kind, **settings, model_max_length=self.max_length, dtype=self.precision
             )
@@ -249,23 +273,22 @@ class Classify(_FineTune):
     def text(self, example):
         return example[0]
 
-    @functools.cached_property
-    def labels(self):
-        """Names of the labels, in order."""
-        names = {label for _, label in self.parts[0]}
-        return tuple(sorted(names, key=lambda name: (int(name) if name.isdigit() else 0, name)))
+    def labels_of(self, example):
+        return example[1:]
 
-    def examples(self, rows):
+    def examples(self, rows, wordpiece, names):
         from homl_models.pipelines import labelled_text
 
         texts, labels = zip(*rows)
-        return labelled_text.classified(texts, self.ids(labels), self.wordpiece, self.max_length)
+        return labelled_text.classified(texts, self.ids(labels, names), wordpiece, self.max_length)
 
-    def ids(self, labels):
-        unknown = sorted(set(labels) - set(self.labels))
+    def ids(self, labels, names):
+        """Places of labels among the names of all."""
+        places = {name: i for i, name in enumerate(names)}
+        unknown = sorted(set(labels) - set(places))
         if unknown:
-            raise UserError(f"the label {unknown[0]!r} is not among those to learn: {', '.join(self.labels)}")
-        return [self.labels.index(label) for label in labels]
+            raise UserError(f"the label {unknown[0]!r} is not among those that are learned: {', '.join(names)}")
+        return [places[label] for label in labels]
 
     def model(self):
         from homl_models.models.bert_heads import BertForSequenceClassification
@@ -274,14 +297,14 @@ class Classify(_FineTune):
         kinds = BertForSequenceClassification, ElectraForSequenceClassification
         if len(self.labels) < 2:
             raise UserError(f"all texts have the label {self.labels[0]!r}; give texts with two labels or more")
-        return self.head(*kinds, num_labels=len(self.labels), labels=self.labels)
+        return self.head(*kinds, num_labels=len(self.labels), labels=self.labels, problem_type=None)
 
     def judge(self, model, examples):
         """Share of texts whose label is found, and the mean of -log p(label)."""
         import numpy as np
 
         texts, labels = zip(*examples)
-        ids = np.array(self.ids(labels))
+        ids = np.array(self.ids(labels, model.label_names))
         _, p = model.classify(list(texts))
         loss = -np.log(np.maximum(p[np.arange(len(ids)), ids], 1e-30)).mean()
         return {"accuracy": float(np.mean(p.argmax(1) == ids)), "loss": float(loss)}
@@ -325,15 +348,13 @@ class Tag(_FineTune):
     def text(self, example):
         return " ".join(example[0])
 
-    @functools.cached_property
-    def labels(self):
-        """Names of the labels, in order."""
-        return tuple(sorted({label for _, labels in self.parts[0] for label in labels}, key=lambda x: (x != "O", x)))
+    def labels_of(self, example):
+        return example[1]
 
-    def examples(self, rows):
+    def examples(self, rows, wordpiece, names):
         from homl_models.pipelines import labelled_text
 
-        return labelled_text.tagged(rows, self.labels, self.wordpiece, self.max_length)
+        return labelled_text.tagged(rows, names, wordpiece, self.max_length)
 
     def model(self):
         from homl_models.models.bert_heads import BertForTokenClassification
@@ -344,19 +365,23 @@ class Tag(_FineTune):
 
     def tags(self, model, rows):
         """Examples -> labels that are found, a list for each."""
-        found = [[self.labels[0]] * len(words) for words, _ in rows]
-        examples = self.examples([(words, self.labels[:1] * len(words)) for words, _ in rows])
-        for origin, words, (_, (ids, _)) in zip(
-            examples.origins, examples.words, model.found("label_ids", examples.tokens)
-        ):
+        names = model.label_names
+        found = [[names[0]] * len(words) for words, _ in rows]
+        examples = self.examples([(words, names[:1] * len(words)) for words, _ in rows], model.tokenizer, names)
+        tokens = model.found("label_ids", examples.tokens)
+        for origin, words, (_, (ids, _)) in zip(examples.origins, examples.words, tokens):
             for place in (words >= 0).nonzero()[0]:
-                found[origin][words[place]] = self.labels[ids[place]]
+                found[origin][words[place]] = names[ids[place]]
         return found
 
     def judge(self, model, examples):
         """Share of words whose label is found; precision, recall and f1 of whole entities."""
         from homl_models import metrics
 
+        unknown = sorted({label for _, labels in examples for label in labels} - set(model.label_names))
+        if unknown:
+            known = ", ".join(model.label_names)
+            raise UserError(f"the label {unknown[0]!r} is not among those that are learned: {known}")
         return metrics.tagging(self.tags(model, examples), [labels for _, labels in examples])
 
     def show(self, model, folder):
@@ -426,34 +451,38 @@ class Answer(_FineTune):
     def training_texts(self):
         return (text for question, context, _ in self.parts[0] for text in (question, context))
 
-    def examples(self, rows):
+    def examples(self, rows, wordpiece, names):
         from homl_models.pipelines import labelled_text
 
-        return labelled_text.asked(rows, self.wordpiece, self.max_length, self.overlap)
+        return labelled_text.asked(rows, wordpiece, self.max_length, self.overlap)
 
     def model(self):
         from homl_models.models.bert_heads import BertForQuestionAnswering
         from homl_models.models.electra import ElectraForQuestionAnswering
 
-        return self.head(BertForQuestionAnswering, ElectraForQuestionAnswering)
+        answered = [bool(answers) for _, _, answers in self.parts[0]]
+        if not any(answered):
+            raise UserError("none of the questions to learn has an answer in its context; give some that have")
+        return self.head(BertForQuestionAnswering, ElectraForQuestionAnswering, unanswerable=not all(answered))
 
     def judge(self, model, examples):
-        """SQuAD's share of exact answers, and f1 of their words, of questions that have an answer."""
+        """SQuAD's share of exact answers, and f1 of their words; of questions without an answer, of which "" is right.
+
+        Where there are both, of each kind alone as well (Rajpurkar et al., 2018).
+        """
         from homl_models import metrics
 
-        asked = [example for example in examples if example[2]]
-        if not asked:
-            raise UserError("none of the questions has an answer in its context; give some that have")
-        found = model.answer([question for question, _, _ in asked], [context for _, context, _ in asked])
-        return metrics.answering([text for text, _ in found], [[text for _, text in right] for _, _, right in asked])
+        questions, contexts, right = zip(*examples)
+        found = model.answer(list(questions), list(contexts))
+        return metrics.answering([text for text, _ in found], [[text for _, text in some] for some in right])
 
     def show(self, model, folder):
         """Questions of the test part, and answers."""
         from homl_models import reports
 
         questions, contexts, right = zip(*self.parts[2][:SHOWN])
-        found = [f"{text} ({p:.2f})" for text, p in model.answer(questions, contexts)]
-        right = [" | ".join(text for _, text in some) for some in right]
+        found = [f"{text or '(none)'} ({p:.2f})" for text, p in model.answer(list(questions), list(contexts))]
+        right = [" | ".join(text for _, text in some) or "(none)" for some in right]
         return reports.blocks({"context": contexts, "question": questions, "answer": right, "found": found})
 
 

@@ -283,6 +283,7 @@ def test_a_text_ends_with_the_stop_string(model):
 def test_no_prompts_no_texts(model):
     assert model.generate([]) == []
     assert model.generate("", length=0) == ""
+    assert model.score([]).shape == (0,)
 
 
 def test_a_lowercase_model_lowers_what_it_reads_and_returns_prompts_as_they_are():

@@ -517,6 +517,8 @@ def test_the_saved_model_equals_the_python_api(kind, batches, tmp_path, monkeypa
     nothing = tf.constant([], tf.string)
     assert loaded.translate(nothing)["translation"].shape == (0,)
     assert loaded.translate_beam(nothing, 3, 1.0)["scores"].shape == (0, 3)
+    assert loaded.score(nothing, nothing)["log_probability"].shape == (0,)
+    assert {len(x) for x in loaded.attention(nothing, nothing).values()} == {0}
 
 
 def decoded(strings):
