@@ -7,6 +7,7 @@ Shapes: b texts, t tokens, n labels, k places.
 
 import functools
 import operator
+import warnings
 
 import keras
 import numpy as np
@@ -64,6 +65,19 @@ class TextModel(Model):
                 f"the vocabulary has {len(self.vocabulary)} tokens, the model {self.backbone.vocab_size}; "
                 "take the vocab.txt that it was trained with"
             )
+
+    # Quantized by Keras' `quantize`, which a configuration of arguments does not show.
+
+    def get_build_config(self):
+        modes = {layer.quantization_mode for layer in self._flatten_layers()} - {None}
+        return (super().get_build_config() or {}) | ({"quantized": modes.pop()} if modes else {})
+
+    def build_from_config(self, config):
+        self.build()
+        if mode := config.get("quantized"):
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*does not have a `quantize` method.*")
+                self.quantize(mode)
 
     @property
     def max_length(self):
@@ -317,7 +331,7 @@ class Answers:
 
         rows, t = tf.unstack(tf.shape(tokens["input_ids"]))
         size = tf.clip_by_value(rows, 1, BATCH)
-        count = -(-rows // size)
+        count = tf.maximum(-(-rows // size), 1)
         parts = {
             column: tf.reshape(tf.pad(x, [[0, count * size - rows], [0, 0]]), [count, size, t])
             for column, x in of_model(tokens).items()

@@ -7,7 +7,7 @@ import scipy.stats
 import tensorflow as tf
 from keras import ops
 
-from homl_models.layers.dropout import Dropout, random_bits
+from homl_models.layers.dropout import Dropout, random_bits, recomputed
 from tests import checks, processes
 
 X = np.random.default_rng(0).normal(size=(40, 30, 50)).astype("float32")
@@ -130,6 +130,19 @@ def test_half_precision(policy):
     assert out.dtype == keras.DTypePolicy(policy).compute_dtype
     expected = dropped(Dropout(0.5, seed=1))
     np.testing.assert_allclose(np.array(out, "float32"), expected, rtol=0.01)
+
+
+def test_an_error_in_what_is_computed_again_leaves_no_seed_behind():
+    layer, calls = Dropout(0.5, seed=1), []
+
+    def function(x):
+        calls.append(layer.seed_of_now)
+        raise ArithmeticError
+
+    with pytest.raises(ArithmeticError):
+        recomputed(function, [layer])(ops.convert_to_tensor(X))
+    assert calls[0] is not None
+    assert layer.seed_of_now is None
 
 
 def test_configuration_and_mask():

@@ -10,7 +10,7 @@ from homl_models.checkpoints import huggingface
 from homl_models.errors import UserError
 from homl_models.layers.dense import Dense
 from homl_models.models import bert_heads
-from homl_models.models.bert import Bert, Block, Embeddings, RelativeAttention, pruned
+from homl_models.models.bert import ACTIVATIONS, Bert, Block, Embeddings, RelativeAttention, pruned
 from tests import checks
 
 SIZES = {
@@ -454,3 +454,103 @@ def test_any_batch_and_length_by_xla(positions):
 def test_what_cannot_be_is_said(wrong, message):
     with pytest.raises(UserError, match=message):
         wrong()
+
+
+# Decoders, quantized weights, blocks.
+
+
+def decoder(**settings):
+    return make(bert_heads.BertLMHeadModel, backbone={"is_decoder": True}, **settings)
+
+
+def test_padding_at_the_left_changes_nothing_of_what_is_written():
+    model, lengths = decoder(), np.array([3, 5, 2])
+    right = np.arange(5) < lengths[:, None]
+    left = right[:, ::-1]
+    prompts = np.where(right, IDS[:, :5], 0)
+    at_the_left = np.zeros_like(prompts)
+    at_the_left[left] = prompts[right]
+    for how in ({}, {"temperature": 1.0, "top_k": 5, "top_p": 0.9, "seed": 3}, {"num_beams": 3, "end": 7}):
+        expected = model.generate(prompts, 4, right, **how)
+        np.testing.assert_array_equal(model.generate(at_the_left, 4, left, **how), expected)
+    assert model.generate(np.zeros((0, 5), int), 4).shape == (0, 4)
+
+
+def test_writing_is_compiled_once_for_all_temperatures_and_choices():
+    model = decoder()
+    for temperature, top_k, top_p, seed in ((0.5, 3, 0.9, 1), (1.5, 5, 0.5, 2), (0.7, 0, 0.8, 3)):
+        model.generate(IDS[:, :4], 3, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    assert [function.experimental_get_tracing_count() for function in model._compiled.values()] == [1]
+    for temperature in (0.0, 0.3, 1.0):
+        model.generate(IDS[:, :4], 3, temperature=temperature)
+    for penalty in (0.0, 1.0):
+        model.generate(IDS[:, :4], 3, num_beams=2, end=7, length_penalty=penalty)
+    assert [function.experimental_get_tracing_count() for function in model._compiled.values()] == [1, 1, 1]
+    greedy = model.generate(IDS[:, :4], 5)
+    np.testing.assert_array_equal(model.generate(IDS[:, :4], 5, temperature=1.0, top_k=1), greedy)
+    np.testing.assert_array_equal(model.generate(IDS[:, :4], 5, temperature=1.0, top_p=0.0), greedy)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"temperature": -1.0}, "temperature must be 0"),
+        ({"temperature": float("nan")}, "temperature must be 0"),
+        ({"top_p": 7.0}, "top_p must be 0 to 1, not 7.0"),
+        ({"top_p": -0.1}, "top_p must be 0 to 1"),
+        ({"top_k": -1}, "top_k must be 0"),
+        ({"num_beams": 200, "end": 7}, "num_beams must be 1 to 60, the vocabulary, not 200"),
+        ({"num_beams": 0}, "num_beams must be 1 to 60"),
+        ({"end": 60}, "end must be None, or 0 to 59"),
+        ({"num_beams": 2, "end": 7, "length_penalty": -1.0}, "length_penalty must be 0 or more"),
+        ({"length": 0}, "length must be 1 or more"),
+        ({"attention_mask": [[1, 0, 1, 1]] * 3}, "side by side in each row"),
+        ({"attention_mask": [[0, 0, 0, 0]] * 3}, "one or more, side by side"),
+        ({"attention_mask": [[1, 1, 1]] * 3}, r"attention_mask holds a 1 or 0 for each id, \(3, 4\)"),
+        ({"ids": IDS[:, :4] + 60}, "ids must lie in 0 to 59, the vocabulary"),
+        ({"ids": IDS[0]}, "prompts are ids"),
+        ({"ids": IDS[:, :0]}, "prompts are ids"),
+    ],
+)
+def test_what_cannot_be_written_is_refused(how, message):
+    with pytest.raises(UserError, match=message):
+        decoder().generate(**{"ids": IDS[:, :4], "length": 3} | how)
+
+
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
+@pytest.mark.parametrize(
+    "kind", [bert_heads.BertForMaskedLM, pytest.param(bert_heads.BertForSequenceClassification, marks=pytest.mark.slow)]
+)
+def test_quantized_kernels_are_whole_numbers_of_8_bits_and_outputs_near(kind, tmp_path):
+    model = make(kind, backbone={"num_hidden_layers": 1})
+    before = np.array(model(INPUTS))
+    model.quantize("int8")
+    kernels = [w for w in model.weights if w.path.endswith(("/kernel", "/embeddings"))]
+    assert len(kernels) >= 6 + 3 + 1  # of a block, of the embeddings, and of the head
+    assert {w.dtype for w in kernels} == {"int8"}
+    after = np.array(model(INPUTS))
+    assert 0 < np.abs(after - before).max() < 0.1 * before.std()
+    model.save(tmp_path / "model.keras")
+    checks.close(keras.models.load_model(tmp_path / "model.keras")(INPUTS), after)
+
+
+@pytest.mark.parametrize("memory", [False, True])
+def test_a_block_is_called_on_symbols_with_and_without_another_text(memory):
+    block = Block(8, 2, 16, add_cross_attention=memory)
+    x, other = keras.Input((5, 8)), keras.Input((3, 8))
+    outputs = block(x, memory=other) if memory else block(x)
+    model = keras.Model([x, other], outputs)
+    found = model([np.ones((2, 5, 8), "float32"), np.ones((2, 3, 8), "float32")])
+    assert [tuple(y.shape) for y in found] == [(2, 5, 8), (2, 2, 5, 5), *([(2, 2, 5, 3)] if memory else [])]
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
+def test_activations_are_those_of_the_reference(name):
+    torch_activations = pytest.importorskip("transformers.activations", reason="compares with transformers")
+    import torch
+
+    if name not in torch_activations.ACT2FN:
+        pytest.skip(f"this version of transformers has no {name}")
+    x = np.linspace(-7, 7, 101, dtype="float32")
+    checks.close(ACTIVATIONS[name](x), torch_activations.ACT2FN[name](torch.tensor(x)).numpy(), 1e-5)

@@ -268,3 +268,122 @@ def test_a_pretrainer_offers_what_its_heads_do(objective):
     if model.detector:
         found, wanted = endpoint(model, "detect_replaced", TEXTS), model.detector.detect_replaced(TEXTS)
         checks.close(found["scores"][1][found["tokens"][1] != b""], np.array([p for _, p in wanted[1]]))
+
+
+# No texts, many labels, no answer, long contexts, padded vocabularies.
+
+METHODS = {  # of each head with a method of texts, and how many lists of texts it takes
+    "classify": (bert_heads.BertForSequenceClassification, 1),
+    "classify_pairs": (bert_heads.BertForSequenceClassification, 2),
+    "fill_mask": (bert_heads.BertForMaskedLM, 1),
+    "answer": (bert_heads.BertForQuestionAnswering, 2),
+    "tag": (bert_heads.BertForTokenClassification, 1),
+    "detect_replaced": (electra.ElectraForPreTraining, 1),
+    "embed": (bert_heads.TextEmbedder, 1),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_of_no_texts_there_are_results_with_no_rows(name):
+    kind, lists = METHODS[name]
+    model = make(kind)
+    none = np.array([], "S")
+    found = endpoint(model, name, *[none] * lists, **({"top_k": 3} if name == "fill_mask" else {}))
+    assert {len(rows) for rows in found.values()} == {0}
+    given = getattr(model, name.removesuffix("_pairs"))(*[[]] * lists)
+    assert {len(rows) for rows in (given if isinstance(given, tuple) else [given])} == {0}
+
+
+@pytest.mark.parametrize("num_labels", [pytest.param(1, marks=pytest.mark.slow), 3])
+def test_several_labels_and_numbers_come_back_as_such(num_labels):
+    names = ("a", "b", "c")[:num_labels]
+    kind = bert_heads.BertForSequenceClassification
+    model = make(kind, num_labels=num_labels, labels=names, problem_type="multi_label_classification")
+    logits = np.array(model(model.tokenizer.encode(TEXTS)))
+    labels, scores = model.classify(TEXTS)
+    checks.close(scores, 1 / (1 + np.exp(-logits)), 1e-5)
+    assert labels == [tuple(name for name, x in zip(names, row) if x > 0) for row in logits]
+    assert {len(some) for some in labels} != {1} or num_labels == 1
+    found = endpoint(model, "classify", TEXTS)
+    assert [tuple(x.decode() for x in row if x) for row in found["labels"]] == labels
+    checks.close(found["scores"], scores)
+
+    model = make(kind, num_labels=num_labels, problem_type="regression")
+    logits = np.array(model(model.tokenizer.encode(TEXTS)))
+    numbers, scores = model.classify(TEXTS)
+    checks.close(np.reshape(numbers, logits.shape), logits, 1e-5)
+    assert isinstance(numbers[0], float if num_labels == 1 else tuple)
+    found = endpoint(model, "classify", TEXTS)
+    assert list(found) == ["scores"]
+    checks.close(found["scores"], scores)
+
+
+def test_an_answer_is_none_where_cls_is_as_probable_in_every_part():
+    """By hand, from the logits: p of the best answer against the least p of [CLS] in any part of the context."""
+    long = " ".join(["The cat sat on the mat, it was in the house."] * 5)
+    questions, contexts = [*QUESTIONS, QUESTIONS[0]], [*CONTEXTS, long]
+    seen = set()
+    for seed in range(4):
+        model = make(bert_heads.BertForQuestionAnswering, seed, unanswerable=True)
+        windows = model.tokenizer.windows(questions, contexts, 32, 8)
+        found = [np.array(x) for x in model.spans({name: windows[name] for name in TOKENS})]
+        logits = {name: np.float64(x) for name, x in model({name: windows[name] for name in TOKENS}).items()}
+        inside = windows["token_type_ids"] + (np.arange(32) == 0) - 0.0
+        inside[np.arange(len(inside)), windows["attention_mask"].sum(1) - 1] = 0  # the last [SEP]
+        p = [np.exp(logits[f"{name}_logits"]) * inside for name in ("start", "end")]
+        none = np.prod([part[:, 0] / part.sum(1) for part in p], axis=0)
+        checks.close(found[3], none, 1e-5)
+        answers = model.answer(questions, contexts)
+        model.unanswerable = False
+        for i, ((text, p), (best, best_p)) in enumerate(zip(answers, model.answer(questions, contexts))):
+            least = none[windows["origins"] == i].min()
+            seen.add(least >= best_p)
+            assert best
+            assert text == ("" if least >= best_p else best)
+            assert p == pytest.approx(max(least, best_p), rel=1e-4)
+    assert seen == {True, False}
+
+
+TOKENS = "input_ids", "token_type_ids", "attention_mask"
+
+
+@pytest.mark.parametrize("unanswerable", [False, True])
+def test_an_endpoint_reads_long_contexts_in_parts_as_python_does(unanswerable):
+    long = " ".join(["The cat sat on the mat, it was in the house."] * 9)
+    questions = [*QUESTIONS, QUESTIONS[0], "who " * 40, ""]
+    contexts = [*CONTEXTS, long, "中" + long, ""]
+    model = make(bert_heads.BertForQuestionAnswering, unanswerable=unanswerable)
+    expected, found = model.answer(questions, contexts), endpoint(model, "answer", questions, contexts)
+    assert [text.decode() for text in found["answers"]] == [text for text, _ in expected]
+    checks.close(found["scores"], np.float32([p for _, p in expected]), 1e-5)
+    parts = [text[a:b] for text, a, b in zip(contexts, found["starts"], found["ends"])]
+    assert parts == [text for text, _ in expected]
+
+
+def test_words_are_guessed_among_the_vocabulary_where_there_are_more_embeddings():
+    sizes = {"vocab_size": len(VOCABULARY) + 7, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = bert_heads.BertForMaskedLM(Bert(**sizes, intermediate_size=24), vocabulary=VOCABULARY)
+    model.build()
+    model.bias.assign(np.float32(np.arange(len(VOCABULARY) + 7) >= len(VOCABULARY)) * 9)  # most probable are no words
+    [[best]] = model.fill_mask(["the [MASK] sat"], len(VOCABULARY))
+    assert {token for token, _ in best} == set(VOCABULARY)
+    found = endpoint(model, "fill_mask", ["the [MASK] sat"], top_k=3)
+    assert [token.decode() for token in found["tokens"][0, 0]] == [token for token, _ in best[:3]]
+
+
+@pytest.mark.parametrize(
+    "pooling", [p if p in ("cls", "max") else pytest.param(p, marks=pytest.mark.slow) for p in bert_heads.POOLINGS]
+)
+def test_texts_are_pooled_as_asked(pooling, tmp_path):
+    model = make(bert_heads.TextEmbedder, pooling=pooling, normalize=pooling == "max")
+    expected = []
+    for text in TEXTS:
+        [x] = np.array(model.backbone(model.tokenizer.encode([text])["input_ids"])["last_hidden_state"])
+        x = {"mean": x.mean(0), "cls": x[0], "max": x.max(0), "mean_sqrt_len": x.sum(0) / np.sqrt(len(x))}[pooling]
+        expected.append(x / np.linalg.norm(x) if pooling == "max" else x)
+    checks.close(model.embed(TEXTS), np.array(expected), 1e-5)
+    checks.close(endpoint(model, "embed", TEXTS)["embeddings"], np.array(expected), 1e-5)
+    huggingface.save_pretrained(model, tmp_path)
+    again = huggingface.from_pretrained(tmp_path, bert_heads.TextEmbedder)
+    assert (again.pooling, again.normalize) == (model.pooling, model.normalize)
+    checks.close(again.embed(TEXTS), model.embed(TEXTS), 1e-5)
