@@ -1,9 +1,11 @@
 """Folders of Hugging Face: in every form, there and back, and what is wrong with one."""
 
+import fnmatch
 import json
 import pickle
 import subprocess
 import sys
+import types
 import warnings
 import zipfile
 
@@ -15,8 +17,14 @@ from homl_models.checkpoints import huggingface
 from homl_models.checkpoints.huggingface import from_pretrained, save_pretrained
 from homl_models.errors import UserError
 from homl_models.models.bert import Bert
-from homl_models.models.bert_heads import BertForMaskedLM, BertForSequenceClassification, BertForTokenClassification
+from homl_models.models.bert_heads import (
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    TextEmbedder,
+)
 from homl_models.models.electra import Electra, ElectraForPreTraining, ElectraPretrainer
+from homl_models.wordpiece import SPECIAL
 from tests import checks
 from tests.checkpoints.test_torch_files import Evil
 from tests.models.test_bert import HEADS, INPUTS, inputs_of, make, reference, tensors
@@ -158,6 +166,214 @@ def test_what_is_wrong_with_a_folder_is_said_in_a_line(harm, message, tmp_path):
         from_pretrained(tmp_path)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "ran").exists()
+
+
+def renamed(change, without=()):
+    """A folder's tensors under other names."""
+
+    def harm(folder):
+        import safetensors.numpy
+
+        path = folder / "model.safetensors"
+        arrays = safetensors.numpy.load_file(path)
+        arrays = {change(name): array for name, array in arrays.items() if name not in without}
+        safetensors.numpy.save_file(arrays, path)
+
+    return harm
+
+
+def aliased(folder):
+    """The bias and the embeddings under their second names alone, as some conversions have them."""
+    names = {"cls.predictions.bias": "cls.predictions.decoder.bias"}
+    names |= {"bert.embeddings.word_embeddings.weight": "cls.predictions.decoder.weight"}
+    renamed(lambda name: names.get(name, name))(folder)
+
+
+def dropped(*names):
+    def harm(folder):
+        path = folder / "config.json"
+        config = json.loads(path.read_text())
+        path.write_text(json.dumps({name: value for name, value in config.items() if name not in names}))
+
+    return harm
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        renamed(lambda name: f"module.{name}"),
+        renamed(lambda name: f"_orig_mod.model.{name}"),
+        renamed(lambda name: f"module.{name.removeprefix('bert.')}"),
+        renamed(lambda name: name.replace("norm.weight", "norm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")),
+        aliased,
+        dropped("model_type"),
+        lambda f: edit(f, hidden_act="gelu_python"),
+        lambda f: (f / "config.json").rename(f / "bert_config.json"),
+    ],
+)
+def test_names_and_configurations_of_other_ages_are_read_alike(change, tmp_path):
+    model = make(BertForMaskedLM, backbone={"add_pooling_layer": False})
+    save_pretrained(model, tmp_path)
+    change(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        found = from_pretrained(tmp_path)
+    assert type(found) is BertForMaskedLM
+    same(found, model)
+
+
+def test_the_family_is_that_of_the_tensors_where_nothing_else_says_it(tmp_path):
+    for kind, backbone in ((BertForMaskedLM, Bert), (ElectraForPreTraining, Electra)):
+        sizes = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+        model = kind(backbone(**sizes, intermediate_size=8))
+        model.build()
+        save_pretrained(model, tmp_path)
+        dropped("model_type", "architectures")(tmp_path)
+        assert type(from_pretrained(tmp_path)).__name__ == backbone.__name__
+    renamed(lambda name: name.replace("electra.", ""))(tmp_path)
+    with pytest.raises(UserError, match='does not say what it is; add "model_type": "bert" or "electra"'):
+        from_pretrained(tmp_path)
+
+
+def test_tensors_that_mean_the_same_are_refused(tmp_path):
+    save_pretrained(make(BertForMaskedLM), tmp_path)
+    name = "cls.predictions.bias"
+    rewritten(tmp_path, lambda arrays: arrays.update(dict.fromkeys(("bert.pooler.bias", "pooler.bias"), arrays[name])))
+    with pytest.raises(UserError, match="two weights for pooler.bias: bert.pooler.bias and pooler.bias"):
+        from_pretrained(tmp_path)
+
+
+def test_a_layer_of_other_shape_is_newly_initialized_and_named(tmp_path):
+    model = make(BertForSequenceClassification, num_labels=2, labels=("neg", "pos"))
+    save_pretrained(model, tmp_path)
+    message = "has other shapes of classifier.weight, classifier.bias: newly initialized"
+    with pytest.warns(UserWarning, match=message):
+        found = from_pretrained(tmp_path, num_labels=3)
+    assert (found(INPUTS).shape, found.label_names) == ((3, 3), ("LABEL_0", "LABEL_1", "LABEL_2"))
+    same(found.backbone, model.backbone)
+    with pytest.warns(UserWarning, match=message):
+        found = huggingface.with_head(model, BertForSequenceClassification, num_labels=3)
+    assert found(INPUTS).shape == (3, 3)
+    with pytest.warns(UserWarning, match=message):
+        found = from_pretrained(tmp_path, BertForTokenClassification, num_labels=4)
+    kept, old = weights(found.backbone), weights(model.backbone)
+    checks.close(kept, {name: old[name] for name in kept}, 0)  # all but the pooler
+
+
+def test_another_head_keeps_what_both_heads_have():
+    settings = {"labels": ("a", "b", "c"), "problem_type": "multi_label_classification", "classifier_dropout": 0.25}
+    model = make(BertForSequenceClassification, num_labels=3, **settings)
+    found = huggingface.with_head(model, BertForSequenceClassification)
+    assert {name: getattr(found, name) for name in settings} == settings
+    same(found, model)
+    found = huggingface.with_head(model, BertForTokenClassification, classifier_dropout=0.5)
+    assert (found.num_labels, found.labels, found.classifier_dropout) == (3, ("a", "b", "c"), 0.5)
+
+
+@pytest.mark.parametrize("rows", [0, 3])
+def test_a_vocabulary_may_be_smaller_than_the_embeddings_and_no_larger(rows, tmp_path):
+    vocabulary = (*SPECIAL, *(f"w{i}" for i in range(55 - rows)))
+    save_pretrained(make(BertForMaskedLM, vocabulary=vocabulary), tmp_path)
+    found = from_pretrained(tmp_path)
+    assert (found.vocabulary, found.backbone.vocab_size) == (vocabulary, 60)
+    (tmp_path / "vocab.txt").write_text("\n".join((*vocabulary, *"abcd")))
+    with pytest.raises(UserError, match=f"the vocabulary has {64 - rows} tokens, the model 60"):
+        from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden_size": "32"}, "hidden_size must be a whole number above 0, not '32'"),
+        ({"num_hidden_layers": -1}, "num_hidden_layers must be a whole number above 0"),
+        ({"vocab_size": 10**12}, r"has the shape \(60, 32\), not \(1000000000000, 32\), as vocab_size says"),
+        ({"hidden_size": 10**9}, r"has the shape \(48, 32\), not \(48, 1000000000\), as hidden_size says"),
+        ({"num_hidden_layers": 10**9}, "lacks weights: encoder.layer.2 and what follows"),
+        ({"max_position_embeddings": 10**9}, "as max_position_embeddings says"),
+        ({"hidden_dropout_prob": 1.5}, r"hidden_dropout_prob must be in \[0, 1\), not 1.5"),
+        ({"layer_norm_eps": None}, "layer_norm_eps must be a number, 0 or more"),
+        ({"hidden_act": 3}, "hidden_act must be a text, not 3"),
+        ({"is_decoder": "yes"}, "is_decoder must be true or false"),
+        ({"id2label": {"0": "a", "2": "b"}}, r"id2label must be \{number: label\}, counted from 0"),
+        ({"id2label": ["a", "b"]}, "id2label must be"),
+        ({"pruned_heads": {"x": [1]}}, "pruned_heads must be"),
+        ({"pruned_heads": {"0": [9]}}, "heads to prune must lie in 0 to 3"),
+        ({"model_type": 7}, "a model of type 7"),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_refused_before_anything_is_built(change, message, tmp_path):
+    save_pretrained(make(BertForMaskedLM), tmp_path)
+    edit(tmp_path, **change)
+    with pytest.raises(UserError, match=message) as error:
+        from_pretrained(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_kind_that_is_not_known_is_named(tmp_path):
+    save_pretrained(make(), tmp_path)
+    edit(tmp_path, architectures=["BertForSomething"])
+    with pytest.warns(UserWarning, match="is a BertForSomething, which is not known here: its Bert is read"):
+        from_pretrained(tmp_path)
+
+
+POOLING = {
+    "pooling_mode_cls_token": True,
+    "pooling_mode_mean_tokens": False,
+    "word_embedding_dimension": 32,
+    "include_prompt": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("pooling", "module", "message"),
+    [
+        ({"pooling_mode_lasttoken": True}, "Normalize", "pools by pooling_mode_cls_token, pooling_mode_lasttoken"),
+        ({"pooling_mode_cls_token": False}, "Normalize", "pools by nothing"),
+        ({}, "Dense", "has a module Dense after the model"),
+        ({}, "Normalize", ""),
+    ],
+)
+def test_a_folder_of_sentence_transformers_says_how_to_pool(pooling, module, message, tmp_path):
+    vocabulary = (*SPECIAL, *(f"w{i}" for i in range(55)))
+    save_pretrained(make(BertForMaskedLM, vocabulary=vocabulary), tmp_path)
+    kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_X": module}
+    modules = [{"path": place, "type": f"sentence_transformers.models.{kind}"} for place, kind in kinds.items()]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    (tmp_path / "sentence_bert_config.json").write_text('{"max_seq_length": 9}')
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(POOLING | pooling))
+    if message:
+        with pytest.raises(UserError, match=message):
+            from_pretrained(tmp_path, TextEmbedder)
+    else:
+        found = from_pretrained(tmp_path, TextEmbedder)
+        assert (found.pooling, found.normalize, found.max_length) == ("cls", True, 9)
+    assert type(from_pretrained(tmp_path)) is BertForMaskedLM  # for which it says nothing
+
+
+def test_by_its_name_a_model_is_what_it_is_in_its_folder(tmp_path, monkeypatch):
+    """Fetched are the files that say how texts are read, as far as the patterns that are asked for let them through."""
+    vocabulary = (*SPECIAL, *(f"W{i}" for i in range(55)))
+    save_pretrained(make(BertForMaskedLM, vocabulary=vocabulary, lowercase=False), tmp_path / "there")
+    for name in ("modules.json", "sentence_bert_config.json", "1_Pooling/config.json", "tf_model.h5"):
+        (tmp_path / "there" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "there" / name).write_text("{}")
+
+    def snapshot_download(name, allow_patterns):
+        for path in (tmp_path / "there").rglob("*"):
+            place = path.relative_to(tmp_path / "there")
+            if path.is_file() and any(fnmatch.fnmatch(str(place), pattern) for pattern in allow_patterns):
+                (tmp_path / "fetched" / place).parent.mkdir(parents=True, exist_ok=True)
+                (tmp_path / "fetched" / place).write_bytes(path.read_bytes())
+        return str(tmp_path / "fetched")
+
+    hub = types.SimpleNamespace(snapshot_download=snapshot_download)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    found, wanted = from_pretrained("someone/some-cased"), from_pretrained(tmp_path / "there")
+    assert found.tokenizer.settings == wanted.tokenizer.settings
+    assert found.tokenizer.settings["lowercase"] is False
+    assert (tmp_path / "fetched" / "1_Pooling" / "config.json").exists()
+    assert not (tmp_path / "fetched" / "tf_model.h5").exists()
 
 
 def test_another_family_and_settings_that_are_none_are_refused(tmp_path):
