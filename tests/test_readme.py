@@ -238,7 +238,7 @@ def test_bert_comes_from_folders_and_goes_into_one(tmp_path, monkeypatch):
     model.build()
     for folder in ("folder/of/bert-base-uncased", "folder"):
         save_pretrained(model, folder)
-    with pytest.warns(UserWarning, match="begin anew"):
+    with pytest.warns(UserWarning, match="newly initialized"):
         found = executed(BERT)
     ((best,),) = of(found, "model.fill_mask")
     assert len(best) == 3

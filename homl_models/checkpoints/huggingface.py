@@ -38,7 +38,7 @@ HEADS = {
         electra.ElectraForQuestionAnswering,
     )
 }
-# What heads begin with, so that those of another model are told from tensors that belong nowhere.
+# What heads begin with, so that those of another model are told from unexpected tensors.
 PARTS = (
     "cls.", "classifier.", "qa_outputs.", "pooler.", "discriminator_predictions.", "generator_predictions.",
     "generator_lm_head.", "embeddings.position_ids", "embeddings.token_type_ids",

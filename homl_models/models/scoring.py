@@ -99,10 +99,14 @@ class Scored(Model):
         super().__init__(**kwargs)
         self.trackers = {name: keras.metrics.Mean(name) for name in self.metric_names}
 
-    @no_automatic_dependency_tracking
     def compile(self, *args, **kwargs):
         super().compile(*args, **kwargs)
-        self._loss_tracker = LossTracker(dict(self.loss_factors))
+        self.track_loss(LossTracker(dict(self.loss_factors)))
+
+    @no_automatic_dependency_tracking
+    def track_loss(self, tracker):
+        """Take a tracker in place of Keras' own."""
+        self._loss_tracker = tracker
 
     def compile_from_config(self, config):
         """Keras', which leaves this out where `compile` is not its own."""
@@ -161,7 +165,6 @@ class ScoredByLabels(Scored):
         ]
         return dict(zip(self.loss_factors, (loss for loss, _ in found))), self.metrics_of([pair for _, pair in found])
 
-    @no_automatic_dependency_tracking
     def compile(self, optimizer="rmsprop", loss=None, loss_weights=None, metrics=None, weighted_metrics=None, **kwargs):
         """Keras'. loss: instead of the model's own. All metrics are weighted, so that what does not count does not."""
         both = [some for some in (metrics, weighted_metrics) if some is not None]
@@ -172,7 +175,7 @@ class ScoredByLabels(Scored):
         self.loss = None
         super().compile(optimizer, loss, loss_weights, None, both[0] if both else None, **kwargs)
         if loss is not None:
-            self._loss_tracker = LossTracker({"given": 1.0})
+            self.track_loss(LossTracker({"given": 1.0}))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         if getattr(self, "loss", None) is None:

@@ -1,5 +1,7 @@
 """Losses and metrics of heads: sums over what counts by its number, weights, and what `compile` and `fit` are given."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import tensorflow as tf
 from homl_models.errors import UserError
 from homl_models.models import bert_heads, electra
 from homl_models.models.bert import Bert
-from tests import checks
+from tests import checks, processes
 
 ROWS, LENGTH, WORDS = 33, 7, 20
 SIZES = {"vocab_size": WORDS, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -224,6 +226,18 @@ def test_weights_of_classes_that_cannot_be_are_refused():
         model.fit(X, LABELS["BertForQuestionAnswering"], class_weight={0: 1.0})
 
 
+def test_the_state_of_the_losses_is_among_the_variables_of_the_metrics():
+    """On them depend JAX, and a run that goes on within an epoch."""
+    model = make("BertForPreTraining")
+    for loss, terms in ((None, 2), (dict.fromkeys(("prediction_logits", "seq_relationship_logits"), "mse"), 1)):
+        model.compile("sgd", loss=loss)
+        kept = [v.path for v in model._loss_tracker.variables]
+        assert len(kept) == 2 * terms
+        assert set(kept) <= {v.path for v in model.metrics_variables}
+        assert len(set(map(id, model.variables))) == len(model.variables)
+        assert not set(map(id, model._loss_tracker.variables)) & set(map(id, model.weights))
+
+
 def test_a_head_with_a_loss_of_keras_comes_back(tmp_path):
     model = make("BertForTokenClassification")
     model.compile("sgd", loss=KERAS_LOSSES["BertForTokenClassification"], metrics=["accuracy"])
@@ -247,3 +261,29 @@ def test_a_pretrainer_is_scored_by_tokens_whatever_the_batch_size():
         assert found["generator_loss"] == pytest.approx(expected["loss"], rel=1e-5)
         assert found["generator_accuracy"] == pytest.approx(expected["accuracy"], rel=1e-5)
         assert found["loss"] == pytest.approx(found["generator_loss"] + 3 * found["discriminator_loss"], rel=1e-5)
+
+
+ON_JAX = """
+import json, sys
+import keras, numpy as np
+from homl_models.models.bert import Bert
+from homl_models.models.bert_heads import BertForTokenClassification
+sizes, ids, labels = map(json.loads, sys.argv[1:])
+model = BertForTokenClassification(Bert(**sizes, add_pooling_layer=False), num_labels=3)
+model.build()
+model.compile("sgd", weighted_metrics=["accuracy"])
+ids, labels = np.array(ids), np.array(labels)
+found = [model.evaluate(ids, labels, batch_size=size, verbose=0, return_dict=True) for size in (7, len(ids))]
+history = model.fit(ids, labels, class_weight={0: 2.0}, batch_size=7, verbose=0).history
+print(json.dumps([*found, history["loss"]]))
+"""
+
+
+@pytest.mark.xdist_group("jax")
+@pytest.mark.usefixtures("jax_process")
+def test_losses_and_metrics_on_jax_are_the_same_for_every_batch_size():
+    given = json.dumps(SIZES), json.dumps(IDS.tolist()), json.dumps(TAGS.tolist())
+    small, whole, trained = processes.run(ON_JAX, *given, process=processes.JAX)
+    assert small == pytest.approx(whole, rel=1e-5)
+    assert 0.5 < whole["loss"] < 3
+    assert 0.5 < trained[0] < 3
