@@ -150,10 +150,10 @@ def from_pretrained(path, head=None, **settings):
     family = config.get("model_type") or family_of(str(kind or ""), weights)
     if family is None:
         raise UserError(f'{path} does not say what it is; add "model_type": "bert" or "electra" to its {name}')
-    if family not in BACKBONES:
+    if not isinstance(family, str) or family not in BACKBONES:
         raise UserError(f"{path} is a model of type {family!r}; those of type bert and electra can be read")
     if head is None:
-        head = HEADS.get(kind, BACKBONES[family])
+        head = HEADS.get(str(kind), BACKBONES[family])
         if kind not in (None, head.__name__, f"{head.__name__}Model"):
             warnings.warn(f"{path} is a {kind}, which is not known here: its {head.__name__} is read", stacklevel=2)
     _check(head, family, settings, path)

@@ -299,6 +299,7 @@ def test_a_vocabulary_may_be_smaller_than_the_embeddings_and_no_larger(rows, tmp
         ({"pruned_heads": {"x": [1]}}, "pruned_heads must be"),
         ({"pruned_heads": {"0": [9]}}, "heads to prune must lie in 0 to 3"),
         ({"model_type": 7}, "a model of type 7"),
+        ({"model_type": {"a": 1}}, "a model of type {'a': 1}"),
     ],
 )
 def test_a_configuration_that_cannot_be_is_refused_before_anything_is_built(change, message, tmp_path):

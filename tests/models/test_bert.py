@@ -343,13 +343,6 @@ def test_masked_places_alone_give_the_same_logits():
         checks.close(some, np.take_along_axis(np.array(all_of_them), places[..., None], axis=1))
 
 
-def test_sample_weights_are_refused_not_ignored():
-    model = make(bert_heads.BertForSequenceClassification)
-    model.compile("sgd", run_eagerly=True)
-    with pytest.raises(UserError, match="heads take no sample weights"):
-        model.train_on_batch(INPUTS, np.array([0, 1, 1]), sample_weight=np.ones(3))
-
-
 def test_tied_words_are_one_matrix_and_untied_ones_two(tmp_path):
     tied = make(bert_heads.BertForMaskedLM)
     free = make(bert_heads.BertForMaskedLM, tie_word_embeddings=False)
