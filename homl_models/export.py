@@ -5,6 +5,7 @@ Beside the endpoints it holds `assets.extra/endpoints.json`: what they take and 
 """
 
 import contextlib
+import functools
 import inspect
 import json
 import os
@@ -65,17 +66,29 @@ def write_saved_model(model, folder):
     """Write the endpoints of `model` as a SavedModel to a new folder."""
     import tensorflow as tf
 
-    module, signatures, described = tf.Module(), {}, {}
+    module, signatures = tf.Module(), {}
     module.variables_of_the_model = [variable.value for variable in model.variables]
-    for name, (function, signature) in model.endpoints().items():
-        signatures[name] = tf.function(function, input_signature=signature, autograph=False)
+    outputs = {}
+
+    def noted(name, function):
+        """`function`, whose outputs are noted when saving traces it, once."""
+
+        @functools.wraps(function)
+        def traced(*inputs):
+            outputs[name] = function(*inputs)
+            return outputs[name]
+
+        return traced
+
+    offered = model.endpoints()
+    for name, (function, signature) in offered.items():
+        signatures[name] = tf.function(noted(name, function), input_signature=signature, autograph=False)
         setattr(module, name, signatures[name])
-        outputs = signatures[name].get_concrete_function().structured_outputs  # traced here, once
-        described[name] = describe(function, signature, outputs)
     signatures["serving_default"] = next(iter(signatures.values()))  # what TensorFlow Serving calls unless told
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)  # it is not trained any more
     with _warnings_alone(tf.get_logger()):  # or else it tells where it writes, which is not where the folder will be
         tf.saved_model.save(module, folder, signatures, options)
+    described = {name: describe(*both, outputs[name]) for name, both in offered.items()}
     path = folder / endpoints.FILE
     path.parent.mkdir()
     path.write_text(json.dumps(described, indent=2), encoding="utf-8")

@@ -20,6 +20,8 @@ from homl_models.models.bert import ACTIVATIONS, embeddings_of, initializer, unp
 from homl_models.models.bert_text import Answers, Classifies, Embeds, Fills, Tags, TextModel
 from homl_models.models.scoring import IGNORED, ScoredByLabels, counted
 
+PADDING = -1e9  # logit of what is no place for an answer
+
 
 class Head(ScoredByLabels, TextModel):
     """A backbone, `Bert` or `Electra`, and what is made of its output: inputs -> logits, or a dictionary of them.
@@ -285,7 +287,8 @@ class BertForTokenClassification(Tags, Classifier):
 class BertForQuestionAnswering(Answers, Head):
     """Inputs -> start_logits and end_logits (b, t) of the answer's first and last token.
 
-    Labels: a dictionary of `start_positions` and `end_positions` (b,); those outside of the text do not count.
+    Labels: a dictionary of `start_positions` and `end_positions` (b,); those outside of the text do not count. To
+    losses and metrics padding is no place for an answer, so that they do not depend on it; the reference leaves it in.
     unanswerable: whether a context may hold no answer, for which [CLS] stands (Rajpurkar et al., 2018,
     https://arxiv.org/abs/1806.03822); by default the best of the context is the answer, however improbable.
     """
@@ -303,6 +306,20 @@ class BertForQuestionAnswering(Answers, Head):
     def logits(self, found, training=None):
         span = ops.cast(self.span(found["last_hidden_state"]), "float32")
         return {"start_logits": span[..., 0], "end_logits": span[..., 1]}
+
+    def judge(self, x, labels, outputs, weights=None):
+        mask = None if x is None else unpacked(x)["attention_mask"]
+        if mask is not None and len(mask.shape) == 2:
+            mask, length = ops.cast(mask, "bool"), ops.shape(mask)[1]
+            outputs = {name: ops.where(mask, logits, PADDING) for name, logits in outputs.items()}
+            labels = {name: ops.cast(places, "int32") for name, places in labels.items()}
+            labels = {
+                name: ops.where(
+                    ops.take_along_axis(mask, ops.clip(places, 0, length - 1)[:, None], axis=1)[:, 0], places, length
+                )
+                for name, places in labels.items()
+            }
+        return super().judge(x, labels, outputs, weights)
 
     def pairs(self, labels, outputs):
         found = {}

@@ -80,6 +80,10 @@ def by_hand(name, logits, labels):
         )
         return {"loss": a / n + b / m, "accuracy": right / n, "next_sentence_accuracy": follows / m}
     if name == "BertForQuestionAnswering":
+        labels = {
+            key: np.where(MASK[np.arange(ROWS), places % LENGTH] > 0, places, 99) for key, places in labels.items()
+        }
+        logits = {key: np.where(MASK > 0, np.float64(part), -np.inf) for key, part in logits.items()}  # no place there
         (a, first, n), (b, last, m) = (mean(logits[f"{x}_logits"], labels[f"{x}_positions"]) for x in ("start", "end"))
         return {"loss": (a / n + b / m) / 2, "accuracy": (first + last) / (n + m)}
     if name == "BertLMHeadModel":
