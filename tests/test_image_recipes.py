@@ -46,7 +46,9 @@ def of(name, path, **settings):
 CASES = [(10, 1, (7, 9)), (11, 3, (5, 8, 3)), (25, 12, (9, 6))]
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize(
+    "case", [CASES[1], *(pytest.param(case, marks=pytest.mark.slow) for case in CASES[::2])], ids=str
+)
 @pytest.mark.parametrize("name", WAYS)
 def test_a_report_is_made_of_few_images_of_any_number_of_classes(name, case, tmp_path):
     count, classes, shape = case

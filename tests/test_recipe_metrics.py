@@ -23,7 +23,7 @@ from homl_models.models.feature_net import FeatureNet
 from homl_models.models.seq2seq import Seq2Seq
 from homl_models.pipelines import reber
 from homl_models.recipes import get
-from tests.kinds import TINY
+from tests.kinds import OF_KIND, TINY
 
 
 def recipe(name, **settings):
@@ -627,7 +627,13 @@ DRAWN = {"vae_tiny": 0.15, "ddpm_tiny": 0.1, "electra_pretrain_tiny": 0.05}  # w
 
 
 # Not the one that has no validation, nor those that read each part as one stream.
-@pytest.mark.parametrize("name", sorted({*TINY} - {"dcgan_tiny", "char_rnn_stateful_tiny", "char_rnn_large_tiny"}))
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in OF_KIND.values() or name == "bert_answer_tiny" else pytest.param(name, marks=pytest.mark.slow)
+        for name in sorted({*TINY} - {"dcgan_tiny", "char_rnn_stateful_tiny", "char_rnn_large_tiny"})
+    ],
+)
 def test_every_metric_is_that_of_all_examples_for_every_size_of_batches(name, monkeypatch):
     base = get(name)
     model, found = randomized(base.model(), 0.3), []

@@ -307,19 +307,19 @@ class BertForQuestionAnswering(Answers, Head):
         span = ops.cast(self.span(found["last_hidden_state"]), "float32")
         return {"start_logits": span[..., 0], "end_logits": span[..., 1]}
 
-    def judge(self, x, labels, outputs, weights=None):
+    def placed(self, x, labels, outputs):
         mask = None if x is None else unpacked(x)["attention_mask"]
-        if mask is not None and len(mask.shape) == 2:
-            mask, length = ops.cast(mask, "bool"), ops.shape(mask)[1]
-            outputs = {name: ops.where(mask, logits, PADDING) for name, logits in outputs.items()}
-            labels = {name: ops.cast(places, "int32") for name, places in labels.items()}
-            labels = {
-                name: ops.where(
-                    ops.take_along_axis(mask, ops.clip(places, 0, length - 1)[:, None], axis=1)[:, 0], places, length
-                )
-                for name, places in labels.items()
-            }
-        return super().judge(x, labels, outputs, weights)
+        if mask is None or len(mask.shape) != 2:
+            return labels, outputs
+        mask, length = ops.cast(mask, "bool"), ops.shape(mask)[1]
+
+        def inside(places):
+            places = ops.cast(places, "int32")
+            seen = ops.take_along_axis(mask, ops.clip(places, 0, length - 1)[:, None], axis=1)[:, 0]
+            return ops.where(seen, places, length)
+
+        outputs = {name: ops.where(mask, logits, PADDING) for name, logits in outputs.items()}
+        return {name: inside(places) for name, places in labels.items()}, outputs
 
     def pairs(self, labels, outputs):
         found = {}

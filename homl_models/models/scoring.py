@@ -151,6 +151,10 @@ class ScoredByLabels(Scored):
     def pairs(self, labels, outputs):
         return {"labels": ("logits", labels, outputs["logits"] if isinstance(outputs, dict) else outputs)}
 
+    def placed(self, x, labels, outputs):
+        """Labels and outputs, where what counts depends on the inputs `x`."""
+        return labels, outputs
+
     def score(self, labels, logits, weights=None):
         return cross_entropy(labels, logits, weights)
 
@@ -178,11 +182,13 @@ class ScoredByLabels(Scored):
             self.track_loss(LossTracker({"given": 1.0}))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        y, y_pred = self.placed(x, y, y_pred)
         if getattr(self, "loss", None) is None:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         return self.given_loss(x, *self.for_keras(y, y_pred, sample_weight), training)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        y, y_pred = self.placed(x, y, y_pred)
         given = self.for_keras(y, y_pred, sample_weight)
         if self._compile_metrics is not None:
             self._compile_metrics.update_state(*given)
