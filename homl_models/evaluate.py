@@ -15,7 +15,6 @@ def main(argv=None):
     from homl_models.train import guarded
 
     argv = sys.argv[1:] if argv is None else argv
-    cli.utf8_output()
     return guarded(lambda: _evaluate_command(argv))
 
 

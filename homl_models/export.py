@@ -20,7 +20,6 @@ from homl_models.errors import UserError
 def main(argv=None):
     from homl_models.train import guarded
 
-    cli.utf8_output()
     return guarded(lambda: _export_command(argv))
 
 

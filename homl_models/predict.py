@@ -43,7 +43,6 @@ def main(argv=None):
     if not argv or argv[0] in ("-h", "--help"):
         print(__doc__)
         return 0 if argv else 2
-    cli.utf8_output()
     return guarded(lambda: _predict_command(argv))
 
 

@@ -92,6 +92,7 @@ def _as_flag(name, value):
 def guarded(command):
     """Run a command; a user's mistake becomes one line on stderr and exit status 2."""
     environment.draw_to_files()
+    cli.utf8_output()
     try:
         command()
         return 0

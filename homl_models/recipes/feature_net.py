@@ -104,7 +104,7 @@ class FewLabels(_Classifier):
     epochs: int = 100
     monitor: str = ""
     num_labels: int = 500
-    """Labelled pictures to train on, drawn by --seed."""
+    """Labelled images to train on, at most, drawn by --seed."""
     encoder: str = "autoencoder_conv"
     """An autoencoder's run, for what it has learnt without labels; or a recipe's name, to start from nothing."""
     frozen: bool = False

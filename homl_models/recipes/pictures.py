@@ -31,7 +31,7 @@ class Pictures(Recipe):
     channels: Literal[1, 3] = 1
     """1: grey, 3: colour."""
     num_images: int = 0
-    """Train on that many images only. 0: all."""
+    """Train on that many images at most. 0: on all."""
     steps_per_execution: int = 50
     """Training steps between two looks at the progress; more costs less time."""
 
