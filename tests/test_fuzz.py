@@ -32,12 +32,16 @@ TIMES = float(os.environ.get("HOML_FUZZ", "1"))
 
 
 def fuzz(examples, **given):
-    """Run a test on so many examples, without a limit of time for one; they are other ones each time."""
+    """Run a test on so many examples, without a limit of time for one: the same each time, others with HOML_FUZZ."""
 
     def decorated(test):
         checks = list(hypothesis.HealthCheck)
         settings = hypothesis.settings(
-            max_examples=max(1, int(examples * TIMES)), deadline=None, suppress_health_check=checks, database=None
+            max_examples=max(1, int(examples * TIMES)),
+            derandomize="HOML_FUZZ" not in os.environ,
+            deadline=None,
+            suppress_health_check=checks,
+            database=None,
         )
         return settings(hypothesis.given(**given)(test))
 
