@@ -377,7 +377,8 @@ class Transformer(TransformerBook):
 
     Measured: `python -m homl_models.train transformer`, 2 cores of an Intel Xeon that did a little other work:
     57.6 minutes for 10 epochs; on 2,000 test pairs, of which no sentence was seen, BLEU 42.3 greedy and 44.0 with a
-    beam of 4, chrF 62.3 and 63.3 (sacrebleu's defaults); token accuracy 0.7853. Also a preset.
+    beam of 4, chrF 62.3 and 63.3 (sacrebleu's defaults); 76.4 % of the tokens right, given those before, and a
+    loss of 2.239 with label smoothing (`python -m homl_models.evaluate transformer`). Also a preset.
     """
 
     kind = "fit"
