@@ -67,6 +67,7 @@ def test_a_run_reloads_with_its_configuration_weights_and_optimizer(name, traine
     assert int(model.optimizer.iterations.numpy()) == epochs * recipe.datasets()[0].steps
 
 
+@pytest.mark.slow
 def test_runs_load_in_a_process_that_has_imported_nothing_else(trained):
     script = """
 import json, sys
