@@ -13,7 +13,9 @@ def mean(values, weights=None):
     broadcasts to it, 1 by default. 0 where all weights are 0. On one device it is the weighted mean.
     """
     values = ops.cast(values, "float32")
-    weights = ops.broadcast_to(ops.cast(1.0 if weights is None else weights, "float32"), ops.shape(values))
+    if weights is None:
+        return ops.sum(values) / devices.total(ops.cast(ops.size(values), "float32"))
+    weights = ops.broadcast_to(ops.cast(weights, "float32"), ops.shape(values))
     return ops.divide_no_nan(ops.sum(values * weights), devices.total(ops.sum(weights)))
 
 

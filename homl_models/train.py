@@ -307,7 +307,7 @@ def finish(recipe, model, progress, folder):
     if failed:
         print(
             f"{' and '.join(failed)} could not be made; model.keras and saved_model are in {folder}, and the same "
-            "command makes only what is missing",
+            "command finishes the run without training again",
             file=sys.stderr,
         )
         raise next(iter(failed.values()))
