@@ -24,7 +24,7 @@ import timing
 from homl_models.base import compiled
 from homl_models.checkpoints.huggingface import tensors_of, turned
 from homl_models.models import bert, bert_heads
-from homl_models.models.bert_text import ANY
+from homl_models.models.text_pipelines import ANY
 from homl_models.optimizers import LayerwiseAdamW
 
 BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
@@ -240,7 +240,7 @@ def lengths(args):
 
 
 def tokens(args):
-    from homl_models.wordpiece import WordPiece
+    from homl_models.tokenizers.wordpiece import WordPiece
 
     draw = random.Random(0)
     syllables = [a + b for a in "bcdfghklmnprst" for b in ("a", "e", "i", "o", "u", "an", "er")]

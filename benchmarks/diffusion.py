@@ -31,10 +31,10 @@ import numpy as np
 import tensorflow as tf
 import timing
 
-from homl_models import metrics, recipes, runs
+from homl_models import loading, metrics, recipes
 from homl_models.models.ddpm import BATCH, DDPM
 from homl_models.models.unet import SeparableUNet, UNet
-from homl_models.recipes.pictures import in_units_of
+from homl_models.recipes.images import in_units_of
 
 PICTURES, STEPS = 64, 25
 DRAWING = "vae", "vae_conv", "gan", "dcgan", "dcgan_conditional", "ddpm_book", "ddpm", "ddpm_conditional"
@@ -197,7 +197,7 @@ def draw(args):
 
 
 def steps(args):
-    model, net = runs.load("ddpm_conditional"), runs.load("fashion_features")
+    model, net = loading.load("ddpm_conditional"), loading.load("fashion_features")
     labels = np.arange(args.count) % model.num_classes
     real = net.judged(recipes.get("ddpm_conditional").parts[2][0].reshape(-1, *net.image_shape))[0]
     scaled = in_units_of(real)

@@ -32,9 +32,9 @@ PROMPT = 18  # characters
 def random_model():
     """A `CharRNN` of the book's size with weights for greedy text that neither stands still nor is chaotic."""
     from homl_models.models.char_rnn import CharRNN
-    from homl_models.pipelines import characters
+    from homl_models.pipelines import text_windows
 
-    model = CharRNN("".join(sorted(set(characters.sonnets().lower()))), EMBED_DIM, UNITS, lowercase=True)
+    model = CharRNN("".join(sorted(set(text_windows.sonnets().lower()))), EMBED_DIM, UNITS, lowercase=True)
     model.build()
     rng = np.random.default_rng(42)
     model.set_weights([rng.normal(0, 0.3 if len(w.shape) > 1 else 0, w.shape) for w in model.weights])
@@ -79,11 +79,11 @@ def book_generate(book, ids, length, temperature, ticks=None):
 
 def check(model, book, prompts, ids, characters):
     """Both write the same without randomness, as far as `characters` (at most 60), and not a single letter."""
-    from homl_models import text
+    from homl_models.tokenizers import characters
 
     count = min(60, characters)
     ours = [t[: PROMPT + count] for t in model.generate(prompts, length=characters, temperature=0)]
-    theirs = [text.decode(row, model.vocabulary) for row in book_generate(book, ids, count, temperature=0)]
+    theirs = [characters.decode(row, model.vocabulary) for row in book_generate(book, ids, count, temperature=0)]
     assert ours == theirs, "the two sides write different texts"
     assert count < 60 or all(len(set(t[PROMPT:])) > 1 for t in ours), "a text of one letter only; nothing to compare"
 
@@ -124,11 +124,11 @@ def main():
     args = parser.parse_args()
 
     import homl_models
-    from homl_models.pipelines import characters
+    from homl_models.pipelines import text_windows
 
     model = homl_models.load(args.run) if args.run else random_model()
     book = book_model(model)
-    text = characters.sonnets().lower()
+    text = text_windows.sonnets().lower()
     for count in args.prompts:
         prompts = [text[start : start + PROMPT] for start in range(0, count * PROMPT, PROMPT)]
         compare(model, book, prompts, args.characters, args.rounds)

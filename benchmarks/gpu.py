@@ -467,13 +467,13 @@ def translation_model(bench):
     """The model of the recipe `transformer`."""
     import keras
 
-    from homl_models import tokens
     from homl_models.models.transformer import Transformer
+    from homl_models.tokenizers.base import SPECIAL
 
     keras.utils.set_random_seed(0)
     sizes = {"dim": 256, "num_heads": 4, "hidden_units": 1024, "num_encoder_layers": 3, "num_decoder_layers": 2}
     sizes = bench.pick(sizes, {"dim": 32, "num_heads": 2, "hidden_units": 64})
-    words = (*tokens.SPECIAL, *(f"w{i}" for i in range(bench.pick(4000, 100) - len(tokens.SPECIAL))))
+    words = (*SPECIAL, *(f"w{i}" for i in range(bench.pick(4000, 100) - len(SPECIAL))))
     model = Transformer(words, words, "subwords", pre_norm=True, share_embeddings=True, dtype=bench.precision, **sizes)
     model.build()
     return model
@@ -481,12 +481,12 @@ def translation_model(bench):
 
 def sentences(model, count, length, seed=0):
     """Ids (count, length): between half and all of `length` tokens with `END`, then zeros."""
-    from homl_models import tokens
+    from homl_models.tokenizers.base import END, PAD, SPECIAL
 
     draw = np.random.default_rng(seed)
-    ids = draw.integers(len(tokens.SPECIAL), len(model.source_vocabulary), (count, length)).astype(np.int32)
+    ids = draw.integers(len(SPECIAL), len(model.source_vocabulary), (count, length)).astype(np.int32)
     for row, n in zip(ids, draw.integers(length // 2, length + 1, count)):
-        row[n - 1 :] = [tokens.END] + [tokens.PAD] * (length - n)
+        row[n - 1 :] = [END] + [PAD] * (length - n)
     return ids
 
 
@@ -503,12 +503,12 @@ def translation(bench):
     """The recipe `transformer`: 128 pairs of 24 tokens, label smoothing 0.1, dropout 0.1, Adam."""
     import keras
 
-    from homl_models import tokens
     from homl_models.losses import SmoothedCrossentropy
+    from homl_models.tokenizers.base import START
 
     model, (count, length) = translation_model(bench), bench.pick((128, 24), (8, 8))
     source, labels = sentences(model, count, length), sentences(model, count, length, 1)
-    target = np.concatenate([np.full((count, 1), tokens.START, np.int32), labels[:, :-1]], axis=1)
+    target = np.concatenate([np.full((count, 1), START, np.int32), labels[:, :-1]], axis=1)
     adam = keras.optimizers.Adam(1e-3, global_clipnorm=1.0)
     model.compile(adam, SmoothedCrossentropy(0.1), metrics=["accuracy"], jit_compile=True)
     return step_claim(
@@ -525,7 +525,7 @@ def translation(bench):
 @claim(60)
 def decoding(bench):
     """That model writes 64 tokens for each of 64 sources, greedily, with a key-value cache."""
-    from homl_models import tokens
+    from homl_models.tokenizers.base import END, START
 
     model, (count, length) = translation_model(bench), bench.pick((64, 64), (4, 8))
     source, limits = sentences(model, count, bench.pick(24, 8)), np.full(count, length, np.int32)
@@ -538,12 +538,12 @@ def decoding(bench):
         share, first = np.mean(ours[:, :-1] == peer[:, :-1]), np.mean(ours[:, 0] == peer[:, 0])
         return {"same_tokens": share, "equal": bool((share if bench.precision == "float32" else first) > 0.9)}
 
-    forbidden = {*model.forbidden, tokens.END}  # the end comes last
+    forbidden = {*model.forbidden, END}  # the end comes last
     return output_claim(
         bench,
         f"{length} tokens for {count} sources, greedily, with a cache, by that Transformer",
         lambda: Call(model, greedy, source, limits),
-        lambda peers, runtime: peers.decoding(runtime, model, source, length, tokens.START, forbidden),
+        lambda peers, runtime: peers.decoding(runtime, model, source, length, START, forbidden),
         translation_gflop(model, count, source.shape[1], length),
         agreement,
     )

@@ -26,16 +26,16 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from homl_models import recipes, runs
+from homl_models import loading, recipes
 
 STARTS = ["words", "scratch", "bert", "electra"]
 
 
 def starts(args, folder):
     """{name: recipe} of the three."""
-    vocabulary = runs.load(args.bert).vocabulary
+    vocabulary = loading.load(args.bert).vocabulary
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
-    _, pretrained = runs.read_recipe(runs.find(args.bert))
+    _, pretrained = recipes.of_run(loading.find(args.bert))
     shared = {
         "num_examples": args.labels,
         "epochs": args.epochs,

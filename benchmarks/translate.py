@@ -32,9 +32,9 @@ FORBIDDEN = 0, 1, 2, 3  # padding, unknown, start, end: never written by the rec
 
 def vocabulary(size):
     """Made-up words after the special tokens."""
-    from homl_models import tokens
+    from homl_models.tokenizers.base import SPECIAL
 
-    return (*tokens.SPECIAL, *(f"w{i}" for i in range(size - len(tokens.SPECIAL))))
+    return (*SPECIAL, *(f"w{i}" for i in range(size - len(SPECIAL))))
 
 
 def sentences(count):
@@ -115,8 +115,8 @@ def marian(model):
     import torch
     from transformers import MarianConfig, MarianMTModel
 
-    from homl_models import tokens
     from homl_models.layers.positional import sinusoids
+    from homl_models.tokenizers.base import END, PAD, START
 
     sizes = {"d_model": model.dim, "encoder_layers": len(model.encoder), "decoder_layers": len(model.decoder)}
     for side in ("encoder", "decoder"):
@@ -126,10 +126,10 @@ def marian(model):
         max_position_embeddings=128,
         activation_function="relu",
         scale_embedding=True,
-        pad_token_id=tokens.PAD,
-        decoder_start_token_id=tokens.START,
-        eos_token_id=tokens.END,
-        forced_eos_token_id=tokens.END,
+        pad_token_id=PAD,
+        decoder_start_token_id=START,
+        eos_token_id=END,
+        forced_eos_token_id=END,
         **sizes,
     )
     peer = MarianMTModel(config).eval()
@@ -208,12 +208,12 @@ def against_torch(counts, rounds):
 
 def random_source(model, count):
     """Ids (count, 16) of 8 to 16 tokens with `END`; of one sentence 16."""
-    from homl_models import tokens
+    from homl_models.tokenizers.base import END, PAD, SPECIAL
 
     rng = np.random.default_rng(count)
-    source = rng.integers(len(tokens.SPECIAL), len(model.source_vocabulary), (count, 16)).astype(np.int32)
+    source = rng.integers(len(SPECIAL), len(model.source_vocabulary), (count, 16)).astype(np.int32)
     for row, length in zip(source, rng.integers(8, 17, count) if count > 1 else [16]):
-        row[length - 1 :] = [tokens.END] + [tokens.PAD] * (16 - length)
+        row[length - 1 :] = [END] + [PAD] * (16 - length)
     return source
 
 

@@ -47,8 +47,8 @@ class Ours:
     """A recipe's model, and a training step for each bucket of its training part."""
 
     def __init__(self, recipe, base=None):
-        from homl_models import tokens
         from homl_models.pipelines import translation
+        from homl_models.tokenizers import TOKENIZERS
 
         self.recipe, base = recipe, base or recipe
         for name in ("parts", "vocabularies"):  # read and learned once
@@ -56,7 +56,7 @@ class Ours:
         recipe.__dict__["_datasets"] = base.datasets()
         keras.utils.set_random_seed(recipe.seed)
         self.model = recipe.model()
-        make = tokens.TOKENIZERS[recipe.tokenizer]
+        make = TOKENIZERS[recipe.tokenizer]
         pairs = recipe.parts[0]
         both = translation.encode(pairs, *map(make, recipe.vocabularies))
         _, sources, targets = translation.short_enough(pairs, *both, recipe.max_length)

@@ -1,6 +1,6 @@
 """Shuffled training windows per second: gathered by index, against the book's window().flat_map().
 
-Claim: `pipelines.characters.windows` delivers batches (32 windows of 100 characters of
+Claim: `pipelines.text_windows.windows` delivers batches (32 windows of 100 characters of
 Shakespeare, inputs and targets) many times faster than the pipeline of the book's
 chapter 16, and the first batch at once.
 Peer: that pipeline: a data set of single characters, a nested data set per window,
@@ -39,9 +39,9 @@ def book_windows(ids, seed=None):
 
 def check(ids, ours, peer):
     """Both give the same batches in the text's order, and true windows of the text when shuffled."""
-    from homl_models.pipelines import characters
+    from homl_models.pipelines import text_windows
 
-    ordered = characters.windows(ids, LENGTH, BATCH).dataset()
+    ordered = text_windows.windows(ids, LENGTH, BATCH).dataset()
     for a, b in zip(ordered.take(20), book_windows(ids[:5_000]).take(20), strict=True):
         np.testing.assert_array_equal(a, b)
     text = ids.astype(np.uint8).tobytes()
@@ -67,12 +67,12 @@ def main():
     parser.add_argument("--seconds", type=float, default=1.0, help="seconds of batches each time")
     args = parser.parse_args()
 
-    from homl_models import text
-    from homl_models.pipelines import characters
+    from homl_models.pipelines import text_windows
+    from homl_models.tokenizers import characters
 
-    corpus = characters.shakespeare().lower()
-    ids = text.encode(corpus, "".join(sorted(set(corpus))))[:1_000_000]
-    datasets = {"ours": characters.windows(ids, LENGTH, BATCH, seed=42), "peer": book_windows(ids, seed=42).repeat()}
+    corpus = text_windows.shakespeare().lower()
+    ids = characters.encode(corpus, "".join(sorted(set(corpus))))[:1_000_000]
+    datasets = {"ours": text_windows.windows(ids, LENGTH, BATCH, seed=42), "peer": book_windows(ids, seed=42).repeat()}
     datasets["ours"] = datasets["ours"].dataset(0, 10**9)
     check(ids, *datasets.values())
 

@@ -11,9 +11,23 @@ def load(run_or_preset):
 
     Raises `homl_models.errors.UserError` if there is no such run or preset.
     """
-    from homl_models import runs
+    from homl_models import loading
 
-    return runs.load(run_or_preset)
+    return loading.load(run_or_preset)
+
+
+def list_presets():
+    """Names of the presets: trained models that come with the package, for `load`, `predict` and `evaluate`."""
+    from homl_models import loading
+
+    return loading.list_presets()
+
+
+def list_recipes():
+    """Names of the recipes, for `python -m homl_models.train`."""
+    from homl_models import recipes
+
+    return list(recipes.RECIPES)
 
 
 def _turn_on_onednn():

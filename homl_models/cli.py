@@ -7,6 +7,7 @@ import os
 import re
 import sys
 
+from homl_models import environment
 from homl_models.errors import UserError
 
 CHATTER = re.compile(rb"WARNING: All log messages before absl::InitializeLog|[IW]\d{4} \d\d:\d\d:\d\d")
@@ -20,6 +21,27 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         raise UserError(f"{message}; see {self.prog} --help")
+
+
+def run_command(command):
+    """Run a command; a user's mistake becomes one line on stderr and exit status 2."""
+    environment.draw_to_files()
+    utf8_output()
+    try:
+        command()
+        return 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            return 0
+        where = f" {error.filename}" if error.filename else ""
+        print(f"error: cannot write or read{where}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
 
 
 def utf8_output():

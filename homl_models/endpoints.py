@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from homl_models import cli, files
+from homl_models import cli
 from homl_models.errors import UserError
+from homl_models.training import files
 
 FILE = "assets.extra/endpoints.json"
 

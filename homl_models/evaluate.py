@@ -4,18 +4,17 @@ import inspect
 import sys
 from pathlib import Path
 
-from homl_models import cli, environment, reports, runs
+from homl_models import cli, environment, loading, recipes
 from homl_models.errors import UserError
+from homl_models.training import reports
 
 FILES = "images", "text_file", "pairs_file", "data_file"
 
 
 def main(argv=None):
     """The command: returns the exit status."""
-    from homl_models.train import guarded
-
     argv = sys.argv[1:] if argv is None else argv
-    return guarded(lambda: _evaluate_command(argv))
+    return cli.run_command(lambda: _evaluate_command(argv))
 
 
 def _evaluate_command(argv):
@@ -26,7 +25,7 @@ def _evaluate_command(argv):
             if key in FILES and value and not Path(value).exists():
                 raise UserError(f"cannot read {value}: there is no such file; check --{key.replace('_', '-')}")
         cli.import_tensorflow()
-        print(reports.table(recipe.evaluate(runs.load(run), **settings)))
+        print(reports.table(recipe.evaluate(loading.load(run), **settings)))
 
 
 def parse(argv):
@@ -43,7 +42,7 @@ def parse(argv):
         if not args.help:
             raise UserError("name a run folder or a preset")
         return None
-    name, recipe = runs.read_recipe(runs.find(args.run))
+    name, recipe = recipes.of_run(loading.find(args.run))
     flags = cli.Parser(prog=f"python -m homl_models.evaluate {args.run}", description=recipe.evaluate.__doc__)
     for parameter in list(inspect.signature(recipe.evaluate).parameters.values())[1:]:
         flags.add_argument(

@@ -9,31 +9,32 @@ import shutil
 import sys
 from pathlib import Path
 
-from homl_models import cli, files, runs
+from homl_models import cli, loading
 from homl_models.errors import UserError
+from homl_models.training import files
 
 LIMIT = 40_000_000  # bytes of all presets together
 
 
 def main(argv=None):
     """The command: returns the exit status."""
-    from homl_models.train import guarded
-
-    return guarded(lambda: _pack_command(argv))
+    return cli.run_command(lambda: _pack_command(argv))
 
 
 def _pack_command(argv):
     parser = cli.Parser(prog="python -m homl_models.pack", description=__doc__)
     parser.add_argument("run", help="the folder of a finished run")
     parser.add_argument("name", help="name of the preset")
-    parser.add_argument("--presets", type=Path, default=runs.PRESETS, help="folder of the presets (the package's own)")
+    parser.add_argument(
+        "--presets", type=Path, default=loading.PRESETS, help="folder of presets (by default the package's)"
+    )
     args = parser.parse_args(argv)
     pack(args.run, args.name, args.presets)
 
 
-def pack(run, name, presets=runs.PRESETS):
+def pack(run, name, presets=loading.PRESETS):
     """Pack the run folder `run` into `presets`/`name`; see the module."""
-    source, target = runs.find(run), Path(presets) / name
+    source, target = loading.find(run), Path(presets) / name
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise UserError(f"{name!r} is no name for a preset; use small letters, digits and _")
     if not (source / "metrics.json").is_file():
@@ -41,11 +42,11 @@ def pack(run, name, presets=runs.PRESETS):
     if target.exists():
         raise UserError(f"{target} is there already; remove it first, or choose another name")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with files.write_aside(target) as aside:
+    with files.atomic_write(target) as aside:
         aside.mkdir()
         for file in ("recipe.json", "metrics.json", "samples.txt"):
             shutil.copy(source / file, aside)
-        runs.pack(runs.load(run), aside)
+        loading.pack(loading.load(run), aside)
         size = sum(path.stat().st_size for path in [*target.parent.rglob("*"), *aside.rglob("*")] if path.is_file())
         if size > LIMIT:
             raise UserError(f"all presets together would take {size / 1e6:.1f} MB, above {LIMIT / 1e6:.0f}")

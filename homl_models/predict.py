@@ -11,21 +11,18 @@ the formats .png, .jpg, .gif, .webp, .bmp and .tif, else text.
 Texts are UTF-8; only `tf.saved_model` is used, never the models of this package.
 """
 
-import hashlib
-import importlib.metadata
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 
-import homl_models
-from homl_models import cli, files, runs
+from homl_models import cli, loading, recipes
 from homl_models.endpoints import Endpoints, checked_text, parse_value
 from homl_models.errors import UserError
 from homl_models.pipelines import lines
+from homl_models.training import files
 
 BATCH = 64  # lines of a file that are predicted together
 FORMATS = {
@@ -37,20 +34,18 @@ IMAGES = "picture", "pictures", "image", "images"  # what outputs are called tha
 
 def main(argv=None):
     """The command: returns the exit status."""
-    from homl_models.train import guarded
-
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         print(__doc__)
         return 0 if argv else 2
-    return guarded(lambda: _predict_command(argv))
+    return cli.run_command(lambda: _predict_command(argv))
 
 
 def _predict_command(argv):
     run, *rest = argv
-    folder = saved_model(run)
-    check_files(rest, runs.find(run) if folder is None else None)
-    endpoints = Endpoints(folder or export_preset(run))
+    folder = loading.find_saved_model(run)
+    check_files(rest, loading.find(run) if folder is None else None)
+    endpoints = Endpoints(folder or loading.export_preset(run))
     if not rest:
         print(endpoints)
         return
@@ -66,58 +61,6 @@ def _predict_command(argv):
             show(result)
     if out:
         save(results, Path(out))
-
-
-# Finding the SavedModel.
-
-
-def saved_model(run):
-    """The SavedModel folder of a run folder, a SavedModel folder, or of a preset that has been exported; or None."""
-    for folder in (Path(run), Path(run) / "saved_model"):
-        if (folder / "saved_model.pb").is_file():
-            return folder
-    folder = runs.find(run)
-    if not (folder / "weights.npz").is_file():
-        raise UserError(f"the run in {folder} has no SavedModel yet; go on with it by the command that started it")
-    cache = preset_cache(folder)
-    return cache if cache.is_dir() else None
-
-
-def preset_cache(folder):
-    """The folder for the SavedModel of a preset, one for each state of the preset, this package and TensorFlow."""
-    digest = hashlib.sha256(f"{homl_models.__version__} {importlib.metadata.version('tensorflow')}".encode())
-    package = Path(homl_models.__file__).parent
-    for path in [*sorted(path for path in folder.iterdir() if path.is_file()), *sorted(package.rglob("*.py"))]:
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
-    return home / "homl_models" / f"{folder.name}-{digest.hexdigest()[:12]}"
-
-
-def export_preset(run):
-    """Write the SavedModel of a preset into the cache, whole, whoever else does so meanwhile -> its folder."""
-    cache = preset_cache(runs.find(run))
-    print(f"exporting {run} to {cache}, this once", file=sys.stderr)
-    aside = cache.with_name(f".aside-{os.getpid()}-{cache.name}")
-    command = [sys.executable, "-m", "homl_models.export", run, "--to", str(aside)]
-    environment = {**os.environ, "KERAS_BACKEND": "tensorflow"}
-    done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    try:
-        if done.returncode:
-            *trace, reason = done.stderr.decode("utf-8", "replace").strip().splitlines() or [
-                f"status {done.returncode}"
-            ]
-            print("".join(f"{line}\n" for line in trace), end="", file=sys.stderr)
-            reason = reason.removeprefix("error: ")
-            raise UserError(
-                f"cannot export {run} to {cache} ({reason}); set KERAS_HOME to a folder that can be written"
-            )
-        os.rename(aside, cache)
-    except OSError:
-        if not cache.is_dir():  # or else another process was faster
-            raise
-    finally:
-        files.remove(aside)
-    return cache
 
 
 # Arguments.
@@ -140,7 +83,7 @@ def check_files(words, preset):
             raise UserError(f"cannot write {out}: there is no folder {out.parent}; make it first")
         if out.is_dir() or not os.access(out.parent, os.W_OK):
             raise UserError(f"cannot write {out}; name another file")
-    if preset is not None and hasattr(runs.read_recipe(preset)[1], "images"):
+    if preset is not None and hasattr(recipes.of_run(preset)[1], "images"):
         for word in others[1:]:
             if word.lower().endswith(tuple(FORMATS)) and not Path(word).is_file():
                 raise UserError(f"cannot read {word}: there is no such file; check the path")
@@ -307,10 +250,10 @@ def save(results, path):
         kind, image = image_format(path), Image.fromarray(grid(images))
         if kind == "GIF" and image.mode == "RGB":
             image = image.quantize()  # to its own 256 colours
-        with files.write_aside(path) as aside:
+        with files.atomic_write(path) as aside:
             image.save(aside, format=kind, **{"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}.get(kind, {}))
     else:
-        with files.write_aside(path) as aside:
+        with files.atomic_write(path) as aside:
             aside.write_text("\n".join(map(as_text, results)) + "\n", encoding="utf-8")
 
 

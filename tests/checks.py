@@ -18,7 +18,7 @@ from keras import ops, tree
 
 from homl_models import base
 from homl_models.errors import UserError
-from homl_models.export import write_saved_model
+from homl_models.training.saved_model import write_saved_model
 
 ROOT = Path(__file__).parents[1]
 HALF = {"mixed_float16": 5e-3, "mixed_bfloat16": 4e-2}  # policy: error allowed, as a share of the largest output

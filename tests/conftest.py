@@ -145,14 +145,18 @@ class Trained:
         return json.loads((self(name).parent / "warned.json").read_text())
 
     def train(self, name, folder):
-        from homl_models import resume, train
+        from homl_models import recipes, train
+        from homl_models.training import checkpointing
 
-        save = resume.Progress.save
+        save = checkpointing.Progress.save
+        first, *others = [stage.name for stage in recipes.get(name).stages()]
 
         def save_and_copy(progress):
             save(progress)
-            if (progress.epoch, progress.step) in ((0, progress.steps // 2), (1, 0), (1, progress.steps // 2)):
-                stop = folder / f"stopped_in_epoch_{progress.epoch}_at_step_{progress.step}"
+            stage, middle = progress.stage.name, progress.steps // 2
+            second = [(others[0], 0, middle), (others[0], 1, 0)] if others else [(first, 1, 0), (first, 1, middle)]
+            if (stage, progress.epoch, progress.step) in [(first, 0, middle), *second]:
+                stop = folder / f"stopped_{stage}_in_epoch_{progress.epoch}_at_step_{progress.step}"
                 shutil.copytree(folder / "run" / "checkpoints", stop / "checkpoints")
 
         warned, log = [], logging.Handler("WARNING")
@@ -163,7 +167,7 @@ class Trained:
             for hidden in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
                 warnings.filterwarnings("ignore", category=hidden, module=r"(?!homl_models)")
             patch.setattr(warnings, "showwarning", lambda *w, **_: warned.append(f"{w[1].__name__}: {w[0]} ({w[2]})"))
-            patch.setattr(resume.Progress, "save", save_and_copy)
+            patch.setattr(checkpointing.Progress, "save", save_and_copy)
             for logger in map(logging.getLogger, ("", "tensorflow", "absl")):
                 patch.setattr(logger, "handlers", [*logger.handlers, log])
             train.train(name, run_dir=str(folder / "run"), verbose=0, checkpoint_seconds=0)
@@ -183,8 +187,8 @@ def untrained(tmp_path_factory):
 
     @functools.cache
     def folder(name, **settings):
-        from homl_models import files
         from homl_models.recipes import get
+        from homl_models.training import files
 
         run = tmp_path_factory.mktemp(name)
         model = dataclasses.replace(get(name), **settings).model()

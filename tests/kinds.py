@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from homl_models import runs
 from homl_models.recipes import RECIPES
+from homl_models.training import checkpointing
 
 ROOT = Path(__file__).parents[1]
 TINY = [name for name in RECIPES if name.endswith("_tiny")]
 OF_KIND = {
     "fit": "char_rnn_tiny",
     "stateful": "char_rnn_large_tiny",
-    "phases": "autoencoder_greedy_tiny",
+    "stages": "autoencoder_greedy_tiny",
     "draws": "ddpm_tiny",
     "adversarial": "dcgan_tiny",
     "scheduled_sampling": "seq2seq_tiny",
@@ -30,9 +30,14 @@ OTHER = pytest.mark.parametrize("name", [name for name in TINY if name not in OF
 WHOLE = pytest.mark.parametrize("name", [pytest.param(name, marks=_marks[name]) for name in TINY])  # what a kind has
 
 
+def checkpoints(folder):
+    """The folder of the newest checkpoint: that of a run, or of the stage that was trained last."""
+    return max(Path(folder).glob("checkpoints/**/step-*.npz"), key=lambda path: path.stat().st_mtime_ns).parent
+
+
 def state(folder):
     """All of the last checkpoint but the time that it took."""
-    arrays, best, info = runs.read_checkpoint(Path(folder) / "checkpoints")
+    arrays, best, info = checkpointing.read_checkpoint(checkpoints(folder))
     info.pop("seconds")
     return {name: array.tobytes() for name, array in arrays.items()}, [array.tobytes() for array in best], info
 
@@ -69,7 +74,7 @@ def wait_for_checkpoint(process, folder, beyond=-1, seconds=120):
 
 
 def latest(folder):
-    return max((int(p.stem[5:]) for p in folder.glob("checkpoints/step-*.npz")), default=-1)
+    return max((int(p.stem[5:]) for p in folder.glob("checkpoints/**/step-*.npz")), default=-1)
 
 
 def results(folder):

@@ -20,7 +20,7 @@ def on_jax(test):
 STEP = """
 import sys
 import numpy as np, keras
-from homl_models import recipes, runs
+from homl_models import loading, recipes
 folder, *names = sys.argv[1:]
 backend = keras.backend.backend()
 for name in names:
@@ -31,7 +31,6 @@ for name in names:
         model.set_weights([value for _, value in np.load(f"{folder}/{name}.npz").items()])
     else:
         np.savez(f"{folder}/{name}.npz", *(w.numpy() for w in model.weights))
-    recipe.begin_epoch(model, 0)
     history = model.fit(batches.dataset(0, 2), shuffle=False, verbose=0).history  # the first at a learning rate of 0
     held = [v for optimizer in model.optimizers for v in optimizer.variables]
     named = {f"{kind}_{i:03}": np.array(v) for kind, some in (("weights", model.weights), ("optimizer", held))
@@ -39,7 +38,7 @@ for name in names:
     named |= {f"metric_{key}": np.array(value) for key, value in history.items()}
     if backend == "jax":
         model.save(f"{folder}/{name}.keras")
-        for one, other in zip(model.weights, runs.load(f"{folder}/{name}.keras").weights, strict=True):
+        for one, other in zip(model.weights, loading.load(f"{folder}/{name}.keras").weights, strict=True):
             np.testing.assert_array_equal(np.array(one), np.array(other))
     np.savez(f"{folder}/{name}_{backend}.npz", **named)
 print(0)
@@ -112,7 +111,7 @@ print(json.dumps(status))
 @on_jax
 @pytest.mark.slow
 def test_on_jax_models_of_pictures_learn():
-    """Draws, the last phase, recurrent gradients and a part that stays as it is are a case of their own there."""
+    """Draws, recurrent gradients and a part that stays as it is are a case of their own there."""
     script = """
 import dataclasses, json, sys
 import keras
@@ -122,14 +121,10 @@ found = {}
 for name in sys.argv[1:]:
     recipe = dataclasses.replace(recipes.get(name), learning_rate=1e-2, steps_per_execution=1)
     keras.utils.set_random_seed(0)
-    model = recipe.model()
+    model = recipe.stages()[0].model()
     batches, valid = recipe.datasets()
-    recipe.begin_epoch(model, 0)
     before = model.evaluate(valid.dataset(), return_dict=True, verbose=0)["loss"]
     model.fit(batches.dataset(0, 3 * batches.steps), shuffle=False, verbose=0)
-    if hasattr(model, "num_phases"):
-        model.start_phase(model.num_phases - 1)
-        model.fit(batches.dataset(0, 3 * batches.steps), shuffle=False, verbose=0)
     found[name] = before, model.evaluate(valid.dataset(), return_dict=True, verbose=0)["loss"]
 print(json.dumps(found))
 """
@@ -153,7 +148,6 @@ def test_steps_compiled_by_xla_are_the_steps_without_it(name, monkeypatch):
         model = recipe.model()
         model.jit_compile = xla
         start = checks.arrays(model.weights)
-        recipe.begin_epoch(model, 0)
         model.fit(recipe.datasets()[0].dataset(0, 2), shuffle=False, verbose=0)
         ends.append(checks.arrays(model.weights))
     begin, compiled, plain = map(joined, (start, *ends))
@@ -164,7 +158,7 @@ def test_steps_compiled_by_xla_are_the_steps_without_it(name, monkeypatch):
 EACH_CLASS = """
 import json, pathlib, sys
 import numpy as np, keras
-from homl_models import recipes, runs
+from homl_models import loading, recipes
 assert keras.backend.backend() == "jax"
 folder, *names = sys.argv[1:]
 found = {}
@@ -173,10 +167,9 @@ for name in names:
     keras.utils.set_random_seed(recipe.seed)
     model, (batches, _) = recipe.model(), recipe.datasets()
     before = [np.array(w) for w in model.weights]
-    recipe.begin_epoch(model, 0)
     logs = model.fit(batches.dataset(1, 3), shuffle=False, verbose=0).history
     model.save(path)
-    pairs = list(zip(model.weights, runs.load(path).weights, strict=True))
+    pairs = list(zip(model.weights, loading.load(path).weights, strict=True))
     found[name] = [
         all(np.isfinite(value).all() for value in logs.values()),
         any((np.array(w) != old).any() for (w, _), old in zip(pairs, before)),
@@ -199,15 +192,16 @@ def test_on_jax_every_class_of_recipes_takes_steps_and_is_saved_and_loaded(tmp_p
 MIRRORED = """
 import dataclasses, json, pathlib, sys
 import keras, numpy as np
-from homl_models import recipes, train
+from homl_models import recipes
+from homl_models.training import loop
 from homl_models.optimizers import ClipsWhole
 
 def stepped(recipe, folder):
     "What a step changes in each weight, and what it and validation report."
     keras.utils.set_random_seed(recipe.seed)
     (folder / "checkpoints").mkdir(parents=True)
-    with train.scope(recipe.strategy):
-        batches, valid, model, progress = train.prepare(recipe, folder)
+    with loop.scope(recipe.strategy):
+        batches, valid, model, progress = loop.prepare(recipe, recipe.stages()[0], folder)
         before = [np.array(w) for w in model.trainable_weights]
         history = model.fit(batches.dataset(0, 1), validation_data=valid and valid.dataset(), verbose=0).history
     devices = [v.device[-5:] for v in getattr(model.trainable_weights[0]._value, "values", [])]

@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 
 from homl_models.base import Model
-from homl_models.export import write_saved_model
 from homl_models.models.char_rnn import CharRNN
+from homl_models.training.saved_model import write_saved_model
 
 
 @keras.saving.register_keras_serializable("homl_models_tests")

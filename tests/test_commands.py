@@ -15,9 +15,10 @@ import tensorflow as tf
 from PIL import Image
 
 import homl_models
-from homl_models import evaluate, export, metrics, pack, predict, runs
+from homl_models import evaluate, export, loading, metrics, pack, predict, recipes
 from homl_models.errors import UserError
 from homl_models.recipes import get
+from homl_models.training.saved_model import write_saved_model
 
 
 @pytest.fixture
@@ -175,7 +176,7 @@ def test_a_wrong_flag_or_file_is_refused_before_anything_is_loaded(run, capsys, 
 
 def test_files_are_looked_for_before_a_preset_is_exported(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    monkeypatch.setattr(predict, "export_preset", lambda run: pytest.fail("this takes long"))
+    monkeypatch.setattr(loading, "export_preset", lambda run: pytest.fail("this takes long"))
     assert "a.txt: there is no such" in refusal(capsys, "dates", "translate", "--file", tmp_path / "a.txt")
     assert "there is no folder" in refusal(capsys, "dates", "translate", "a", "--out", tmp_path / "a" / "b.txt")
     assert "cannot read none.PNG" in refusal(capsys, "vae_conv", "reconstruct", "none.PNG", "--out", tmp_path / "a.png")
@@ -184,23 +185,23 @@ def test_files_are_looked_for_before_a_preset_is_exported(capsys, tmp_path, monk
 def test_the_cache_of_a_preset_is_another_for_each_state_of_the_package(tmp_path, monkeypatch):
     preset, package = tmp_path / "small", tmp_path / "homl_models"
     preset.mkdir()
-    shutil.copytree(Path(homl_models.__file__).parent, package, ignore=shutil.ignore_patterns("presets"))
+    shutil.copytree(Path(loading.__file__).parent, package, ignore=shutil.ignore_patterns("presets"))
     (preset / "weights.npz").write_bytes(b"weights")
-    monkeypatch.setattr(homl_models, "__file__", str(package / "__init__.py"))
-    places = [predict.preset_cache(preset), predict.preset_cache(preset)]
+    monkeypatch.setattr(loading, "__file__", str(package / "loading.py"))
+    places = [loading.preset_cache(preset), loading.preset_cache(preset)]
     assert places[0] == places[1]
     (package / "models" / "vae.py").open("a").write("\n# another version\n")
-    places.append(predict.preset_cache(preset))
+    places.append(loading.preset_cache(preset))
     (preset / "weights.npz").write_bytes(b"other weights")
-    places.append(predict.preset_cache(preset))
-    monkeypatch.setattr(homl_models, "__version__", "99")
-    places.append(predict.preset_cache(preset))
+    places.append(loading.preset_cache(preset))
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "99")
+    places.append(loading.preset_cache(preset))
     assert len(set(places)) == 4
 
 
 def test_a_preset_that_another_process_exports_meanwhile_is_used(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    cache = predict.preset_cache(runs.find("dates"))
+    cache = loading.preset_cache(loading.find("dates"))
 
     def export(command, **settings):
         for folder in (command[-1], cache):
@@ -208,13 +209,13 @@ def test_a_preset_that_another_process_exports_meanwhile_is_used(capsys, tmp_pat
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(subprocess, "run", export)
-    assert predict.export_preset("dates") == cache
+    assert loading.export_preset("dates") == cache
     assert [path.name for path in cache.parent.iterdir()] == [cache.name]
     capsys.readouterr()
     failed = subprocess.CompletedProcess("export", 2, stderr=b"error: no space\n")
     monkeypatch.setattr(subprocess, "run", lambda *args, **settings: failed)
     with pytest.raises(UserError, match=r"cannot export dates to .*\(no space\); set KERAS_HOME"):
-        predict.export_preset("dates")
+        loading.export_preset("dates")
 
 
 @pytest.fixture(scope="module")
@@ -407,7 +408,7 @@ def test_evaluate_refuses_to_measure_by_what_cannot_judge(untrained, capsys, tmp
 
 def test_a_packed_run_loads_evaluates_and_predicts_by_name(run, capsys, tmp_path, monkeypatch):
     """As a preset among those of the package; its metrics are the run's to three digits."""
-    monkeypatch.setattr(runs, "PRESETS", tmp_path / "presets")
+    monkeypatch.setattr(loading, "PRESETS", tmp_path / "presets")
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "cache"))
     output(capsys, run, "small", "--presets", tmp_path / "presets", main=pack.main)
     packed = sum(path.stat().st_size for path in (tmp_path / "presets" / "small").iterdir())
@@ -430,9 +431,9 @@ def test_a_packed_model_that_draws_keeps_its_average_alone_and_computes_in_singl
     for weight in average.weights:
         weight.assign(np.float16(np.random.default_rng(0).uniform(0.1, 0.3, weight.shape)))
     (tmp_path / "recipe.json").write_text("{}")
-    runs.pack(model, tmp_path)
+    loading.pack(model, tmp_path)
     assert len(np.load(tmp_path / "weights.npz").files) < len(model.weights)
-    packed = runs.load(str(tmp_path))
+    packed = loading.load(str(tmp_path))
     assert packed.dtype_policy.name == packed.networks()[1].dtype_policy.name == "float32"
     for weights in zip(average.weights, *(one.weights for one in packed.networks()), strict=True):
         np.testing.assert_array_equal(weights[0], weights[1])
@@ -470,7 +471,7 @@ def test_a_failed_export_leaves_the_level_of_the_log(tmp_path, monkeypatch):
     monkeypatch.setattr(tf.saved_model, "save", save)
     tf.get_logger().setLevel("INFO")
     with pytest.raises(OSError, match="no space"):
-        export.write_saved_model(get("vae_tiny").model(), tmp_path / "a")
+        write_saved_model(get("vae_tiny").model(), tmp_path / "a")
     assert tf.get_logger().level == logging.INFO
 
 
@@ -482,7 +483,7 @@ def test_load_refuses_what_is_no_run(tmp_path):
         homl_models.load(str(tmp_path))
     (tmp_path / "recipe.json").write_text('{"recipe": "gone", "settings": {}}')
     with pytest.raises(UserError, match="made by the recipe gone"):
-        runs.read_recipe(tmp_path)
+        recipes.of_run(tmp_path)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from homl_models import environment, train
+from homl_models import cli, environment
 from homl_models.errors import UserError
 from tests.kinds import ROOT, command
 
@@ -88,9 +88,9 @@ def test_images_and_numbers_lie_as_ever_whatever_the_file_of_keras_says(home):
 def test_a_command_draws_its_images_whatever_backend_a_notebook_has_named(monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "module://no_such.backend")
     found = []
-    assert train.guarded(lambda: found.append(os.environ["MPLBACKEND"])) == 0
+    assert cli.run_command(lambda: found.append(os.environ["MPLBACKEND"])) == 0
     assert found == ["agg"]
-    script = "from homl_models import train; train.guarded(lambda: None); import keras"
+    script = "from homl_models import cli; cli.run_command(lambda: None); import keras"
     env = {**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "jax", "MPLBACKEND": "module://no_such.backend"}
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr

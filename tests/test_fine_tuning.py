@@ -13,7 +13,7 @@ from homl_models.errors import UserError
 from homl_models.models.bert import Bert
 from homl_models.models.bert_heads import BertForMaskedLM, BertForSequenceClassification
 from homl_models.pipelines import events
-from homl_models.wordpiece import SPECIAL
+from homl_models.tokenizers.wordpiece import SPECIAL
 from tests import checks
 
 NEW = {"hidden_size": 0, "num_hidden_layers": 0, "num_attention_heads": 0, "intermediate_size": 0, "vocab_size": 0}

@@ -25,7 +25,7 @@ from PIL import Image
 
 from homl_models import predict
 from homl_models.errors import UserError
-from homl_models.pipelines import characters, images, lines, tables, texts, translation
+from homl_models.pipelines import images, lines, tables, text_files, text_windows, translation
 
 pytestmark = pytest.mark.slow
 TIMES = float(os.environ.get("HOML_FUZZ", "1"))
@@ -175,14 +175,14 @@ def test_documents_are_those_that_were_written(place, data, documents):
     documents[0][0] = documents[0][0].lstrip("\ufeff") or "."
     text = "\n\n".join("\n".join(document) for document in documents)
     path = place("documents.txt", data.draw(written(text)))
-    assert attempt(texts.read_documents, path) == ([[line.strip() for line in one] for one in documents], "")
-    assert attempt(characters.read_text, path) == (text, "")
+    assert attempt(text_files.read_documents, path) == ([[line.strip() for line in one] for one in documents], "")
+    assert attempt(text_windows.read_text, path) == (text, "")
 
 
 @fuzz(300, data=st.data())
 def test_a_damaged_text_is_read_or_refused(place, data):
     path = place("some.txt", data.draw(damaged("Here is one. And two?\nThrée!\n\nA second.\n".encode())))
-    for found, _ in (attempt(texts.read_documents, path), attempt(characters.read_text, path)):
+    for found, _ in (attempt(text_files.read_documents, path), attempt(text_windows.read_text, path)):
         assert found is None or len(found)
         assert found is None or isinstance(found, str) or all(line for document in found for line in document)
 
@@ -226,7 +226,7 @@ def test_no_row_of_a_table_goes_missing_by_one_byte(place, data):
 @fuzz(400, data=st.data())
 def test_a_damaged_table_is_read_or_refused(place, data):
     path = place("t.csv", data.draw(damaged(TABLE.encode())))
-    for read in (texts.read_labelled, texts.read_documents):
+    for read in (text_files.read_labelled, text_files.read_documents):
         found, _ = attempt(read, path)
         assert found is None or all(all(column) for column in found)
 
@@ -252,7 +252,7 @@ def test_tagged_words_are_those_that_were_written(place, data, sentences):
             text += between.join(columns) + "\n"
         text += "\n" + data.draw(st.sampled_from(["", " \n", "-DOCSTART- -X- O O\n\n"]))
     found, said = attempt(
-        texts.read_tagged, place("t.conll", data.draw(written(text))), *((1, -2) if kind == "conllu" else ())
+        text_files.read_tagged, place("t.conll", data.draw(written(text))), *((1, -2) if kind == "conllu" else ())
     )
     numbers = kind == "four" and all(
         word.replace(".", "").replace("-", "").isdigit() for s in sentences for word, _ in s
@@ -266,13 +266,13 @@ CONLLU = "# text = a\n" + "1\tAda\tB-PER\n2\tging\tO\n3\tzum\tO\n4\tAmt\tO\n\n" 
 
 @fuzz(600, data=st.data(), which=st.sampled_from([(CONLL, 0, -1), (CONLLU, 1, 2)]))
 def test_no_word_goes_missing_by_one_byte_without_a_word(place, data, which):
-    found, said = attempt(texts.read_tagged, place("t.conll", data.draw(one_byte(which[0].encode()))), *which[1:])
+    found, said = attempt(text_files.read_tagged, place("t.conll", data.draw(one_byte(which[0].encode()))), *which[1:])
     assert found is None or said or sum(len(words) for words, _ in found) >= 12
 
 
 @fuzz(400, data=st.data(), which=st.sampled_from([(CONLL, 0, -1), (CONLL, -1, 0), (CONLLU, 1, 2), (CONLLU, 0, 7)]))
 def test_damaged_words_are_read_or_refused(place, data, which):
-    found, _ = attempt(texts.read_tagged, place("t.conll", data.draw(damaged(which[0].encode()))), *which[1:])
+    found, _ = attempt(text_files.read_tagged, place("t.conll", data.draw(damaged(which[0].encode()))), *which[1:])
     assert found is None or all(len(words) == len(labels) and all(words) and all(labels) for words, labels in found)
 
 
@@ -307,7 +307,7 @@ def test_questions_are_read_or_refused(place, data):
         data.draw(changed_json(SQUAD)) if data.draw(st.booleans()) else SQUAD
     )
     raw = data.draw(written(text) | damaged(text.encode()))
-    found, _ = attempt(texts.read_questions, place("q.json", raw))
+    found, _ = attempt(text_files.read_questions, place("q.json", raw))
     for question, context, answers in found or ():
         assert isinstance(question, str)
         assert all(context[start:].startswith(answer) and answer for start, answer in answers)

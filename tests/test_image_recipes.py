@@ -9,10 +9,11 @@ import pytest
 from hypothesis import strategies
 from PIL import Image
 
-from homl_models import reports, train
+from homl_models import train
 from homl_models.recipes import get
 from homl_models.recipes.gan import animate
-from homl_models.recipes.pictures import JUDGED, batch_of
+from homl_models.recipes.images import JUDGED, batch_of
+from homl_models.training import reports
 from tests import checks
 
 WAYS = {

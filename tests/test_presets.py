@@ -13,11 +13,11 @@ import pytest
 import sacrebleu
 
 import homl_models
-from homl_models import export, pack, predict, runs
+from homl_models import export, loading, pack, predict, recipes
 from homl_models.pipelines import dates, images, translation
 from homl_models.recipes import get
 
-PRESETS = sorted(path.parent.name for path in runs.PRESETS.glob("*/recipe.json"))
+PRESETS = sorted(path.parent.name for path in loading.PRESETS.glob("*/recipe.json"))
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def load():
 
 def saved(name):
     """What a preset's metrics were when it was trained."""
-    return json.loads((runs.PRESETS / name / "metrics.json").read_text())
+    return json.loads((loading.PRESETS / name / "metrics.json").read_text())
 
 
 # Texts.
@@ -66,7 +66,7 @@ def test_simple_sentences_are_translated_into_spanish(load):
 
 def test_sentences_are_translated_that_were_not_learned(load, spa_eng):
     """The first 100 of the 2,000 on which BLEU was 42.3."""
-    recipe = runs.read_recipe(runs.PRESETS / "transformer")[1]
+    recipe = recipes.of_run(loading.PRESETS / "transformer")[1]
     sources, references = map(list, zip(*translation.honest_split(spa_eng, recipe.seed)[2][:100]))
     found = load("transformer").translate(sources)
     assert sacrebleu.corpus_bleu(found, [references]).score > 30
@@ -103,7 +103,7 @@ def test_the_most_probable_text_is_english_in_the_form_of_a_play(load):
 def test_half_precision_leaves_the_metrics_of_char_rnn_large_as_they_were(load, keras_home):
     """On the real validation text, to three digits."""
     text_file = str(keras_home / "datasets" / "shakespeare.txt")
-    recipe = dataclasses.replace(runs.read_recipe(runs.PRESETS / "char_rnn_large")[1], text_file=text_file)
+    recipe = dataclasses.replace(recipes.of_run(loading.PRESETS / "char_rnn_large")[1], text_file=text_file)
     model = load("char_rnn_large")
     model.compile(**recipe.objective())
     metrics = model.evaluate(recipe.judged(recipe.parts[1]).dataset(), return_dict=True, verbose=0)
@@ -131,7 +131,7 @@ def test_clothes_are_recognized(load, fashion):
 
 
 def test_the_judge_of_sampled_images_is_the_one_that_its_recipe_describes():
-    weights = runs.PRESETS / "fashion_features" / "weights.npz"
+    weights = loading.PRESETS / "fashion_features" / "weights.npz"
     assert hashlib.sha256(weights.read_bytes()).hexdigest() in type(get("fashion_features")).__doc__
     assert weights.stat().st_size < 2_000_000
     assert saved("fashion_features")["test_accuracy"] >= 0.92
@@ -170,7 +170,7 @@ def test_codings_of_unseen_images_hold_what_the_metrics_say(load, fashion):
 
 def test_the_presets_stay_under_their_limit():
     assert {"char_rnn_large", "dates", "transformer", "fashion_features", "vae_conv"} <= {*PRESETS}
-    assert sum(path.stat().st_size for path in runs.PRESETS.rglob("*") if path.is_file()) < pack.LIMIT
+    assert sum(path.stat().st_size for path in loading.PRESETS.rglob("*") if path.is_file()) < pack.LIMIT
 
 
 def predicted(capsys, *words):

@@ -15,15 +15,16 @@ import pytest
 import safetensors.numpy
 
 import homl_models
-from homl_models import endpoints, evaluate, export, predict, runs, train
+from homl_models import endpoints, evaluate, loading, predict, train
 from homl_models.checkpoints.huggingface import from_pretrained, save_pretrained
 from homl_models.errors import UserError
-from homl_models.export import write_saved_model
 from homl_models.models import ddpm
 from homl_models.models.bert import Bert
 from homl_models.models.bert_heads import BertForMaskedLM, BertForSequenceClassification
 from homl_models.recipes import RECIPES, get
-from homl_models.wordpiece import SPECIAL
+from homl_models.tokenizers.wordpiece import SPECIAL
+from homl_models.training import saved_model
+from homl_models.training.saved_model import write_saved_model
 from tests import checks
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -61,7 +62,7 @@ class Offered(endpoints.Endpoints):
 
     def __init__(self, model):
         self.described = {
-            name: endpoints.Endpoint.from_json(export.describe(*offered, outputs={}))
+            name: endpoints.Endpoint.from_json(saved_model.describe(*offered, outputs={}))
             for name, offered in model.endpoints().items()
         }
 
@@ -69,7 +70,7 @@ class Offered(endpoints.Endpoints):
 @functools.cache
 def offered(name):
     """By a preset, or by a run of a recipe, for which a tiny one of its class stands."""
-    if (runs.PRESETS / name).is_dir():
+    if (loading.PRESETS / name).is_dir():
         return Offered(homl_models.load(name))
     tiny = next(other for other in RECIPES if other.endswith("_tiny") and type(RECIPES[other]) is type(get(name)))
     return Offered(get(tiny).model())

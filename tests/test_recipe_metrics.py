@@ -641,7 +641,7 @@ def test_every_metric_is_that_of_all_examples_for_every_size_of_batches(name, mo
     model, found = randomized(base.model(), 0.3), []
     for size, lengths in ((7, 3), (32, 1), (2_000, 1)):
         settings = {"batch_size": size} | ({"num_buckets": lengths} if hasattr(base, "num_buckets") else {})
-        monkeypatch.setattr("homl_models.recipes.pictures.JUDGED", size)
+        monkeypatch.setattr("homl_models.recipes.images.JUDGED", size)
         made = dataclasses.replace(base, **settings)
         if hasattr(base, "wordpiece"):  # which is learned of texts in the order of --seed, not of batches
             made.__dict__["wordpiece"] = base.wordpiece

@@ -15,6 +15,7 @@ from homl_models import train
 from homl_models.errors import UserError
 from homl_models.recipes import RECIPES, get
 from homl_models.recipes.recipe import KINDS, Recipe
+from homl_models.training import loop
 from tests import checks
 from tests.kinds import EACH, OF_KIND, OTHER, TINY, nameless
 
@@ -56,7 +57,7 @@ def test_a_recipe_builds_takes_steps_and_comes_back(name, tmp_path):
     recipe = dataclasses.replace(RECIPES[name], verbose=0)
     (tmp_path / "checkpoints").mkdir()
     keras.utils.set_random_seed(recipe.seed)
-    batches, valid, model, progress = train.prepare(recipe, tmp_path)
+    batches, valid, model, progress = loop.prepare(recipe, recipe.stages()[0], tmp_path)
     recipe.begin_epoch(model, 0)
     before = checks.arrays(model.trainable_variables)
     progress.on_train_begin()
@@ -66,7 +67,7 @@ def test_a_recipe_builds_takes_steps_and_comes_back(name, tmp_path):
     progress.save()
 
     keras.utils.set_random_seed(recipe.seed + 1)
-    _, _, again, restored = train.prepare(recipe, tmp_path)
+    _, _, again, restored = loop.prepare(recipe, recipe.stages()[0], tmp_path)
     assert restored.step == 2 < batches.steps
     checks.close(restored.variables(), progress.variables(), 0)
 
@@ -106,9 +107,9 @@ def test_recipe_methods_that_are_missing_say_so():
 def test_half_precision_trains_and_keeps_float32_weights(name, precision, tmp_path):
     recipe = dataclasses.replace(RECIPES[name], verbose=0, precision=precision, monitor="", patience=0)
     (tmp_path / "checkpoints").mkdir()
-    data, _, model, progress = train.prepare(recipe, tmp_path)
+    data, _, model, progress = loop.prepare(recipe, recipe.stages()[0], tmp_path)
     before = [weight.numpy() for weight in model.trainable_weights]
-    train.fit_epoch(recipe, model, data, None, progress)
+    loop.fit_epoch(recipe, model, data, None, progress)
     assert all(np.isfinite(value) for value in progress.history[0].values())
     assert any((weight.numpy() != old).any() for weight, old in zip(model.trainable_weights, before, strict=True))
     model.save(tmp_path / "model.keras")

@@ -12,12 +12,12 @@ import keras
 import numpy as np
 import safetensors.numpy
 
-from homl_models import files
 from homl_models.checkpoints import tokenizer_files
 from homl_models.checkpoints.configuration import POOLING, check_config, family_of, pooling_of
 from homl_models.checkpoints.hub import CONFIGS, fetched, read_json, weights_of
 from homl_models.errors import UserError
 from homl_models.models import bert, bert_heads, electra
+from homl_models.training import files
 
 BACKBONES = {"bert": bert.Bert, "electra": electra.Electra}
 HEADS = {
@@ -333,7 +333,7 @@ def save_pretrained(model, path):
     for name, variable in tensors_of(model).items():
         array = keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32"))
         tensors[name] = np.ascontiguousarray(transpose(name, array))
-    with files.write_aside(os.path.join(path, "model.safetensors")) as aside:
+    with files.atomic_write(os.path.join(path, "model.safetensors")) as aside:
         safetensors.numpy.save_file(tensors, aside, {"format": "pt"})
     files.write_json(os.path.join(path, "config.json"), config)
     if getattr(model, "vocabulary", ()):

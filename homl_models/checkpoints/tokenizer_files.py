@@ -7,10 +7,10 @@ tokens in special_tokens_map.json. What of them cannot be followed is named in a
 import os
 import warnings
 
-from homl_models import files
 from homl_models.checkpoints.hub import read_json
 from homl_models.errors import UserError
-from homl_models.wordpiece import SETTINGS, SPECIAL, has_capitals, read_vocabulary
+from homl_models.tokenizers.wordpiece import SETTINGS, SPECIAL, has_capitals, read_vocabulary
+from homl_models.training import files
 
 ARGUMENTS = ("vocabulary", "model_max_length", *SETTINGS)  # of `TextModel`
 KINDS = ("BertTokenizer", "ElectraTokenizer", "DistilBertTokenizer", "PreTrainedTokenizer")  # and those with "Fast"
@@ -171,7 +171,7 @@ def _guessed(tokens, folder):
 
 def write(folder, model):
     """vocab.txt and tokenizer_config.json of a `TextModel` with a vocabulary."""
-    with files.write_aside(os.path.join(folder, "vocab.txt")) as aside:
+    with files.atomic_write(os.path.join(folder, "vocab.txt")) as aside:
         aside.write_text("\n".join(model.vocabulary) + "\n", encoding="utf-8")
     tokenizer = {
         "tokenizer_class": "BertTokenizer",

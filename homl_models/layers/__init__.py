@@ -1,0 +1,32 @@
+"""Layers that Keras does not have, or that are faster here; each is imported when it is first asked for."""
+
+import importlib
+
+_PUBLIC = {
+    "Attention": "attention",
+    "MultiHeadAttention": "attention",
+    "EncoderBlock": "attention",
+    "DecoderBlock": "attention",
+    "Dense": "dense",
+    "Dropout": "dropout",
+    "GaussianNoise": "gaussian",
+    "Sampling": "gaussian",
+    "MinibatchStddev": "minibatch",
+    "GroupNormalization": "normalization",
+    "PositionalEncoding": "positional",
+    "TrainedPositions": "positional",
+    "GRU": "recurrent",
+    "LSTM": "recurrent",
+    "DenseTranspose": "tied",
+}
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+
+
+def __dir__():
+    return sorted({*globals(), *_PUBLIC})

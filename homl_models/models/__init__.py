@@ -1,0 +1,46 @@
+"""Models, one file for each system; each is imported when it is first asked for."""
+
+import importlib
+
+_PUBLIC = {
+    "CharRNN": "char_rnn",
+    "Seq2Seq": "seq2seq",
+    "Transformer": "transformer",
+    "StackedAutoencoder": "autoencoders",
+    "GreedyAutoencoder": "autoencoders",
+    "ConvAutoencoder": "autoencoders",
+    "RecurrentAutoencoder": "autoencoders",
+    "VAE": "vae",
+    "FeatureNet": "feature_net",
+    "GAN": "gan",
+    "DDPM": "ddpm",
+    "UNet": "unet",
+    "SeparableUNet": "unet",
+    "Bert": "bert",
+    "BertForMaskedLM": "bert_heads",
+    "BertForPreTraining": "bert_heads",
+    "BertForNextSentencePrediction": "bert_heads",
+    "BertForSequenceClassification": "bert_heads",
+    "BertForMultipleChoice": "bert_heads",
+    "BertForTokenClassification": "bert_heads",
+    "BertForQuestionAnswering": "bert_heads",
+    "BertLMHeadModel": "bert_heads",
+    "Electra": "electra",
+    "ElectraForPreTraining": "electra",
+    "ElectraForMaskedLM": "electra",
+    "ElectraForSequenceClassification": "electra",
+    "ElectraForTokenClassification": "electra",
+    "ElectraForQuestionAnswering": "electra",
+    "ElectraPretrainer": "electra",
+}
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+
+
+def __dir__():
+    return sorted({*globals(), *_PUBLIC})

@@ -18,12 +18,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from homl_models import devices
+from homl_models import losses
 from homl_models.errors import UserError
 from homl_models.layers.gaussian import GaussianNoise
 from homl_models.layers.recurrent import LSTM
 from homl_models.layers.tied import DenseTranspose
-from homl_models.models.pictures import PictureModel
+from homl_models.models.image_model import PictureModel
 
 
 class Coder(PictureModel):
@@ -177,44 +177,34 @@ class StackedAutoencoder(Autoencoder):
 
 @keras.saving.register_keras_serializable("homl_models")
 class GreedyAutoencoder(StackedAutoencoder):
-    """A `StackedAutoencoder` that is trained one layer at a time (Bengio et al., 2006, Greedy layer-wise training).
+    """One stage of greedy layer-wise training (Bengio et al., 2006, Greedy layer-wise training of deep networks).
 
-    phase, a variable: 0 trains the outermost layer of encoder and decoder to reconstruct images, 1 the next
-    two to reconstruct what the outermost encodes, and so on; after the last, all are trained together. The
-    others stay as they are, as long as the optimizer starts anew with each phase (`start_phase`).
+    Layer i of the encoder and its counterpart in the decoder are trained as an autoencoder of their own, to reconstruct
+    h_i = what the layers before i encode; the others are frozen. The stages are layer 0, 1, ..., and then a
+    `StackedAutoencoder`, which trains all of them together, each from the weights of the one before.
+
+    Args:
+        layer: i, counted from the outermost.
     """
 
+    def __init__(self, layer=0, **kwargs):
+        super().__init__(**kwargs)
+        if not 0 <= layer < len(self.encoder):
+            raise UserError(f"layer must lie in 0 to {len(self.encoder) - 1}, not {layer}")
+        self.layer = layer
+
     def build(self, input_shape=None):
-        self.phase = self.add_weight(name="phase", shape=(), dtype="int32", initializer="zeros", trainable=False)
         super().build(input_shape)
-
-    @property
-    def num_phases(self):
-        return len(self.encoder) + 1
-
-    def start_phase(self, phase):
-        """Train that part from the next step on, with an optimizer that remembers nothing."""
-        self.phase.assign(phase)
-        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)  # a scale of the loss goes on
-        for variable in optimizer.variables:
-            if variable is not optimizer._learning_rate:
-                variable.assign(ops.zeros(variable.shape, variable.dtype))
+        for i, pair in enumerate(zip(self.encoder, reversed(self.decoder))):
+            for layer in pair:
+                layer.trainable = i == self.layer
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        def part(i):
-            h = ops.reshape(x, (-1, self.pixels))
-            for layer in self.encoder[:i]:
-                h = layer(h)
-            h = ops.stop_gradient(h)
-            again = self.decoder[-1 - i](self.encoder[i](h))
-            error = ops.square(ops.cast(again, "float32") - ops.cast(h, "float32"))
-            return ops.mean(error) / devices.count()  # they are added up; no device can wait for others in a branch
-
-        def whole():
-            return super(GreedyAutoencoder, self).compute_loss(x, y, y_pred, sample_weight, training)
-
-        parts = [lambda i=i: part(i) for i in range(len(self.encoder))]
-        return ops.switch(ops.convert_to_tensor(self.phase), [*parts, whole])
+        h = ops.reshape(x, (-1, self.pixels))
+        for layer in self.encoder[: self.layer]:
+            h = layer(h)
+        reconstructed = self.decoder[-1 - self.layer](self.encoder[self.layer](h))
+        return losses.mean(ops.square(ops.cast(reconstructed, "float32") - ops.cast(h, "float32")))
 
 
 @keras.saving.register_keras_serializable("homl_models")

@@ -17,8 +17,8 @@ from homl_models.errors import UserError
 from homl_models.layers.dense import Dense
 from homl_models.layers.dropout import Dropout
 from homl_models.models.bert import ACTIVATIONS, embeddings_of, initializer, unpacked
-from homl_models.models.bert_text import Answers, Classifies, Embeds, Fills, Tags, TextModel
 from homl_models.models.scoring import IGNORED, ScoredByLabels, counted
+from homl_models.models.text_pipelines import Answers, Classifies, Embeds, Fills, Tags, TextModel
 
 PADDING = -1e9  # logit of what is no place for an answer
 

@@ -19,11 +19,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from homl_models import decoding, text
+from homl_models import decoding
 from homl_models.base import Model, asserted, compiled
 from homl_models.errors import UserError
 from homl_models.layers import recurrent
 from homl_models.layers.dropout import Dropout
+from homl_models.tokenizers import characters
 
 CELLS = {"gru": recurrent.GRU, "lstm": recurrent.LSTM}
 
@@ -191,8 +192,8 @@ class CharRNN(Model):
 
     def encode(self, texts):
         """Texts -> ids (b, t) with t a power of two (few shapes to compile), lengths (b,); `UserError` if unknown."""
-        ids = [text.encode(t.lower() if self.lowercase else t, self.vocabulary) for t in texts]
-        return text.pad(ids, _power_of_two(max(map(len, ids), default=1)))
+        ids = [characters.encode(t.lower() if self.lowercase else t, self.vocabulary) for t in texts]
+        return characters.pad(ids, _power_of_two(max(map(len, ids), default=1)))
 
     def generate(self, prompts, length=200, temperature=1.0, top_k=0, top_p=1.0, seed=None, stop=""):
         """Continue one text, or a list of texts, by `length` characters each.
@@ -217,7 +218,7 @@ class CharRNN(Model):
         choice = np.int32(length), np.float32(temperature), np.int32(top_k), np.float32(top_p)
         new = self._compiled["continue_ids"](*map(ops.convert_to_tensor, (ids, lengths, noise, *choice, stop)))
         new = ops.convert_to_numpy(new)
-        return [prompt + text.decode(row, self.vocabulary) for prompt, row in zip(prompts, new)]
+        return [prompt + characters.decode(row, self.vocabulary) for prompt, row in zip(prompts, new)]
 
     def next_char(self, prompt):
         """The probability of each character after `prompt`: {character: probability}, most probable first."""
@@ -242,7 +243,7 @@ class CharRNN(Model):
         import tensorflow as tf
 
         def encode(texts):
-            return text.tf_encode(texts, self.vocabulary, self.lowercase)
+            return characters.tf_encode(texts, self.vocabulary, self.lowercase)
 
         def generate(prompt, length=200, temperature=1.0, top_k=0, top_p=1.0, seed=0, stop=""):
             """Continues each prompt by `length` characters; `temperature` 0 is greedy, `stop` ends a text."""
@@ -251,13 +252,13 @@ class CharRNN(Model):
             tf.debugging.assert_non_negative(top_k, "top_k must be 0 (all characters) or more")
             tf.debugging.Assert((top_p >= 0) & (top_p <= 1), ["top_p must lie between 0 and 1"])
             ids, lengths = encode(prompt)
-            known = text.tf_is_known(stop[None], self.vocabulary, self.lowercase)
+            known = characters.tf_is_known(stop[None], self.vocabulary, self.lowercase)
             stop = asserted(known, "stop holds a character that the model does not know", stop)
             (stop_ids,), (stop_length,) = (tf.unstack(x, 1) for x in encode(stop[None]))
             stop_ids = tf.where(stop_length > 0, stop_ids, decoding.PAD)
-            noise = decoding.draw(seed, tf.maximum(length, 0), text.tf_occurrences(prompt))
+            noise = decoding.draw(seed, tf.maximum(length, 0), characters.tf_occurrences(prompt))
             new = self.continue_ids(ids, lengths, noise, length, temperature, top_k, top_p, stop_ids)
-            return {"text": prompt + text.tf_decode(new, self.vocabulary)}
+            return {"text": prompt + characters.tf_decode(new, self.vocabulary)}
 
         def next_char(prompt):
             """The probability of every character of the vocabulary after each prompt."""

@@ -22,7 +22,7 @@ from homl_models import diffusion, losses
 from homl_models.base import asserted, compiled
 from homl_models.errors import UserError
 from homl_models.layers.gaussian import normal
-from homl_models.models.pictures import DrawingModel, asked_draws, checked_draws
+from homl_models.models.image_model import DrawingModel, asked_draws, checked_draws
 
 PREDICTIONS = "noise", "x0", "velocity"
 LOSSES = {

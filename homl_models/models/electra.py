@@ -23,9 +23,9 @@ from homl_models.models.bert_heads import (
     BertForTokenClassification,
     Head,
 )
-from homl_models.models.bert_text import Detects
 from homl_models.models.scoring import IGNORED, Scored, binary_cross_entropy, cross_entropy, largest
-from homl_models.wordpiece import SETTINGS, SPECIAL
+from homl_models.models.text_pipelines import Detects
+from homl_models.tokenizers.wordpiece import SETTINGS, SPECIAL
 
 
 @keras.saving.register_keras_serializable("homl_models")

@@ -12,7 +12,7 @@ from keras import ops
 
 from homl_models.errors import UserError
 from homl_models.layers.dropout import Dropout
-from homl_models.models.pictures import PictureModel
+from homl_models.models.image_model import PictureModel
 
 
 class FeatureClassifier(PictureModel):

@@ -21,7 +21,7 @@ from homl_models.base import asserted
 from homl_models.errors import UserError
 from homl_models.layers.gaussian import normal
 from homl_models.models.gan_networks import Discriminator, Generator
-from homl_models.models.pictures import DrawingModel, asked_draws, checked_draws
+from homl_models.models.image_model import DrawingModel, asked_draws, checked_draws
 
 OPPOSITE = -0.999  # cosine of codings that no arc can be drawn between
 

@@ -21,13 +21,14 @@ final state of the encoder's layer, without a projection; scheduled sampling lea
 import keras
 from keras import ops
 
-from homl_models import decoding, schedules, tokens
+from homl_models import decoding, schedules
 from homl_models.errors import UserError
 from homl_models.layers import recurrent
 from homl_models.layers.attention import Attention
 from homl_models.layers.dropout import Dropout
 from homl_models.layers.gaussian import uniform
 from homl_models.models.translator import Translator
+from homl_models.tokenizers.base import PAD
 
 CELLS = {"lstm": recurrent.LSTM, "gru": recurrent.GRU}
 ATTENTIONS = ("none", "dot", "general", "concat", "additive", "book")
@@ -126,7 +127,7 @@ class Seq2Seq(Translator):
 
     def encode(self, source, training=None):
         """Ids (b, s) -> memory (outputs (b, s, u), attention keys, mask (b, s)) and the decoder's first state."""
-        mask = ops.not_equal(source, tokens.PAD)
+        mask = ops.not_equal(source, PAD)
         x, state = self.dropouts[-1](self.source_embedding(source), training=training), []
         for layer, dropout in zip(self.encoder, self.dropouts):
             x, *ended = layer(x, mask=mask, training=training)

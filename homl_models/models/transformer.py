@@ -13,12 +13,12 @@ book's first choice) are options, and `pre_norm` normalizes once more after the 
 import keras
 from keras import ops
 
-from homl_models import tokens
 from homl_models.errors import UserError
 from homl_models.layers.attention import DecoderBlock, EncoderBlock
 from homl_models.layers.dropout import Dropout
 from homl_models.layers.positional import PositionalEncoding, TrainedPositions
 from homl_models.models.translator import Translator
+from homl_models.tokenizers.base import PAD
 
 
 @keras.saving.register_keras_serializable("homl_models")
@@ -120,7 +120,7 @@ class Transformer(Translator):
 
     def encode(self, source, training=None):
         """Ids (b, s) -> memory (b, s, d), mask (b, s)."""
-        mask = ops.not_equal(source, tokens.PAD)
+        mask = ops.not_equal(source, PAD)
         x = self.embed(0, source, training)
         for block in self.encoder:
             x = block(x, mask=mask, training=training)

@@ -12,15 +12,17 @@ import numpy as np
 from keras import ops
 from keras.src.backend.common.masking import set_keras_mask  # Keras has no public name for it
 
-from homl_models import decoding, losses, tokens
+from homl_models import decoding, losses
 from homl_models.base import Model, asserted, compiled
 from homl_models.errors import UserError
+from homl_models.tokenizers import TOKENIZERS
+from homl_models.tokenizers.base import END, PAD, START, UNKNOWN, is_blank
 
 
 class Translator(Model):
     """Ids ((b, s), (b, t)) of a source and of `START` and the target so far -> logits (b, t, v) of what follows.
 
-    source_vocabulary, target_vocabulary: tokens; they begin with `tokens.SPECIAL`.
+    source_vocabulary, target_vocabulary: tokens; they begin with `SPECIAL`.
     tokenizer: "words", "subwords" or "characters"; see `tokens.py`.
 
     Sources end with `END` and are padded with 0 at the right, as are targets. Where the target so far
@@ -40,27 +42,27 @@ class Translator(Model):
     def __init__(self, source_vocabulary, target_vocabulary, tokenizer="words", **kwargs):
         super().__init__(**kwargs)
         self.supports_masking = True
-        if tokenizer not in tokens.TOKENIZERS:
-            raise UserError(f"tokenizer must be one of {', '.join(tokens.TOKENIZERS)}, not {tokenizer!r}")
+        if tokenizer not in TOKENIZERS:
+            raise UserError(f"tokenizer must be one of {', '.join(TOKENIZERS)}, not {tokenizer!r}")
         self.source_vocabulary, self.target_vocabulary = tuple(source_vocabulary), tuple(target_vocabulary)
         self.tokenizer = tokenizer
         self.token_loss = keras.metrics.Mean("loss")  # in place of Keras' own, a mean over rows of batches' means
 
     @functools.cached_property
     def _tokenizers(self):
-        make = tokens.TOKENIZERS[self.tokenizer]
+        make = TOKENIZERS[self.tokenizer]
         return make(self.source_vocabulary), make(self.target_vocabulary)
 
     @property
     def forbidden(self):
         """Tokens that are never written; only words have a way of writing what they do not know, `[UNK]`."""
-        return (tokens.PAD, tokens.START) if self.tokenizer == "words" else (tokens.PAD, tokens.START, tokens.UNKNOWN)
+        return (PAD, START) if self.tokenizer == "words" else (PAD, START, UNKNOWN)
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[1], len(self.target_vocabulary))
 
     def compute_mask(self, inputs, previous_mask=None):
-        return ops.logical_and(inputs[1] != tokens.PAD, inputs[1] != tokens.END)
+        return ops.logical_and(inputs[1] != PAD, inputs[1] != END)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The mean over tokens of the loss that the model is compiled with; padding has no weight.
@@ -69,7 +71,7 @@ class Translator(Model):
         """
         loss = keras.losses.get(self.loss)
         values = getattr(loss, "call", loss)(y, y_pred)
-        weights = ops.cast(ops.not_equal(y, tokens.PAD), "float32")
+        weights = ops.cast(ops.not_equal(y, PAD), "float32")
         if sample_weight is not None:
             sample_weight = ops.cast(sample_weight, "float32")
             weights = weights * ops.reshape(sample_weight, (*sample_weight.shape, 1)[:2])
@@ -90,8 +92,8 @@ class Translator(Model):
             functools.partial(self.step, memory),
             state,
             ops.shape(source)[0],
-            start=tokens.START,
-            end=tokens.END,
+            start=START,
+            end=END,
             limits=limits,
             length=length,
             min_length=min_length,
@@ -107,8 +109,8 @@ class Translator(Model):
             state,
             ops.shape(source)[0],
             beam_width,
-            start=tokens.START,
-            end=tokens.END,
+            start=START,
+            end=END,
             limits=limits,
             length=length,
             length_penalty=length_penalty,
@@ -122,7 +124,7 @@ class Translator(Model):
         """Sources (b, s), targets (b, t) from `START` to `END` -> log p(target | source) (b,)."""
         logits = ops.cast(self((source, target[:, :-1]), training=False), "float32")
         log_p = ops.take_along_axis(ops.log_softmax(logits, axis=-1), target[:, 1:, None], axis=-1)[..., 0]
-        return ops.sum(ops.where(target[:, 1:] != tokens.PAD, log_p, 0.0), axis=1)
+        return ops.sum(ops.where(target[:, 1:] != PAD, log_p, 0.0), axis=1)
 
     @functools.cached_property
     def _compiled(self):
@@ -140,7 +142,7 @@ class Translator(Model):
 
     def source_ids(self, sentences):
         """Sentences -> ids (b, s) with `END` and zeros, s a power of two (few shapes to compile)."""
-        ids = [[*row, tokens.END] for row in _encoded(self._tokenizers[0], sentences)]
+        ids = [[*row, END] for row in _encoded(self._tokenizers[0], sentences)]
         longest = max(map(len, ids), default=1)
         if self.max_length and longest > self.max_length:
             raise UserError(
@@ -151,7 +153,7 @@ class Translator(Model):
 
     def target_ids(self, sentences):
         """Sentences -> ids (b, t) from `START` to `END`, with zeros."""
-        ids = [[tokens.START, *row, tokens.END] for row in _encoded(self._tokenizers[1], sentences)]
+        ids = [[START, *row, END] for row in _encoded(self._tokenizers[1], sentences)]
         longest = max(map(len, ids), default=2)
         if self.max_length and longest > self.max_length + 1:
             raise UserError(f"a translation has {longest - 1} tokens; the model was trained for {self.max_length}")
@@ -172,7 +174,7 @@ class Translator(Model):
 
         and one for `END`. Works on NumPy arrays and on tensors in a graph.
         """
-        limits = 2 * ops.sum(ops.cast(source != tokens.PAD, "int32"), axis=1) + 9
+        limits = 2 * ops.sum(ops.cast(source != PAD, "int32"), axis=1) + 9
         if max_length is not None:
             limits = ops.full_like(limits, max_length + 1)
         return limits if self.max_length is None else ops.minimum(limits, self.max_length)
@@ -210,7 +212,7 @@ class Translator(Model):
         source, limits = np.pad(source, [(0, empty), (0, 0)]), np.pad(limits, (0, empty), constant_values=1)
         length = _power_of_two(int(limits.max()))
         static = {"length": length, "min_length": min_length, "no_repeat_ngram": no_repeat_ngram}
-        blank = tokens.is_blank(list(sentences)).numpy() | (source[: len(sentences), 0] == tokens.END)
+        blank = is_blank(list(sentences)).numpy() | (source[: len(sentences), 0] == END)
         if beam_width == 1 and n_best is None:
             ids, _ = self._run("greedy", source, limits, **static)
             return ["" if nothing else text for nothing, text in zip(blank, self.text(ids[: len(sentences)]))]
@@ -259,7 +261,7 @@ class Translator(Model):
         source_ids, target_ids = self.source_ids([source]), self.target_ids([target])
         weights = self._run("alignment", source_ids, target_ids[:, :-1])
         read, written = (
-            [t.decode() for t in tokenizer.tokens(ids[ids != tokens.PAD]).numpy()]
+            [t.decode() for t in tokenizer.tokens(ids[ids != PAD]).numpy()]
             for tokenizer, ids in zip(self._tokenizers, (source_ids[0], target_ids[0, 1:]))
         )
         return read, written, weights[0, : len(written), : len(read)]
@@ -272,7 +274,7 @@ class Translator(Model):
         source_tokenizer, target_tokenizer = self._tokenizers
 
         def source_ids(texts):
-            ids = tf.concat([source_tokenizer.encode(texts), tf.fill([tf.size(texts), 1], tokens.END)], 1).to_tensor()
+            ids = tf.concat([source_tokenizer.encode(texts), tf.fill([tf.size(texts), 1], END)], 1).to_tensor()
             ids = tf.pad(ids, [[0, 0], [0, tf.cast(tf.equal(tf.size(texts), 0), tf.int32)]])  # layers need a column
             if self.max_length:
                 message = f"a sentence has more than the {self.max_length} tokens that the model was trained for"
@@ -280,7 +282,7 @@ class Translator(Model):
             return ids
 
         def target_ids(texts):
-            ends = [tf.fill([tf.size(texts), 1], token) for token in (tokens.START, tokens.END)]
+            ends = [tf.fill([tf.size(texts), 1], token) for token in (START, END)]
             ids = tf.concat([ends[0], target_tokenizer.encode(texts), ends[1]], 1).to_tensor()
             ids = tf.pad(ids, [[0, 0], [0, 2 * tf.cast(tf.equal(tf.size(texts), 0), tf.int32)]])
             if self.max_length:
@@ -289,7 +291,7 @@ class Translator(Model):
             return ids
 
         def is_nothing(texts, ids):
-            return tokens.is_blank(texts) | (ids[:, 0] == tokens.END)
+            return is_blank(texts) | (ids[:, 0] == END)
 
         def written(ids):
             return target_tokenizer.decode(tf.maximum(ids, 0))
@@ -355,7 +357,7 @@ def _encoded(tokenizer, sentences):
 
 
 def _padded(rows, width):
-    ids = np.full((len(rows), width), tokens.PAD, np.int32)
+    ids = np.full((len(rows), width), PAD, np.int32)
     for row, values in zip(ids, rows):
         row[: len(values)] = values
     return ids

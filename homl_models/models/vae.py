@@ -20,7 +20,7 @@ from homl_models import losses
 from homl_models.errors import UserError
 from homl_models.layers.gaussian import Sampling, kl_divergence, normal
 from homl_models.models.autoencoders import Coder
-from homl_models.models.pictures import asked_draws, checked_draws
+from homl_models.models.image_model import asked_draws, checked_draws
 
 
 @keras.saving.register_keras_serializable("homl_models")

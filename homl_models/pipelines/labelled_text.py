@@ -83,7 +83,7 @@ def _parts(sentences, wordpiece, room):
 
 
 def asked(questions, wordpiece, max_length, overlap):
-    """Questions as of `texts.read_questions`, each in as many windows as its context takes (see `WordPiece.windows`).
+    """Questions as of `text_files.read_questions`, each in as many windows as its context takes (`WordPiece.windows`).
 
     Labels are the first and the last token of the first answer; 0, the place of [CLS], where a window does not hold it.
     """

@@ -17,7 +17,7 @@ import numpy as np
 
 from homl_models.errors import UserError
 from homl_models.pipelines.stream import IGNORED, Stream, bucketed, by_length, num_batches, rows_of_batch
-from homl_models.wordpiece import WordPiece
+from homl_models.tokenizers.wordpiece import WordPiece
 
 CHUNK = 256  # sentences that are encoded together
 ROUNDS = 4  # in which whole words are looked for that still fit

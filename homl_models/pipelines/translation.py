@@ -16,11 +16,11 @@ import zlib
 
 import numpy as np
 
-from homl_models import tokens
 from homl_models.errors import UserError
 from homl_models.pipelines import lines
-from homl_models.pipelines.fetch import fetched
+from homl_models.pipelines.download import fetched
 from homl_models.pipelines.stream import bucketed, by_length, num_batches, rows_of_batch
+from homl_models.tokenizers.base import END, PAD, START, UNKNOWN
 
 SPA_ENG_URL = "https://storage.googleapis.com/download.tensorflow.org/data/spa-eng.zip"
 # What `zipfile` raises for what is damaged, encrypted (RuntimeError) or compressed in another way.
@@ -169,18 +169,18 @@ def encode(pairs, source_tokenizer, target_tokenizer):
     import tensorflow as tf
 
     sides = []
-    kinds = ("sources", source_tokenizer, []), ("targets", target_tokenizer, [tokens.START])
+    kinds = ("sources", source_tokenizer, []), ("targets", target_tokenizer, [START])
     for texts, (side, tokenizer, begin) in zip(zip(*pairs), kinds):
         ids = tokenizer.encode(tf.constant(texts))
         _warn_of_unknown(side, ids.flat_values.numpy(), len(tokenizer.vocabulary))
         rows = np.split(ids.flat_values.numpy(), ids.row_splits.numpy()[1:-1])
-        sides.append([np.array([*begin, *row, tokens.END], np.int32) for row in rows])
+        sides.append([np.array([*begin, *row, END], np.int32) for row in rows])
     return sides
 
 
 def _warn_of_unknown(side, ids, vocab_size):
     """Warn where most tokens of a side are `UNKNOWN`: whoever always writes that seems to be right."""
-    unknown = np.mean(ids == tokens.UNKNOWN) if len(ids) else 0
+    unknown = np.mean(ids == UNKNOWN) if len(ids) else 0
     if unknown > 0.5:
         warnings.warn(
             f"{unknown:.0%} of the words of the {side} are unknown to the vocabulary of {vocab_size}, so that accuracy "
@@ -223,7 +223,7 @@ def bucket(sources, targets, num_buckets):
 
 
 def _padded(rows):
-    ids = np.full((len(rows), max(map(len, rows))), tokens.PAD, np.int32)
+    ids = np.full((len(rows), max(map(len, rows))), PAD, np.int32)
     for place, row in zip(ids, rows):
         place[: len(row)] = row
     return ids

@@ -1,9 +1,12 @@
 """All recipes by name. Importing this loads neither TensorFlow nor Keras."""
 
+import dataclasses
 import difflib
+from pathlib import Path
 
 from homl_models.errors import UserError
 from homl_models.recipes import autoencoders, bert, char_rnn, ddpm, feature_net, fine_tuning, gan, translation
+from homl_models.training import files
 
 RECIPES = {
     **char_rnn.RECIPES,
@@ -24,3 +27,13 @@ def get(name):
     close = difflib.get_close_matches(name, RECIPES, n=1)
     hint = f"did you mean {close[0]}?" if close else "python -m homl_models.train lists them"
     raise UserError(f"there is no recipe {name!r}; {hint}")
+
+
+def of_run(folder):
+    """(name, recipe) of a run folder or preset."""
+    saved = files.read_json(Path(folder) / "recipe.json")
+    name = saved["recipe"]
+    if name not in RECIPES:
+        raise UserError(f"{folder} was made by the recipe {name}, which this version of homl_models does not have")
+    known = {field.name for field in dataclasses.fields(RECIPES[name])}
+    return name, dataclasses.replace(RECIPES[name], **{k: v for k, v in saved["settings"].items() if k in known})

@@ -79,7 +79,7 @@ class Encoder(Recipe):
     @functools.cached_property
     def wordpiece(self):
         """The vocabulary, from its file or learned on the training part."""
-        from homl_models.wordpiece import WordPiece, has_capitals, tensorflow_text
+        from homl_models.tokenizers.wordpiece import WordPiece, has_capitals, tensorflow_text
 
         tensorflow_text()  # the SavedModel needs it in the end
         if self.vocab_file:
@@ -173,12 +173,12 @@ class _Pretrain(Encoder):
         return documents[count:], documents[:count]
 
     def documents(self, path):
-        from homl_models.pipelines import events, texts
+        from homl_models.pipelines import events, text_files
 
         if path:
-            return texts.read_documents(path)
+            return text_files.read_documents(path)
         if self.data == "imdb":
-            return [texts.sentences(text) for text in texts.imdb("train")[0]]
+            return [text_files.sentences(text) for text in text_files.imdb("train")[0]]
         return events.documents(self.num_documents or 2000, self.seed)
 
     def training_texts(self):
@@ -220,7 +220,7 @@ class _Pretrain(Encoder):
 
     def evaluate(self, model, text_files=""):
         """The metrics of training on the held-out documents, or on those of `text_files`, in the model's own words."""
-        from homl_models.wordpiece import SETTINGS, WordPiece
+        from homl_models.tokenizers.wordpiece import SETTINGS, WordPiece
 
         if not model.compiled:
             model.compile()
@@ -365,10 +365,10 @@ class ElectraPretrain(_Pretrain):
 
     def take_generator(self, model):
         """Give the model the weights of the generator of another run."""
-        from homl_models import runs
+        from homl_models import loading
         from homl_models.models.electra import ElectraPretrainer
 
-        other = runs.load(self.generator)
+        other = loading.load(self.generator)
         if not isinstance(other, ElectraPretrainer):
             raise UserError(f"{self.generator} is no run of electra_pretrain; train one with --weight 0")
         if other.vocabulary != model.vocabulary:
@@ -413,7 +413,7 @@ class ElectraPretrain(_Pretrain):
 
 def guesses(head, masked):
     """A block of lines for each sentence with a [MASK]: what it was, and the head's guesses."""
-    from homl_models import reports
+    from homl_models.training import reports
 
     sentences, words = zip(*masked) if masked else ((), ())
     found = [", ".join(f"{t} {p:.2f}" for t, p in best) for [best] in head.fill_mask(list(sentences))]

@@ -48,35 +48,35 @@ class _Characters(Recipe):
     @functools.cached_property
     def parts(self):
         """Ids of the training, validation and test part."""
-        from homl_models import text
-        from homl_models.pipelines import characters
+        from homl_models.pipelines import text_windows
+        from homl_models.tokenizers import characters
 
-        return characters.split(text.encode(self.text, self.vocabulary), length=self.length)
+        return text_windows.split(characters.encode(self.text, self.vocabulary), length=self.length)
 
     def learnt_from(self):
         return super().learnt_from() | {"vocabulary": self.vocabulary}
 
     def datasets(self):
-        from homl_models.pipelines import characters
+        from homl_models.pipelines import text_windows
 
         train, valid, _ = self.parts
         if self.stateful:
-            streams = characters.streams(train, self.length, self.batch_size)
+            streams = text_windows.streams(train, self.length, self.batch_size)
             return dataclasses.replace(streams, steps=self.steps_per_epoch or streams.steps), self.judged(valid)
         steps = self.steps_per_epoch or None
-        windows = characters.windows(train, self.length, self.batch_size, self.seed, steps)
+        windows = text_windows.windows(train, self.length, self.batch_size, self.seed, steps)
         return windows, self.judged(valid, stride=self.length)
 
     def judged(self, ids, stride=None):
         """Ids as an evaluation `Stream`: windows, or for a stateful model the whole part as one row."""
-        from homl_models.pipelines import characters
+        from homl_models.pipelines import text_windows
 
         if self.stateful:
-            return characters.streams(ids, len(ids) - 1, 1)
+            return text_windows.streams(ids, len(ids) - 1, 1)
         stride = stride or self.eval_stride
         count = (len(ids) - self.length - 1) // stride + 1
         batch_size = max(size for size in (1, 2, 24, 480) if size <= count)  # Keras: devices share the first evenly
-        return characters.windows(ids, self.length, batch_size, stride=stride)
+        return text_windows.windows(ids, self.length, batch_size, stride=stride)
 
     def model(self):
         from homl_models.models.char_rnn import CharRNN
@@ -139,22 +139,22 @@ class CharRNN(_Characters):
 
     @functools.cached_property
     def text(self):
-        from homl_models.pipelines import characters
+        from homl_models.pipelines import text_windows
 
         if self.text_file:
-            text = characters.read_text(self.text_file)
+            text = text_windows.read_text(self.text_file)
         else:
-            text = characters.shakespeare() if self.data == "shakespeare" else characters.sonnets()
+            text = text_windows.shakespeare() if self.data == "shakespeare" else text_windows.sonnets()
         return text.lower() if self.lowercase else text
 
     def evaluate(self, model, text_file=""):
         """Loss (nats), accuracy and bits per character; `text_file` instead of the recipe's test data."""
-        from homl_models import text
-        from homl_models.pipelines import characters
+        from homl_models.pipelines import text_windows
+        from homl_models.tokenizers import characters
 
         if text_file:
-            named = characters.read_text(text_file)
-            parts = {"": text.encode(named.lower() if self.lowercase else named, model.vocabulary)}
+            named = text_windows.read_text(text_file)
+            parts = {"": characters.encode(named.lower() if self.lowercase else named, model.vocabulary)}
         else:
             parts = {"val_": self.parts[1], "test_": self.parts[2]}
         if not model.compiled:
@@ -163,7 +163,7 @@ class CharRNN(_Characters):
         for prefix, ids in parts.items():
             for name, value in model.evaluate(self.judged(ids).dataset(), return_dict=True, verbose=0).items():
                 metrics[prefix + name] = float(value)
-            metrics[prefix + "bits_per_character"] = model.score(text.decode(ids, model.vocabulary))
+            metrics[prefix + "bits_per_character"] = model.score(characters.decode(ids, model.vocabulary))
         return metrics
 
     def show(self, model, folder):

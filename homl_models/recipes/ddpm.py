@@ -4,7 +4,7 @@ import dataclasses
 from typing import Literal
 
 from homl_models.errors import UserError
-from homl_models.recipes.pictures import SHOWN, Generative, Pictures
+from homl_models.recipes.images import SHOWN, Generative, Pictures
 from homl_models.recipes.recipe import positive, rate
 
 HOLE = 0.5  # share of the height that is painted anew in inpainting.png
@@ -127,7 +127,7 @@ class DDPM(Generative, Pictures):
         """samples.png, process.png, inpainting.png, and what they show."""
         import numpy as np
 
-        from homl_models import reports
+        from homl_models.training import reports
 
         reports.picture(self.columns(model), folder / "samples.png")
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from homl_models.errors import UserError
 from homl_models.recipes import autoencoders
-from homl_models.recipes.pictures import SHOWN, Pictures
+from homl_models.recipes.images import SHOWN, Pictures
 from homl_models.recipes.recipe import positive, rate
 
 
@@ -27,7 +27,7 @@ class _Classifier(Pictures):
         """mistakes.png, and how much of each class of the test part is recognized."""
         import numpy as np
 
-        from homl_models import reports
+        from homl_models.training import reports
 
         images, labels = self.parts[2]
         found = model.judged(images)[1].argmax(1)
@@ -143,15 +143,13 @@ class FewLabels(_Classifier):
 
     def coder(self):
         """The autoencoder whose encoder is to be used, new or trained."""
-        from homl_models import recipes, runs
+        from homl_models import loading
         from homl_models.models.autoencoders import Coder
 
-        if self.encoder in recipes.RECIPES:
-            new = recipes.get(self.encoder)
-            if isinstance(new, autoencoders.Coding):
-                data = {name: getattr(self, name) for name in ("data", "images", "size", "channels", "precision")}
-                return dataclasses.replace(new, **data).model()
-        elif isinstance(coder := runs.load(self.encoder), Coder):
+        if self.encoder in autoencoders.RECIPES:
+            data = {name: getattr(self, name) for name in ("data", "images", "size", "channels", "precision")}
+            return dataclasses.replace(autoencoders.RECIPES[self.encoder], **data).model()
+        if isinstance(coder := loading.load(self.encoder), Coder):
             return coder
         raise UserError(f"{self.encoder} is no autoencoder; name a recipe of one, or the folder of its run")
 

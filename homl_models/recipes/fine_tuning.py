@@ -146,21 +146,21 @@ class _FineTune(Encoder):
     @functools.cached_property
     def start(self):
         """The model to start from."""
-        from homl_models import runs
+        from homl_models import loading
         from homl_models.checkpoints import huggingface
 
         try:
-            runs.find(self.pretrained)
+            loading.find(self.pretrained)
         except UserError:
             return huggingface.from_pretrained(self.pretrained)
-        return runs.load(self.pretrained)
+        return loading.load(self.pretrained)
 
     @functools.cached_property
     def wordpiece(self):
         if not self.pretrained:
             return super().wordpiece
         from homl_models.checkpoints import huggingface
-        from homl_models.wordpiece import WordPiece, tensorflow_text
+        from homl_models.tokenizers.wordpiece import WordPiece, tensorflow_text
 
         tensorflow_text()
         texts = huggingface.texts_of(self.start)
@@ -254,20 +254,22 @@ class Classify(_FineTune):
     """The film reviews of IMDb, from Keras' cache or the network, or made-up sentences, to be sorted by season."""
 
     def read(self, path):
-        from homl_models.pipelines import texts
+        from homl_models.pipelines import text_files
 
-        return list(zip(*texts.read_labelled(path)))
+        return list(zip(*text_files.read_labelled(path)))
 
     def made_up(self):
-        from homl_models.pipelines import events, texts
+        from homl_models.pipelines import events, text_files
 
-        return list(zip(*(texts.imdb("train") if self.data == "imdb" else events.labelled(self.number(), self.seed))))
+        return list(
+            zip(*(text_files.imdb("train") if self.data == "imdb" else events.labelled(self.number(), self.seed)))
+        )
 
     def test_part(self):
-        from homl_models.pipelines import texts
+        from homl_models.pipelines import text_files
 
         if self.data == "imdb" and not self.data_file:
-            return list(zip(*texts.imdb("test")))
+            return list(zip(*text_files.imdb("test")))
         return super().test_part()
 
     def text(self, example):
@@ -311,7 +313,7 @@ class Classify(_FineTune):
 
     def show(self, model, folder):
         """Texts of the test part, their labels, and what is found."""
-        from homl_models import reports
+        from homl_models.training import reports
 
         texts, labels = zip(*self.parts[2][:SHOWN])
         found, p = model.classify(list(texts))
@@ -336,9 +338,9 @@ class Tag(_FineTune):
     """Which holds the label."""
 
     def read(self, path):
-        from homl_models.pipelines import texts
+        from homl_models.pipelines import text_files
 
-        return texts.read_tagged(path, self.token_column, self.label_column)
+        return text_files.read_tagged(path, self.token_column, self.label_column)
 
     def made_up(self):
         from homl_models.pipelines import events
@@ -436,9 +438,9 @@ class Answer(_FineTune):
             raise UserError(f"--overlap must lie in [0, {self.max_length // 2}), less than half of --max-length")
 
     def read(self, path):
-        from homl_models.pipelines import texts
+        from homl_models.pipelines import text_files
 
-        return texts.read_questions(path)
+        return text_files.read_questions(path)
 
     def made_up(self):
         from homl_models.pipelines import events
@@ -478,7 +480,7 @@ class Answer(_FineTune):
 
     def show(self, model, folder):
         """Questions of the test part, and answers."""
-        from homl_models import reports
+        from homl_models.training import reports
 
         questions, contexts, right = zip(*self.parts[2][:SHOWN])
         found = [f"{text or '(none)'} ({p:.2f})" for text, p in model.answer(list(questions), list(contexts))]

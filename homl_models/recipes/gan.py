@@ -6,7 +6,7 @@ import sys
 from typing import Literal
 
 from homl_models.errors import UserError
-from homl_models.recipes.pictures import FEWEST, SHOWN, Generative, Pictures, by_pixels, in_units_of
+from homl_models.recipes.images import FEWEST, SHOWN, Generative, Pictures, by_pixels, in_units_of
 from homl_models.recipes.recipe import positive, rate
 
 NEIGHBOURS = 500  # pictures whose coverage is measured after each epoch
@@ -154,7 +154,7 @@ class GAN(Generative, Pictures):
     @functools.cached_property
     def judge_of_epochs(self):
         """Images (n, ...) -> metrics of them against validation pictures."""
-        from homl_models import metrics, runs
+        from homl_models import loading, metrics
 
         images = self.parts[1][0][: self.judged]
         if len(images) < FEWEST:
@@ -162,7 +162,7 @@ class GAN(Generative, Pictures):
         if not self.features:
             real = images[:NEIGHBOURS] / (255 if images.dtype == "uint8" else 1)
             return lambda fake: {"coverage": by_pixels(real, fake[:NEIGHBOURS])["coverage"]}
-        net = runs.load(self.features)
+        net = loading.load(self.features)
         real = net.judged(images.reshape(-1, *net.image_shape))[0]
         scaled = in_units_of(real)
 
@@ -181,7 +181,7 @@ class GAN(Generative, Pictures):
 
     def end_epoch(self, model, epoch, folder):
         """progress/epoch_NNNN.png, always of the same codings; how good pictures are, and a word if all are alike."""
-        from homl_models import reports
+        from homl_models.training import reports
 
         (folder / "progress").mkdir(exist_ok=True)
         samples = self.drawn(model, 64)[0]
@@ -204,7 +204,7 @@ class GAN(Generative, Pictures):
 
     def show(self, model, folder):
         """samples.png, interpolation.png, training.gif, and what they show."""
-        from homl_models import reports
+        from homl_models.training import reports
 
         reports.picture(self.columns(model), folder / "samples.png")
         codings = model.codings(12, self.seed + 1)
@@ -223,14 +223,14 @@ def animate(paths, path):
     """PNG files one after the other as a GIF, those in colour each with a palette of its own; nothing for none."""
     from PIL import Image
 
-    from homl_models import files
+    from homl_models.training import files
 
     frames = []
     for one in paths:
         with Image.open(one) as image:
             frames.append(image.convert("L") if image.mode == "L" else image.quantize())
     if frames:
-        with files.write_aside(path) as aside:
+        with files.atomic_write(path) as aside:
             frames[0].save(aside, format="GIF", save_all=True, append_images=frames[1:], duration=200, loop=0)
 
 

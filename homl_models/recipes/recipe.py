@@ -5,11 +5,12 @@ import typing
 from typing import Literal
 
 from homl_models.errors import UserError
+from homl_models.training.stages import Stage
 
 KINDS = {
     "fit": "Keras' own step",
     "stateful": "states that go on from batch to batch",
-    "phases": "parts of the model that are trained one after the other",
+    "stages": "several stages, each from the weights of the one before",
     "draws": "noise that the step draws, from a seed generator of the model",
     "adversarial": "two networks, two optimizers and a replay buffer, in one step",
     "scheduled_sampling": "a decoder that is fed its own predictions, on batches of several lengths",
@@ -110,8 +111,14 @@ class Recipe:
         """A new model, built and compiled."""
         raise TypeError(f"{type(self).__name__} must say what its model is")
 
-    def begin_epoch(self, model, epoch):
-        """Called before the first step of an epoch (counted from 0); what it changes must be in `model.variables`."""
+    def stages(self):
+        """The stages of the training, `training.stages.Stage`, each from the weights of the one before; here one."""
+        return [self.stage("")]
+
+    def stage(self, name, **changes):
+        """A stage with the settings and methods of this recipe, but for `changes`."""
+        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(Stage) if hasattr(self, f.name)}
+        return Stage(**{"name": name, **own, **changes})
 
     def end_epoch(self, model, epoch, folder):
         """Called after the last step of an epoch (counted from 1) -> more metrics of it; may write into `folder`.

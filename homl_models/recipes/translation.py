@@ -75,24 +75,26 @@ class _Translation(Recipe):
     @functools.cached_property
     def vocabularies(self):
         """Of source and target, learned on the training part; subwords are learned on both and shared."""
-        from homl_models import tokens
+        from homl_models.tokenizers import subwords
+        from homl_models.tokenizers.characters import learn_characters
+        from homl_models.tokenizers.words import learn_words
 
         sources, targets = map(list, zip(*self.parts[0]))
         if self.tokenizer == "subwords":
-            return (tokens.learn_subwords(sources + targets, self.vocab_size),) * 2
+            return (subwords.learn_subwords(sources + targets, self.vocab_size),) * 2
         if self.tokenizer == "characters":
-            return tokens.learn_characters(sources), tokens.learn_characters(targets)
-        return tokens.learn_words(sources, self.vocab_size), tokens.learn_words(targets, self.vocab_size)
+            return learn_characters(sources), learn_characters(targets)
+        return learn_words(sources, self.vocab_size), learn_words(targets, self.vocab_size)
 
     def learnt_from(self):
         return super().learnt_from() | {"vocabulary": self.vocabularies}
 
     def stream(self, pairs, vocabularies, max_length=None, seed=None):
         """The pairs with at most `max_length` tokens on a side, and batches of them as a `Stream`."""
-        from homl_models import tokens
         from homl_models.pipelines import translation
+        from homl_models.tokenizers import TOKENIZERS
 
-        make = tokens.TOKENIZERS[self.tokenizer]
+        make = TOKENIZERS[self.tokenizer]
         sources, targets = translation.encode(pairs, *map(make, vocabularies))
         if max_length is not None:
             pairs, sources, targets = translation.short_enough(pairs, sources, targets, max_length)
@@ -158,7 +160,7 @@ class _Translation(Recipe):
 
     def show(self, model, folder):
         """A table of translations (source, reference, greedy, beam 4) and attention.png."""
-        from homl_models import reports
+        from homl_models.training import reports
 
         pairs = [(s, "") for s in BOOK_SENTENCES] if self.data == "spa-eng" and not self.pairs_file else []
         pairs += self.parts[2][:8]

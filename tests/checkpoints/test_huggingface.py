@@ -24,7 +24,7 @@ from homl_models.models.bert_heads import (
     TextEmbedder,
 )
 from homl_models.models.electra import Electra, ElectraForPreTraining, ElectraPretrainer
-from homl_models.wordpiece import SPECIAL
+from homl_models.tokenizers.wordpiece import SPECIAL
 from tests import checks
 from tests.checkpoints.test_torch_files import Evil
 from tests.models.test_bert import HEADS, INPUTS, inputs_of, make, reference, tensors

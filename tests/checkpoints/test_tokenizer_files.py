@@ -11,7 +11,7 @@ from homl_models.checkpoints.huggingface import from_pretrained, save_pretrained
 from homl_models.errors import UserError
 from homl_models.models.bert import Bert
 from homl_models.models.bert_heads import BertForMaskedLM
-from homl_models.wordpiece import SPECIAL
+from homl_models.tokenizers.wordpiece import SPECIAL
 from tests import checks
 
 WORDS = ["é", "e", "É", "E", "中", "文", "中文", "##e", "a", "##b", ".", "[", "]"]

@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 
 from homl_models.errors import UserError
-from homl_models.export import write_saved_model
 from homl_models.layers.tied import DenseTranspose
+from homl_models.training.saved_model import write_saved_model
 from tests import checks
 
 X = np.random.default_rng(0).normal(size=(5, 7)).astype("float32")

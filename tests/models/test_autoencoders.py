@@ -17,6 +17,7 @@ from homl_models.models.autoencoders import (
     StackedAutoencoder,
 )
 from homl_models.regularizers import KLDivergenceRegularizer, L1ActivityRegularizer
+from homl_models.training.stages import load_by_name
 from tests import checks
 
 DIGITS = np.float32(load_digits().images / 16)
@@ -216,12 +217,12 @@ def test_the_linear_one_finds_the_principal_components():
     assert np.arccos(np.clip(cosines, -1, 1)).max() < 1e-3
 
 
-def test_greedy_training_is_training_the_parts_by_hand():
+def test_greedy_training_is_training_the_parts_by_hand(tmp_path):
     """Each part as a model of its own, in Keras' layers, on what the parts before it encode; then the whole."""
     batches = np.split(DIGITS[:60], 6)
-    greedy = make("greedy")
-    layers = [keras.layers.Dense.from_config(layer.get_config()) for layer in [*greedy.encoder, *greedy.decoder]]
-    for copy, layer in zip(layers, [*greedy.encoder, *greedy.decoder]):
+    start = make("stacked")
+    layers = [keras.layers.Dense.from_config(layer.get_config()) for layer in [*start.encoder, *start.decoder]]
+    for copy, layer in zip(layers, [*start.encoder, *start.decoder]):
         copy.build(layer.get_build_config()["input_shape"])
         copy.set_weights(layer.get_weights())
 
@@ -238,34 +239,26 @@ def test_greedy_training_is_training_the_parts_by_hand():
         by_hand([layers[i], layers[5 - i]], layers[:i])
     by_hand(layers, [])
 
-    compiled(greedy, keras.optimizers.Adam(1e-2))
-    greedy.optimizer.build(greedy.trainable_variables)
-    for phase in range(greedy.num_phases):
-        greedy.start_phase(phase)
-        pair = [] if phase == 3 else [greedy.encoder[phase], greedy.decoder[-1 - phase]]
+    start.save_weights(tmp_path / "start.weights.h5")
+    stages = [lambda i=i: make("greedy", layer=i) for i in range(3)]
+    for i, stage in enumerate([*stages, lambda: make("stacked")]):
+        model = compiled(stage(), keras.optimizers.Adam(1e-2))
+        load_by_name(model, tmp_path / "start.weights.h5")
+        pair = [*model.encoder, *model.decoder] if i == 3 else [model.encoder[i], model.decoder[-1 - i]]
         trained = {id(w) for layer in pair for w in layer.weights}
-        before = {id(w): w.numpy() for w in greedy.trainable_weights}
+        before = {id(w): w.numpy() for w in model.weights}
         for batch in batches:
-            greedy.train_on_batch(batch, batch)
-        for w in greedy.trainable_weights:
-            assert (w.numpy() != before[id(w)]).any() == (phase == 3 or id(w) in trained)
-    for layer, copy in zip([*greedy.encoder, *greedy.decoder], layers):
+            model.train_on_batch(batch, batch)
+        for w in model.weights:
+            assert (w.numpy() != before[id(w)]).any() == (id(w) in trained)
+        model.save_weights(tmp_path / "start.weights.h5")
+    for layer, copy in zip([*model.encoder, *model.decoder], layers):
         checks.close(layer.weights, copy.weights)
 
 
-def test_a_new_phase_forgets_moments_and_keeps_the_scale_of_the_loss():
-    model = make("greedy")
-    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(1e-2), initial_scale=64.0)
-    model.compile(optimizer, "mse", run_eagerly=True, auto_scale_loss=False)
-    model.train_on_batch(X, X)
-    assert any(v.numpy().any() for v in optimizer.inner_optimizer.variables if "momentum" in v.path)
-    model.start_phase(1)
-    assert not any(v.numpy().any() for v in optimizer.inner_optimizer.variables if "momentum" in v.path)
-    assert float(optimizer.dynamic_scale.numpy()) == 64
-    before = [w.numpy() for w in model.trainable_weights]
-    model.train_on_batch(X, X)
-    assert all(np.isfinite(w.numpy()).all() for w in model.trainable_weights)
-    assert any((w.numpy() != old).any() for w, old in zip(model.trainable_weights, before))
+def test_a_layer_that_is_not_there_cannot_be_trained():
+    with pytest.raises(UserError, match="layer must lie in 0 to 2, not 3"):
+        make("greedy", layer=3)
 
 
 def test_tied_weights_stay_tied_through_training_files_and_export(tmp_path):
@@ -289,9 +282,8 @@ def test_tied_weights_stay_tied_through_training_files_and_export(tmp_path):
 @EVERY
 def test_a_batch_can_be_learnt(kind):
     model = compiled(make(kind), keras.optimizers.Adam(1e-2), eager=False)
-    if kind == "greedy":
-        model.optimizer.build(model.trainable_variables)
-        model.start_phase(3)
+    if kind == "greedy":  # its loss is that of a part
+        model = compiled(make("stacked"), keras.optimizers.Adam(1e-2), eager=False)
     if kind == "hashing":
         model.noise_before_coding.stddev = 0.0
     checks.overfits(model, X, X, steps=150, share=0.5)

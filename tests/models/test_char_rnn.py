@@ -9,10 +9,10 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
-from homl_models import text
 from homl_models.errors import UserError
-from homl_models.export import write_saved_model
 from homl_models.models.char_rnn import CharRNN
+from homl_models.tokenizers import characters
+from homl_models.training.saved_model import write_saved_model
 from tests import checks, processes
 
 VOCABULARY = "\n abcdeé😀"
@@ -217,7 +217,7 @@ def test_score_is_the_log_probability_per_character(model):
     texts = ["abc😀 é\n", "e", "dd"]
     bits = model.score(texts)
     for some, score in zip(texts, bits):
-        row = text.encode(some, VOCABULARY)[None]
+        row = characters.encode(some, VOCABULARY)[None]
         logits = np.concatenate([model.logits(np.zeros((1, 1, 7), "float32")), model(row)[:, :-1]], axis=1)
         log_p = log_softmax(logits)[0, np.arange(len(some)), row[0]]
         assert score == pytest.approx(-log_p.sum() / math.log(2) / len(some), rel=1e-5)
@@ -229,7 +229,7 @@ def test_probabilities_of_the_next_character(model):
     assert set(p) == set(VOCABULARY)
     assert list(p.values()) == sorted(p.values(), reverse=True)
     assert sum(p.values()) == pytest.approx(1, abs=1e-6)
-    expected = np.exp(log_softmax(model(text.encode("ab", VOCABULARY)[None])[0, -1]))
+    expected = np.exp(log_softmax(model(characters.encode("ab", VOCABULARY)[None])[0, -1]))
     checks.close([p[c] for c in VOCABULARY], list(expected))
     assert model.score("abé") * 3 - model.score("ab") * 2 == pytest.approx(-math.log2(p["é"]), rel=1e-4)
 
@@ -239,7 +239,7 @@ def test_temperature_0_writes_the_most_probable_character_again_and_again(model)
     for prompt, written in zip(PROMPTS, model.generate(PROMPTS, 20, temperature=0), strict=True):
         expected = prompt or next(iter(model.next_char("")))
         while len(expected) < len(prompt) + 20:
-            expected += VOCABULARY[np.argmax(logits(text.encode(expected, VOCABULARY)[None])[0, -1])]
+            expected += VOCABULARY[np.argmax(logits(characters.encode(expected, VOCABULARY)[None])[0, -1])]
         assert written == expected
         assert model.generate(prompt, 20, temperature=0) == expected
 

@@ -13,10 +13,10 @@ from sklearn.datasets import load_digits
 
 from homl_models import diffusion, recipes
 from homl_models.errors import UserError
-from homl_models.export import write_saved_model
 from homl_models.models import ddpm
 from homl_models.models.ddpm import DDPM
 from homl_models.models.unet import Network, SeparableUNet, UNet
+from homl_models.training.saved_model import write_saved_model
 from tests import checks
 
 DIGITS = np.float32(load_digits().images / 16)

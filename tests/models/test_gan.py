@@ -13,9 +13,9 @@ from sklearn.datasets import load_digits
 
 from homl_models import recipes
 from homl_models.errors import UserError
-from homl_models.export import write_saved_model
 from homl_models.models.gan import GAN, LOSSES, input_gradient
 from homl_models.optimizers import Alternating
+from homl_models.training.saved_model import write_saved_model
 from tests import checks
 
 DIGITS = np.float32(load_digits().images / 16)

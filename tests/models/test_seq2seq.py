@@ -6,8 +6,9 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
-from homl_models import decoding, tokens
+from homl_models import decoding
 from homl_models.models.seq2seq import ATTENTIONS
+from homl_models.tokenizers.base import END, PAD
 from tests import checks
 from tests.models.test_translator import SOURCE, TARGET, log_softmax, make, pairs, trainable
 
@@ -217,7 +218,7 @@ def test_scheduled_sampling_has_a_gradient_at_every_weight_and_a_mask(kind):
     model = sampling(kind, steps=500)
     checks.gradients_reach(lambda x: model(x, training=True), model.trainable_variables, pairs())
     logits = model(pairs(), training=True)
-    checks.close(logits._keras_mask, (pairs()[1] != tokens.PAD) & (pairs()[1] != tokens.END))
+    checks.close(logits._keras_mask, (pairs()[1] != PAD) & (pairs()[1] != END))
 
 
 @pytest.mark.parametrize(

@@ -10,16 +10,16 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
-from homl_models import tokens
 from homl_models.errors import UserError
-from homl_models.export import write_saved_model
 from homl_models.models import translator
 from homl_models.models.seq2seq import ATTENTIONS, Seq2Seq
 from homl_models.models.transformer import Transformer
+from homl_models.tokenizers.base import END, PAD, SPECIAL, START
+from homl_models.training.saved_model import write_saved_model
 from tests import checks, processes
 
-SOURCE = (*tokens.SPECIAL, *"abcdefghij")
-TARGET = (*tokens.SPECIAL, *"rstuvwxy")
+SOURCE = (*SPECIAL, *"abcdefghij")
+TARGET = (*SPECIAL, *"rstuvwxy")
 S2S = {"embed_dim": 5, "units": 6}
 FORMER = {"dim": 8, "num_heads": 2, "hidden_units": 10, "dropout": 0.0}
 SHARED = {"target_vocabulary": SOURCE, "share_embeddings": True, "num_encoder_layers": 1, "num_decoder_layers": 1}
@@ -64,9 +64,9 @@ def pairs(source_lengths=(6, 3, 5), target_lengths=(7, 4, 2), seed=0):
     source = np.zeros((len(source_lengths), max(source_lengths)), "int32")
     target = np.zeros((len(target_lengths), max(target_lengths)), "int32")
     for row, n in zip(source, source_lengths):
-        row[:n] = [*rng.integers(4, len(SOURCE), n - 1), tokens.END]
+        row[:n] = [*rng.integers(4, len(SOURCE), n - 1), END]
     for row, n in zip(target, target_lengths):
-        row[:n] = [tokens.START, *rng.integers(4, len(TARGET), n - 2), tokens.END]
+        row[:n] = [START, *rng.integers(4, len(TARGET), n - 2), END]
     return source, target
 
 
@@ -315,7 +315,7 @@ def test_a_beam_of_1_is_greedy_whatever_the_penalty(fresh):
             continue
         ids = fresh.target_ids([text])[:, :8]
         best = np.array(fresh((source[i : i + 1], ids)))
-        best[..., [tokens.PAD, tokens.START]] = -np.inf
+        best[..., [PAD, START]] = -np.inf
         n = len(text.split())
         assert best.argmax(axis=-1)[0, : min(n + 1, 6)].tolist() == ids[0, 1 : min(n + 1, 6) + 1].tolist()
 
@@ -541,11 +541,11 @@ def test_the_endpoints_of_trained_positions_refuse_what_is_too_long():
 ELSEWHERE = """
 import json, sys
 import keras, numpy as np
-from homl_models import tokens
+from homl_models.tokenizers.base import END, PAD, SPECIAL, START
 from homl_models.models import translator
 from homl_models.models.seq2seq import Seq2Seq
 from homl_models.models.transformer import Transformer
-V = (*tokens.SPECIAL, *"abcdef")
+V = (*SPECIAL, *"abcdef")
 usual = translator.compiled
 if keras.backend.backend() == "jax":
     import jax

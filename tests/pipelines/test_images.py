@@ -19,7 +19,7 @@ from homl_models.errors import UserError
 from homl_models.pipelines import images
 from tests import checks
 from tests.conftest import DATA
-from tests.pipelines.test_characters import NO_NETWORK
+from tests.pipelines.test_text_windows import NO_NETWORK
 
 NUMBERED = np.arange(50, dtype=np.uint8)[:, None, None] * np.ones((1, 2, 3), np.uint8)  # picture i is all i
 

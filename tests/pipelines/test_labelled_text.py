@@ -18,10 +18,10 @@ from homl_models.models.bert_heads import (
     BertForSequenceClassification,
     BertForTokenClassification,
 )
-from homl_models.pipelines import events, labelled_text, texts
+from homl_models.pipelines import events, labelled_text, text_files
 from homl_models.pipelines.labelled_text import OUTSIDE, Examples
 from homl_models.pipelines.stream import IGNORED, by_length
-from homl_models.wordpiece import SPECIAL, WordPiece
+from homl_models.tokenizers.wordpiece import SPECIAL, WordPiece
 from tests import checks
 from tests.conftest import DATA
 
@@ -479,7 +479,7 @@ def real():
     for path in (reviews, vocabulary):
         if not path.exists():
             pytest.skip(f"needs the IMDb reviews, and {path} is not there; set HOML_TEST_DATA to their data folder")
-    return *texts.read_labelled(reviews), WordPiece.from_file(vocabulary)
+    return *text_files.read_labelled(reviews), WordPiece.from_file(vocabulary)
 
 
 def test_real_reviews_become_batches():

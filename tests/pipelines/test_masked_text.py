@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from homl_models.pipelines import masked_text, texts
+from homl_models.pipelines import masked_text, text_files
 from homl_models.pipelines.masked_text import Encoded
-from homl_models.wordpiece import SPECIAL, WordPiece
+from homl_models.tokenizers.wordpiece import SPECIAL, WordPiece
 from tests import checks
 from tests.conftest import DATA
 
@@ -510,7 +510,7 @@ def test_real_reviews_become_batches():
     for path in (reviews, vocabulary):
         if not path.exists():
             pytest.skip(f"needs the IMDb reviews, and {path} is not there; set HOML_TEST_DATA to their data folder")
-    documents = texts.read_documents(reviews)
+    documents = text_files.read_documents(reviews)
     assert len(documents) == 12_500
     assert not any("<br />" in sentence for document in documents for sentence in document)
     encoded = masked_text.encode(documents[:200], WordPiece.from_file(vocabulary))

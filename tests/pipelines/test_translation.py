@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from homl_models import tokens
 from homl_models.pipelines import translation
+from homl_models.tokenizers.base import END, SPECIAL, START
+from homl_models.tokenizers.characters import Characters
+from homl_models.tokenizers.words import Words, learn_words
 from tests import checks
 
 PAIRS = [("Go.", "Ve."), ("I'm “here”.", "¡Estoy aquí!"), ("Who?", "¿Quién?"), ("a\u2028b\x85c", "one line")]
@@ -237,8 +239,8 @@ def test_sentences_are_compared_without_case_punctuation_and_spaces():
 
 
 def test_sources_end_and_targets_begin_and_end():
-    source = tokens.Words((*tokens.SPECIAL, "who", "me"))
-    target = tokens.Characters((*tokens.SPECIAL, "y", "o"))
+    source = Words((*SPECIAL, "who", "me"))
+    target = Characters((*SPECIAL, "y", "o"))
     sources, targets = translation.encode([("Who? Me?", "yo"), ("never", ""), ("me", "oyó")], source, target)
     assert [ids.tolist() for ids in sources] == [[4, 5, 3], [1, 3], [5, 3]]
     assert [ids.tolist() for ids in targets] == [[2, 4, 5, 3], [2, 3], [2, 5, 4, 1, 3]]
@@ -255,7 +257,7 @@ def test_decomposed_letters_do_not_part_a_sentence():
 
 def test_a_side_of_mostly_unknown_words_is_told():
     pairs = [("one two", "uno"), ("two two", "dos"), ("three", "tres")]
-    source, target = (tokens.Words([*tokens.SPECIAL, *some]) for some in (["one", "two", "three"], ["uno"]))
+    source, target = (Words([*SPECIAL, *some]) for some in (["one", "two", "three"], ["uno"]))
     with pytest.warns(UserWarning, match="67% of the words of the targets are unknown to the vocabulary of 5") as told:
         translation.encode(pairs, source, target)
     assert len(told) == 1
@@ -268,8 +270,8 @@ def test_a_side_of_mostly_unknown_words_is_told():
 def encoded(count, words=None, seed=0):
     """Pairs as `encode` gives them, of so many words, or of random lengths with a long tail."""
     s, t = np.random.default_rng(seed).geometric(0.3, (2, count)) - 1 if words is None else [[words] * count] * 2
-    sources = [np.array([10 + i] * n + [tokens.END], np.int32) for i, n in enumerate(s)]
-    targets = [np.array([tokens.START] + [10 + i] * n + [tokens.END], np.int32) for i, n in enumerate(t)]
+    sources = [np.array([10 + i] * n + [END], np.int32) for i, n in enumerate(s)]
+    targets = [np.array([START] + [10 + i] * n + [END], np.int32) for i, n in enumerate(t)]
     for i, (source, target) in enumerate(zip(sources, targets)):
         source[-1] = target[-1] = 10 + i  # also of those without a word
     return sources, targets
@@ -377,7 +379,7 @@ def test_training_takes_every_pair_once_an_epoch(num_buckets, seed):
 @pytest.mark.parametrize("num_buckets", [1, 3])
 def test_each_epoch_is_one_pass_where_batches_divide_the_buckets(num_buckets):
     sources = [np.array([10 + i] * (1 + i // 32), np.int32) for i in range(32 * num_buckets)]
-    targets = [np.array([tokens.START, *source], np.int32) for source in sources]
+    targets = [np.array([START, *source], np.int32) for source in sources]
     buckets = [translation.bucket(sources[k : k + 32], targets[k : k + 32], 1)[0] for k in range(0, len(sources), 32)]
     training = translation.batches(buckets, 8, 7)
     assert training.steps == 4 * num_buckets
@@ -452,7 +454,7 @@ def test_shapes_are_few_and_those_of_a_single_bucket_are_static():
 def test_little_of_a_real_batch_is_padding(spa_eng):
     pairs = spa_eng[::6]
     sources, targets = ([pair[side] for pair in pairs] for side in (0, 1))
-    both = [tokens.Words(tokens.learn_words(tf.constant(texts), 1000)) for texts in (sources, targets)]
+    both = [Words(learn_words(tf.constant(texts), 1000)) for texts in (sources, targets)]
     sources, targets = translation.encode(pairs, *both)
     ratios = {}
     for num_buckets in (1, 5):

@@ -1,11 +1,13 @@
-"""Texts to ids and back, by a vocabulary of characters: in Python, and in a TensorFlow graph.
+"""Characters: texts to ids and back, in Python and in a TensorFlow graph.
 
-A vocabulary is a string of distinct characters; the id of a character is its place in it.
+For character RNNs a vocabulary is a string of distinct characters; the id of a character is its place in it. For
+translation, `Characters` is a tokenizer beside words and subwords.
 """
 
 import numpy as np
 
 from homl_models.errors import UserError
+from homl_models.tokenizers.base import SPECIAL, Tokenizer
 
 DOTTED = "İÌÍĨĮ"
 
@@ -114,3 +116,17 @@ def tf_decode(ids, vocabulary):
 
     characters = tf.gather(tf.constant(list(vocabulary)), tf.maximum(ids, 0))
     return tf.strings.reduce_join(tf.where(ids >= 0, characters, ""), axis=-1)
+
+
+class Characters(Tokenizer):
+    """Unicode characters as they are."""
+
+    def split(self, texts):
+        import tensorflow as tf
+
+        return tf.strings.unicode_split(texts, "UTF-8")
+
+
+def learn_characters(texts):
+    """Every character of the texts after `SPECIAL`, in the order of their code points."""
+    return (*SPECIAL, *sorted(set("".join(texts))))

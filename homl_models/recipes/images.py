@@ -258,10 +258,10 @@ class Generative(Pictures):
         """
         import numpy as np
 
-        from homl_models import metrics, runs
+        from homl_models import loading, metrics
         from homl_models.models.feature_net import FeatureNet
 
-        net, count = runs.load(features), len(real)
+        net, count = loading.load(features), len(real)
         if not isinstance(net, FeatureNet):
             raise UserError(f"{features} is no run of a feature network, as fashion_features trains one")
         if math.prod(net.image_shape) != math.prod(model.image_shape):

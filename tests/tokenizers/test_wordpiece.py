@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from homl_models import wordpiece
 from homl_models.errors import UserError
-from homl_models.wordpiece import SPECIAL, WordPiece
+from homl_models.tokenizers import wordpiece
+from homl_models.tokenizers.wordpiece import SPECIAL, WordPiece
 from tests import checks, processes
 from tests.conftest import DATA
 
@@ -320,7 +320,7 @@ def test_windows_by_hand():
 CORPUS = [*WORDS.split("\n"), "low lower lowest new newer newest wide wider widest", "aa ab ba bb cc cd dc dd"]
 LEARNED = """
 import json, sys
-from homl_models.wordpiece import WordPiece
+from homl_models.tokenizers.wordpiece import WordPiece
 corpus = json.loads(sys.argv[1])
 print(json.dumps([WordPiece.learned(corpus, 500, lowercase).vocabulary for lowercase in (True, False)]))
 """

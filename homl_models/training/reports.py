@@ -1,8 +1,9 @@
 """What people read of a run: history.csv, TensorBoard, learning curves, tables, attention maps, pictures."""
 
+import contextlib
 import csv
 
-from homl_models import files
+from homl_models.training import files
 
 
 class HistoryLog:
@@ -22,18 +23,22 @@ class HistoryLog:
             self.write(history[:end])
 
     def write(self, history):
-        """Add the last epoch of `history`, a list of {"epoch": n, metric: value}."""
+        """Add the last epoch of `history`, a list of {"epoch": n, metric: value}.
+
+        Where rows have a "stage", TensorBoard has it before the names of the metrics.
+        """
         import tensorflow as tf
 
-        with files.write_aside(self.folder / "history.csv") as aside, open(aside, "w", newline="") as file:
-            writer = csv.DictWriter(file, history[-1])
+        with files.atomic_write(self.folder / "history.csv") as aside, open(aside, "w", newline="") as file:
+            writer = csv.DictWriter(file, dict.fromkeys(name for row in history for name in row))
             writer.writeheader()
             writer.writerows(history)
-        with self.writer.as_default(step=history[-1]["epoch"]):
-            for name, value in history[-1].items():
-                if name != "epoch":
-                    part, metric = ("validation", name[4:]) if name.startswith("val_") else ("training", name)
-                    tf.summary.scalar(f"{metric}/{part}", value)
+        row = dict(history[-1])
+        epoch, stage = row.pop("epoch"), row.pop("stage", "")
+        with self.writer.as_default(step=epoch), tf.name_scope(stage) if stage else contextlib.nullcontext():
+            for name, value in row.items():
+                part, metric = ("validation", name[4:]) if name.startswith("val_") else ("training", name)
+                tf.summary.scalar(f"{metric}/{part}", value)
         self.writer.flush()
 
     def close(self):
@@ -41,20 +46,25 @@ class HistoryLog:
 
 
 def learning_curves(history, path):
-    """A panel for each metric, training and validation over the epochs, as a PNG."""
+    """A panel for each metric, training and validation over the epochs, as a PNG; dotted lines between stages."""
     from matplotlib.figure import Figure
 
-    epochs = [row["epoch"] for row in history]
-    metrics = [name for name in history[-1] if name != "epoch" and not name.startswith("val_")]
+    names = dict.fromkeys(name for row in history for name in row if name not in ("stage", "epoch"))
+    metrics = [name for name in names if not name.startswith("val_")]
+    stages = [row.get("stage") for row in history]
+    begins = [row["epoch"] - 0.5 for row, before, stage in zip(history[1:], stages, stages[1:]) if stage != before]
     figure = Figure(figsize=(4.5 * len(metrics), 3.2), layout="constrained")
     for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics):
-        axes.plot(epochs, [row[metric] for row in history], "o-", markersize=3, label="training")
-        if f"val_{metric}" in history[-1]:
-            axes.plot(epochs, [row[f"val_{metric}"] for row in history], "o-", markersize=3, label="validation")
+        for name, label in ((metric, "training"), (f"val_{metric}", "validation")):
+            points = [(row["epoch"], row[name]) for row in history if name in row]
+            if points:
+                axes.plot(*zip(*points), "o-", markersize=3, label=label)
+        for begin in begins:
+            axes.axvline(begin, color="grey", linestyle=":", linewidth=1)
         axes.set(xlabel="epoch", title=metric)
         axes.grid(alpha=0.3)
         axes.legend()
-    with files.write_aside(path) as aside:
+    with files.atomic_write(path) as aside:
         figure.savefig(aside, dpi=120, format="png")
 
 
@@ -84,7 +94,7 @@ def attention(source, target, weights, path):
     axes.set_yticks(range(len(target)), target)
     axes.xaxis.tick_top()
     figure.colorbar(image, ax=axes)
-    with files.write_aside(path) as aside:
+    with files.atomic_write(path) as aside:
         figure.savefig(aside, dpi=120, format="png")
 
 
@@ -99,7 +109,7 @@ def picture(rows, path, scale=2, gap=4):
     edges = [(0, 0), (0, gap), (0, gap)] + [(0, 0)] * (rows[0].ndim - 3)
     rows = [np.concatenate(list(np.pad(row, edges, constant_values=1)), axis=1) for row in rows]
     pixels = np.uint8(np.round(np.clip(np.concatenate(rows), 0, 1)[:-gap, :-gap] * 255))
-    with files.write_aside(path) as aside:
+    with files.atomic_write(path) as aside:
         Image.fromarray(pixels).save(aside, format="PNG")
 
 
@@ -130,6 +140,6 @@ def map_of_codings(codings, labels, images, path, seed=0):
             shown = np.concatenate([shown, place[None]])
             thumbnail = OffsetImage(image, cmap="binary", zoom=28 / max(image.shape))
             axes.add_artist(AnnotationBbox(thumbnail, place, pad=0.1, bboxprops={"lw": 0.5}))
-    with files.write_aside(path) as aside:
+    with files.atomic_write(path) as aside:
         figure.savefig(aside, dpi=100, format="png")
     return "by t-SNE" if by_tsne else "their first two numbers"

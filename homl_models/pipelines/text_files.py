@@ -9,7 +9,7 @@ import zlib
 
 from homl_models.errors import UserError
 from homl_models.pipelines import lines, tables
-from homl_models.pipelines.fetch import fetched
+from homl_models.pipelines.download import fetched
 
 IMDB_URL = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
 IMDB_LABELS = "negative", "positive"

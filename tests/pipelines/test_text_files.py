@@ -12,11 +12,11 @@ import tarfile
 import keras
 import pytest
 
-from homl_models.pipelines import texts
+from homl_models.pipelines import text_files
 from tests import checks
 from tests.checks import fails
 from tests.conftest import DATA
-from tests.pipelines.test_characters import NO_NETWORK
+from tests.pipelines.test_text_windows import NO_NETWORK
 
 
 def packings(text):
@@ -45,12 +45,12 @@ FILES = packings(TEXT) | {
 def test_documents_are_parted_by_empty_lines_and_a_lone_line_into_sentences(tmp_path, data):
     for name in ("some.txt", "no_ending"):  # it is not the name that tells
         (tmp_path / name).write_bytes(data)
-        assert texts.read_documents(tmp_path / name) == DOCUMENTS
+        assert text_files.read_documents(tmp_path / name) == DOCUMENTS
 
 
 def test_a_line_separator_within_a_line_is_not_its_end(tmp_path):
     (tmp_path / "a.txt").write_text("one\u2028more\x85\nTwo", encoding="utf-8")
-    assert texts.read_documents(tmp_path / "a.txt") == [["one\u2028more", "Two"]]
+    assert text_files.read_documents(tmp_path / "a.txt") == [["one\u2028more", "Two"]]
 
 
 def test_all_texts_of_a_folder_are_read_and_no_document_goes_over_a_file(tmp_path):
@@ -62,7 +62,7 @@ def test_all_texts_of_a_folder_are_read_and_no_document_goes_over_a_file(tmp_pat
     (tmp_path / "d.md").write_text("not this")
     (tmp_path / ".hidden.txt").write_text("nor this")
     with pytest.warns(UserWarning, match=r"1 files that are not .txt or .txt.gz are left out, such as d.md"):
-        assert texts.read_documents(str(tmp_path)) == [["A", "a"], ["AA"], ["B", "b"], ["C"]]
+        assert text_files.read_documents(str(tmp_path)) == [["A", "a"], ["AA"], ["B", "b"], ["C"]]
 
 
 NO_TEXT = {
@@ -81,26 +81,26 @@ NO_TEXT = {
 def test_a_file_that_holds_no_text_is_refused_in_one_line(tmp_path, data, what, named):
     if data is not None:
         (tmp_path / "some.txt").write_bytes(data)
-    fails(what, lambda: texts.read_documents(tmp_path / "some.txt"), named, "some.txt")
+    fails(what, lambda: text_files.read_documents(tmp_path / "some.txt"), named, "some.txt")
 
 
 def test_a_folder_without_texts_is_refused(tmp_path):
     (tmp_path / "a.csv").write_text("text\nnot looked for in a folder\n")
-    fails("holds no .txt or .txt.gz file", lambda: texts.read_documents(tmp_path), str(tmp_path))
+    fails("holds no .txt or .txt.gz file", lambda: text_files.read_documents(tmp_path), str(tmp_path))
 
 
 @pytest.mark.parametrize(("name", "pack"), [("a.csv", bytes), ("a.csv.gz", gzip.compress)])
 def test_each_text_of_a_table_is_a_document_of_its_sentences(tmp_path, name, pack):
     table = 'id,text\n1,"One, two. Three!<br /><br />Four\n\nand five"\n\n2, Six? \n'
     (tmp_path / name).write_bytes(pack(table.encode()))
-    assert texts.read_documents(tmp_path / name) == [["One, two.", "Three!", "Four\n\nand five"], ["Six?"]]
+    assert text_files.read_documents(tmp_path / name) == [["One, two.", "Three!", "Four\n\nand five"], ["Six?"]]
     (tmp_path / name).write_bytes(pack(b"review\nOne\n"))
-    fails("has no columns text;", lambda: texts.read_documents(str(tmp_path / name)), name, "first line")
+    fails("has no columns text;", lambda: text_files.read_documents(str(tmp_path / name)), name, "first line")
 
 
 def test_sentences_end_before_a_space():
-    assert texts.sentences(" A b. C?  D!\nE... 1.5 f.g ") == ["A b.", "C?", "D!", "E...", "1.5 f.g"]
-    assert texts.sentences(" ") == []
+    assert text_files.sentences(" A b. C?  D!\nE... 1.5 f.g ") == ["A b.", "C?", "D!", "E...", "1.5 f.g"]
+    assert text_files.sentences(" ") == []
 
 
 # Texts with labels.
@@ -111,14 +111,14 @@ REVIEWS = 'text,label\n"Fine, I say.<br /><br />""Yes""",1\n"Two\nlines\u2028mor
 @pytest.mark.parametrize("name", packings(REVIEWS))
 def test_texts_and_labels_are_read(tmp_path, name):
     (tmp_path / "r").write_bytes(packings(REVIEWS)[name])
-    found, labels = texts.read_labelled(tmp_path / "r")
+    found, labels = text_files.read_labelled(tmp_path / "r")
     assert found == ['Fine, I say.  "Yes"', "Two\nlines\u2028more", "plain"]
     assert labels == ["1", "0", "so-so"]
 
 
 def test_columns_are_found_by_name(tmp_path):
     (tmp_path / "r.csv").write_text("id,label,text\n7,1,good\n")
-    assert texts.read_labelled(tmp_path / "r.csv") == [["good"], ["1"]]
+    assert text_files.read_labelled(tmp_path / "r.csv") == [["good"], ["1"]]
 
 
 NO_REVIEWS = {
@@ -138,7 +138,7 @@ NO_REVIEWS = {
 def test_a_table_without_texts_and_labels_is_refused_in_one_line(tmp_path, data, what, named):
     if data is not None:
         (tmp_path / "r.csv").write_bytes(data)
-    fails(what, lambda: texts.read_labelled(tmp_path / "r.csv"), named, "r.csv")
+    fails(what, lambda: text_files.read_labelled(tmp_path / "r.csv"), named, "r.csv")
 
 
 SHEET = "text,label\n" + "".join(f"Row {i}.,{'good' if i % 2 else 'bad'}\n" for i in range(1, 30))
@@ -166,7 +166,7 @@ def test_what_is_amiss_in_a_table_is_refused_by_line(tmp_path, table, number, ro
     rows = table.split("\n")
     rows[number] = row
     (tmp_path / "r.csv").write_text("\n".join(rows))
-    fails(rf"r.csv,? {what}", lambda: texts.read_labelled(tmp_path / "r.csv"))
+    fails(rf"r.csv,? {what}", lambda: text_files.read_labelled(tmp_path / "r.csv"))
 
 
 @pytest.mark.parametrize("delimiter", list(",;\t|"))
@@ -181,13 +181,13 @@ def test_a_table_is_read_by_what_parts_its_first_line(tmp_path, delimiter):
     for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL):
         with open(tmp_path / "r.csv", "w", newline="") as file:
             csv.writer(file, delimiter=delimiter, quoting=quoting).writerows(rows)
-        assert texts.read_labelled(tmp_path / "r.csv") == [[row[1] for row in rows[1:]], ["no", "yes", "no"]]
+        assert text_files.read_labelled(tmp_path / "r.csv") == [[row[1] for row in rows[1:]], ["no", "yes", "no"]]
     assert csv.field_size_limit() == limit
 
 
 def test_a_poem_with_commas_is_one_text(tmp_path):
     (tmp_path / "r.csv").write_text('text,label\n"One, two\nthree, four\nfive, six",good\n"A, b",bad\n')
-    assert texts.read_labelled(tmp_path / "r.csv")[0] == ["One, two\nthree, four\nfive, six", "A, b"]
+    assert text_files.read_labelled(tmp_path / "r.csv")[0] == ["One, two\nthree, four\nfive, six", "A, b"]
 
 
 def real(name):
@@ -198,7 +198,7 @@ def real(name):
 
 
 def test_real_reviews_are_read():
-    found, labels = texts.read_labelled(real("imdb_reviews_test_half.csv.gz"))
+    found, labels = text_files.read_labelled(real("imdb_reviews_test_half.csv.gz"))
     assert len(found) == 12_500
     assert labels == ["0", "1"] * 6_250
     assert not any("<br />" in text for text in found)
@@ -230,7 +230,7 @@ ROWS = [(f"Film {i // 2}.<br /><br />{'Good' if i % 2 else 'Bäd'}!", i % 2) for
 IMDB = """
 import json, pathlib, shutil, sys
 from homl_models.errors import UserError
-from homl_models.pipelines import texts
+from homl_models.pipelines import text_files
 home, *archives = map(pathlib.Path, sys.argv[1:])
 found = []
 for archive in (None, *archives):
@@ -238,7 +238,7 @@ for archive in (None, *archives):
         (home / "datasets").mkdir(exist_ok=True)
         shutil.copyfile(archive, home / "datasets" / "aclImdb_v1.tar.gz")
     try:
-        found.append(texts.imdb("train"))
+        found.append(text_files.imdb("train"))
     except UserError as error:
         found.append(str(error))
 print(json.dumps(found))
@@ -254,13 +254,13 @@ def test_imdb_that_cannot_be_fetched_says_what_to_do(monkeypatch):
         raise OSError("no network")
 
     monkeypatch.setattr(keras.utils, "get_file", get_file)
-    what = f"^cannot fetch {texts.IMDB_URL} and it is not cached as aclImdb_v1.tar.gz"
-    fails(what, lambda: texts.imdb("train"), "go online once")
+    what = f"^cannot fetch {text_files.IMDB_URL} and it is not cached as aclImdb_v1.tar.gz"
+    fails(what, lambda: text_files.imdb("train"), "go online once")
 
 
 def test_imdb_comes_in_turn_negative_and_positive_by_number(tmp_path, monkeypatch):
     cached(monkeypatch, archive(ROWS, tmp_path / "a.tar.gz"))
-    found, labels = texts.imdb("train")
+    found, labels = text_files.imdb("train")
     assert found == [text.replace("<br />", " ") for text, _ in ROWS]  # 10 comes after 9, not after 1
     assert labels == ["negative", "positive"] * 12
 
@@ -273,7 +273,7 @@ def real_rows():
 def test_real_reviews_in_the_archive_of_imdb_are_those_of_the_table(tmp_path, monkeypatch):
     rows = real_rows()
     cached(monkeypatch, archive(rows, tmp_path / "a.tar.gz"))
-    found, labels = texts.imdb("train")
+    found, labels = text_files.imdb("train")
     assert found == [text.replace("<br />", " ") for text, _ in rows]
     assert labels == ["negative", "positive"] * 30
     assert any("<br />" in text for text, _ in rows)
@@ -288,7 +288,7 @@ def test_imdb_without_a_network_comes_from_the_cache_of_keras_or_not_at_all(tmp_
     archives.append(archive(rows, tmp_path / "real.tar.gz"))
     home.mkdir()
     none, made_up, damaged, whole = checks.in_fresh_process(IMDB, home, *archives, KERAS_HOME=str(home), **NO_NETWORK)
-    assert none.startswith(f"cannot fetch {texts.IMDB_URL} and it is not cached as aclImdb_v1.tar.gz")
+    assert none.startswith(f"cannot fetch {text_files.IMDB_URL} and it is not cached as aclImdb_v1.tar.gz")
     assert "\n" not in none
     assert made_up == [[text.replace("<br />", " ") for text, _ in ROWS], ["negative", "positive"] * 12]
     assert "aclImdb_v1.tar.gz is damaged (" in damaged
@@ -297,8 +297,8 @@ def test_imdb_without_a_network_comes_from_the_cache_of_keras_or_not_at_all(tmp_
 
 def test_each_part_of_imdb_is_its_own(tmp_path, monkeypatch):
     cached(monkeypatch, archive(ROWS[:4], tmp_path / "a.tar.gz", "test"))
-    assert texts.imdb("test")[1] == list(texts.IMDB_LABELS) * 2
-    fails("holds no reviews of the part train", lambda: texts.imdb("train"), "remove it")
+    assert text_files.imdb("test")[1] == list(text_files.IMDB_LABELS) * 2
+    fails("holds no reviews of the part train", lambda: text_files.imdb("train"), "remove it")
 
 
 BROKEN_ARCHIVES = {
@@ -315,12 +315,12 @@ def test_a_damaged_archive_is_refused_in_one_line(tmp_path, monkeypatch, broken)
     path = archive(ROWS, tmp_path / "a.tar.gz")
     path.write_bytes(broken(path.read_bytes()))
     cached(monkeypatch, path)
-    fails(r"a.tar.gz is damaged \(", lambda: texts.imdb("train"), "remove it, and it will be fetched again")
+    fails(r"a.tar.gz is damaged \(", lambda: text_files.imdb("train"), "remove it, and it will be fetched again")
 
 
 def test_a_review_that_is_not_utf8_is_damage(tmp_path, monkeypatch):
     cached(monkeypatch, archive([("good", 0), ("Señor".encode("latin-1"), 1)], tmp_path / "a.tar.gz"))
-    fails("is damaged", lambda: texts.imdb("train"), "remove it")
+    fails("is damaged", lambda: text_files.imdb("train"), "remove it")
 
 
 # Words with labels.
@@ -354,7 +354,7 @@ TAGGED_FILES = packings(CONLL) | {
 
 def tagged(folder, data, *columns):
     (folder / "some.conll").write_bytes(data if isinstance(data, bytes) else data.encode())
-    return texts.read_tagged(folder / "some.conll", *columns)
+    return text_files.read_tagged(folder / "some.conll", *columns)
 
 
 @pytest.mark.parametrize("data", TAGGED_FILES.values(), ids=TAGGED_FILES)
@@ -458,7 +458,7 @@ NOT_TAGGED = {
 @pytest.mark.parametrize(("data", "columns", "what", "named"), NOT_TAGGED.values(), ids=NOT_TAGGED)
 def test_a_file_without_words_and_labels_is_refused_in_one_line(tmp_path, data, columns, what, named):
     if data is None:
-        fails(what, lambda: texts.read_tagged(tmp_path / "some.conll"), named, "some.conll")
+        fails(what, lambda: text_files.read_tagged(tmp_path / "some.conll"), named, "some.conll")
     else:
         fails(what, lambda: tagged(tmp_path, data, *columns), named, "some.conll")
 
@@ -510,7 +510,7 @@ QUESTIONS = [
 
 def asked(folder, data):
     (folder / "some.json").write_bytes(data if isinstance(data, bytes) else json.dumps(data).encode())
-    return texts.read_questions(folder / "some.json")
+    return text_files.read_questions(folder / "some.json")
 
 
 @pytest.mark.parametrize("indent", [None, 1])
@@ -585,4 +585,4 @@ def test_a_file_without_questions_is_refused_in_one_line(tmp_path, data, what, n
 
 
 def test_a_file_of_questions_that_is_missing_is_named(tmp_path):
-    fails("^cannot read .*none.json: No such file", lambda: texts.read_questions(tmp_path / "none.json"))
+    fails("^cannot read .*none.json: No such file", lambda: text_files.read_questions(tmp_path / "none.json"))

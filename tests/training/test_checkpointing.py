@@ -11,14 +11,14 @@ import shutil
 import signal
 import types
 
-import keras
 import numpy as np
 import pytest
 
-from homl_models import files, runs, train
+from homl_models import train
 from homl_models.errors import UserError
 from homl_models.recipes import RECIPES
-from homl_models.resume import Progress
+from homl_models.training import checkpointing, files, loop
+from homl_models.training.checkpointing import Progress
 from tests import processes
 from tests.kinds import OF_KIND, WHOLE, start, state, wait_for_checkpoint
 
@@ -27,13 +27,15 @@ KILLED = OF_KIND["stateful"]
 
 GO_ON = """
 import dataclasses, pathlib, sys
-from homl_models import recipes, train
+from homl_models import recipes
+from homl_models.training import loop
 name, *folders = sys.argv[1:]
 recipe = dataclasses.replace(recipes.get(name), verbose=0)
-model = recipe.model()
-object.__setattr__(recipe, "model", lambda: model)
+if len(recipe.stages()) == 1:
+    model = recipe.model()
+    object.__setattr__(recipe, "model", lambda: model)
 for folder in folders:
-    train.fit(recipe, pathlib.Path(folder))
+    loop.fit(recipe, pathlib.Path(folder))
 print(0)
 """
 
@@ -73,8 +75,7 @@ def test_several_steps_at_once_and_scaled_losses_resume_exactly(name, settings, 
 
     def fit(folder):
         (tmp_path / folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        keras.utils.set_random_seed(recipe.seed)
-        train.fit(recipe, tmp_path / folder)
+        loop.fit(recipe, tmp_path / folder)
         return state(tmp_path / folder)
 
     def stopping(progress):
@@ -139,7 +140,7 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_used(damage, interru
     newest.write_bytes({"truncated": data[:-100], "one byte": data, "empty": b"", "not a zip": b"hello"}[damage])
     newest_size = newest.stat().st_size
     with pytest.warns(UserWarning, match="is damaged.*checkpoint before it"):
-        arrays, _, info = runs.read_checkpoint(folder)
+        arrays, _, info = checkpointing.read_checkpoint(folder)
     assert info == expected_info
     assert {k: a.tobytes() for k, a in arrays.items()} == {k: a.tobytes() for k, a in expected.items()}
     assert list(folder.glob("step-*.npz")) == [before]
@@ -151,9 +152,9 @@ def checkpoints(folder, *best_epochs):
     folder.mkdir()
     for epoch, best in enumerate(best_epochs, 1):
         if best == epoch:
-            runs.write_best(folder, epoch, [np.float32([epoch])])
+            checkpointing.write_best(folder, epoch, [np.float32([epoch])])
         info = {"best_epoch": best, "best_value": 1.0, "waited": 3, "epoch": epoch}
-        runs.write_checkpoint(folder, epoch, {"v": np.float32([epoch])}, info)
+        checkpointing.write_checkpoint(folder, epoch, {"v": np.float32([epoch])}, info)
     return folder
 
 
@@ -163,7 +164,7 @@ def test_best_weights_are_written_when_they_change_and_kept_as_long_as_a_checkpo
         "best-000001.npz", "best-000003.npz", "step-000000000004.npz", "step-000000000005.npz",
     ]  # fmt: skip
     (folder / "step-000000000005.npz").unlink()
-    arrays, best, info = runs.read_checkpoint(folder)
+    arrays, best, info = checkpointing.read_checkpoint(folder)
     assert (arrays["v"], best, info["epoch"]) == ([4], [[3]], 4)
 
 
@@ -171,7 +172,7 @@ def test_damaged_best_weights_cost_no_checkpoint(tmp_path):
     folder = checkpoints(tmp_path / "run", 1, 1)
     (folder / "best-000001.npz").write_bytes(b"")
     with pytest.warns(UserWarning, match="best-000001.npz is damaged.*the best epoch is looked for anew"):
-        arrays, best, info = runs.read_checkpoint(folder)
+        arrays, best, info = checkpointing.read_checkpoint(folder)
     assert (arrays["v"], best) == ([2], [])
     assert (info["best_epoch"], info["best_value"], info["waited"]) == (None, None, 0)
 
@@ -184,7 +185,7 @@ def test_what_cannot_be_read_now_is_not_taken_for_damaged(error, tmp_path, monke
     before = sorted(folder.iterdir())
     monkeypatch.setattr("zipfile.ZipFile", lambda path: raises(error))
     with pytest.raises(type(error)):
-        runs.read_checkpoint(folder)
+        checkpointing.read_checkpoint(folder)
     assert sorted(folder.iterdir()) == before
 
 
@@ -194,12 +195,12 @@ def raises(error):
 
 @pytest.mark.parametrize(("mode", "values", "best"), [("min", [np.nan, 3, 2, np.nan], 3), ("max", [np.nan, 3, 2], 2)])
 def test_any_number_is_better_than_none(mode, values, best, tmp_path, monkeypatch):
-    recipe = types.SimpleNamespace(monitor="m", monitor_mode=mode)
+    recipe = types.SimpleNamespace(name="", monitor="m", monitor_mode=mode)
     (tmp_path / "checkpoints").mkdir()
     progress = Progress(recipe, 1, tmp_path)
     monkeypatch.setattr(progress, "weights", lambda: [])
-    for progress.epoch, value in enumerate(values, 1):
-        progress.compare({"m": value})
+    for epoch, value in enumerate(values, 1):
+        progress.compare({"epoch": epoch, "m": value})
     assert progress.best_epoch == best
 
 
@@ -208,7 +209,7 @@ def test_after_a_damaged_checkpoint_the_run_ends_as_one_never_stopped(interrupte
     newest = sorted(folder.glob("checkpoints/step-*.npz"))[-1]
     newest.write_bytes(newest.read_bytes()[:-100])
     with pytest.warns(UserWarning, match="is damaged.*checkpoint before it"):
-        train.fit(dataclasses.replace(RECIPES[KILLED], verbose=0), folder)
+        loop.fit(dataclasses.replace(RECIPES[KILLED], verbose=0), folder)
     assert state(folder) == state(trained(KILLED))
 
 
@@ -217,9 +218,8 @@ def test_with_every_checkpoint_damaged_the_run_starts_again(interrupted, trained
     for path in folder.glob("checkpoints/step-*.npz"):
         path.write_bytes(path.read_bytes()[:50])
     recipe = dataclasses.replace(RECIPES[KILLED], verbose=0)
-    keras.utils.set_random_seed(recipe.seed)
     with pytest.warns(UserWarning, match="is damaged"):
-        train.fit(recipe, folder)
+        loop.fit(recipe, folder)
     assert state(folder) == state(trained(KILLED))
 
 
@@ -297,7 +297,7 @@ def test_a_checkpoint_of_another_model_is_refused(interrupted, tmp_path):
 def test_writing_aside_leaves_the_old_file_when_it_fails(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with pytest.raises(UnicodeEncodeError), files.write_aside(path) as aside:
+    with pytest.raises(UnicodeEncodeError), files.atomic_write(path) as aside:
         aside.write_text("half \ud800", encoding="utf-8")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from homl_models.errors import UserError
 from homl_models.pipelines import lines
-from homl_models.pipelines.fetch import fetched
+from homl_models.pipelines.download import fetched
 from homl_models.pipelines.stream import Stream, permuted
 
 SHAKESPEARE_URL = "https://homl.info/shakespeare"

@@ -8,9 +8,9 @@ import pytest
 
 from homl_models.checkpoints import huggingface
 from homl_models.errors import UserError
-from homl_models.export import write_saved_model
 from homl_models.models import bert_heads, electra
 from homl_models.models.bert import Bert
+from homl_models.training.saved_model import write_saved_model
 from tests import checks, processes
 
 WORDS = ["the", "a", "cat", "dog", "sat", "on", "mat", "who", "where", "is", "in", "house", ".", ",", "?", "!", "it"]

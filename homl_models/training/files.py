@@ -14,7 +14,7 @@ from homl_models.errors import UserError
 
 
 @contextlib.contextmanager
-def write_aside(path):
+def atomic_write(path):
     """A path beside `path` to write to; renamed to `path` if all goes well, removed if not.
 
     Replaces a file; a folder only if it is not there yet.
@@ -47,7 +47,7 @@ def remove_leftovers(folder):
 
 
 def write_json(path, value):
-    with write_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -82,7 +82,7 @@ def digest(value):
 def write_arrays(path, arrays, info):
     """Arrays {name: array} and a JSON value into one .npz, whose checksums `read_arrays` verifies."""
     encoded = np.frombuffer(json.dumps(info).encode(), np.uint8)
-    with write_aside(path) as aside, open(aside, "wb") as file:
+    with atomic_write(path) as aside, open(aside, "wb") as file:
         np.savez(file, info=encoded, **arrays)
 
 

@@ -15,7 +15,7 @@ import time
 import pytest
 
 from homl_models import train
-from homl_models.resume import Progress
+from homl_models.training.checkpointing import Progress
 from tests import processes
 from tests.kinds import OF_KIND, TINY, command, latest, results, start, state, wait_for_checkpoint
 
@@ -81,15 +81,16 @@ def test_signals_stop_a_run_at_its_last_checkpoint(number, times, status, tmp_pa
 
 KILLED_AS_IT_ENDS = """
 import contextlib, os, signal, sys
-from homl_models import files, train
-write_aside, (name, folder, victim) = files.write_aside, sys.argv[1:]
+from homl_models import train
+from homl_models.training import files
+atomic_write, (name, folder, victim) = files.atomic_write, sys.argv[1:]
 @contextlib.contextmanager
 def deadly(path):
-    with write_aside(path) as aside:
+    with atomic_write(path) as aside:
         yield aside
         if path.name == victim:  # written, but not in its place
             os.kill(os.getpid(), signal.SIGKILL)
-files.write_aside = deadly
+files.atomic_write = deadly
 train.main([name, "--run-dir", folder, "--verbose", "0"])
 """
 

@@ -11,9 +11,12 @@ import pytest
 import tensorflow as tf
 import tokenizers
 
-from homl_models import tokens
 from homl_models.errors import UserError
-from homl_models.tokens import END, PAD, SPECIAL, START, UNKNOWN, Characters, Subwords, Words
+from homl_models.tokenizers import TOKENIZERS, subwords
+from homl_models.tokenizers.base import END, PAD, SPECIAL, START, UNKNOWN
+from homl_models.tokenizers.characters import Characters, learn_characters
+from homl_models.tokenizers.subwords import Subwords
+from homl_models.tokenizers.words import Words, learn_words, split_words
 from tests import checks
 
 SENTENCES = [
@@ -64,32 +67,32 @@ def back(tokenizer, texts):
 
 
 @functools.cache
-def subwords(size=150):
+def learned(size=150):
     """Learned on the sentences; knows each of their characters, and each of the edge cases'."""
-    return Subwords(with_characters(tokens.learn_subwords(tf.constant(SENTENCES), size), [*SENTENCES, *EDGES]))
+    return Subwords(with_characters(subwords.learn_subwords(tf.constant(SENTENCES), size), [*SENTENCES, *EDGES]))
 
 
 def with_characters(vocabulary, texts):
-    missing = set("".join(texts)) - set(vocabulary) - {tokens.SPACE}
-    return (*vocabulary, *sorted(missing), *({tokens.SPACE} - set(vocabulary)))
+    missing = set("".join(texts)) - set(vocabulary) - {subwords.SPACE}
+    return (*vocabulary, *sorted(missing), *({subwords.SPACE} - set(vocabulary)))
 
 
 def all_tokenizers():
     return {
-        "words": Words(tokens.learn_words(tf.constant(SENTENCES), 40)),
-        "subwords": subwords(),
-        "characters": Characters(tokens.learn_characters(SENTENCES)),
+        "words": Words(learn_words(tf.constant(SENTENCES), 40)),
+        "subwords": learned(),
+        "characters": Characters(learn_characters(SENTENCES)),
     }
 
 
-KINDS = pytest.mark.parametrize("kind", tokens.TOKENIZERS)
+KINDS = pytest.mark.parametrize("kind", TOKENIZERS)
 
 
 # Words.
 
 
 def test_words_are_lower_case_without_punctuation():
-    words = strings(tokens.split_words(tf.constant(["¿Qué hora ES?", "¡Don't  Stop!", "", " “Sí”, ÑANDÚ"])))
+    words = strings(split_words(tf.constant(["¿Qué hora ES?", "¡Don't  Stop!", "", " “Sí”, ÑANDÚ"])))
     assert words == [["qué", "hora", "es"], ["dont", "stop"], [], ["“sí”", "ñandú"]]
 
 
@@ -97,7 +100,7 @@ def test_only_ascii_letters_become_lower_case_in_keras_and_all_in_ours():
     layer, texts = keras.layers.TextVectorization(), ["Él y Ella", "AÑO ÚTIL"]
     layer.adapt(texts)
     assert set(layer.get_vocabulary()[2:]) == {"Él", "y", "ella", "aÑo", "Útil"}
-    assert set(tokens.learn_words(tf.constant(texts), 100)[4:]) == {"él", "y", "ella", "año", "útil"}
+    assert set(learn_words(tf.constant(texts), 100)[4:]) == {"él", "y", "ella", "año", "útil"}
 
 
 @pytest.mark.parametrize("side", [0, 1], ids=["English", "Spanish"])
@@ -107,7 +110,7 @@ def test_words_and_vocabulary_are_those_of_the_book_on_real_text(spa_eng, side):
     theirs = keras.layers.TextVectorization(1000, output_sequence_length=50)
     theirs.adapt([f"startofseq {text} endofseq" for text in keras_texts])
 
-    vocabulary = tokens.learn_words(tf.constant(texts), 1000)
+    vocabulary = learn_words(tf.constant(texts), 1000)
     split = [word for text in keras_texts for word in re.sub(f"[{re.escape(string.punctuation)}]", "", text).split()]
     rarest = split.count(vocabulary[-1])
     assert len(vocabulary) == len(theirs.get_vocabulary()) == 1000
@@ -127,15 +130,15 @@ def test_words_come_back_with_a_space_between():
 
 def test_a_vocabulary_with_less_room_than_there_are_characters_is_refused():
     checks.fails(
-        "27 different characters", lambda: tokens.learn_subwords(["abcdefghijklmnopqrstuvwxyz"], 30), "no room"
+        "27 different characters", lambda: subwords.learn_subwords(["abcdefghijklmnopqrstuvwxyz"], 30), "no room"
     )
-    assert len(tokens.learn_subwords(["abcdefghijklmnopqrstuvwxyz"], 31)) == 31
+    assert len(subwords.learn_subwords(["abcdefghijklmnopqrstuvwxyz"], 31)) == 31
 
 
 def test_the_most_frequent_words_are_learned_and_ties_are_in_order():
     texts = tf.constant(["b a c", "c b", "D c, ä"])
-    assert tokens.learn_words(texts, 100) == (*SPECIAL, "c", "b", "a", "d", "ä")
-    assert tokens.learn_words(texts, 7) == (*SPECIAL, "c", "b", "a")
+    assert learn_words(texts, 100) == (*SPECIAL, "c", "b", "a", "d", "ä")
+    assert learn_words(texts, 7) == (*SPECIAL, "c", "b", "a")
 
 
 # Subwords.
@@ -144,7 +147,7 @@ def test_the_most_frequent_words_are_learned_and_ties_are_in_order():
 @pytest.mark.parametrize("every", [15, pytest.param(1, marks=pytest.mark.slow)])
 def test_every_real_sentence_comes_back_exactly(spa_eng, every):
     sentences = [sentence for pair in spa_eng[::every] for sentence in pair]
-    vocabulary = tokens.learn_subwords(tf.constant(sentences[::20]), 2000)
+    vocabulary = subwords.learn_subwords(tf.constant(sentences[::20]), 2000)
     tokenizer = Subwords(with_characters(vocabulary, sentences))
     sentences = sorted(set(sentences))
     ids = tokenizer.encode(tf.constant(sentences))
@@ -158,14 +161,14 @@ def test_every_real_sentence_comes_back_exactly(spa_eng, every):
 
 @pytest.mark.parametrize(("text", "expected"), EDGES.items(), ids=range(len(EDGES)))
 def test_odd_texts_come_back(text, expected):
-    assert back(subwords(), [text]) == [expected]
+    assert back(learned(), [text]) == [expected]
 
 
 def test_odd_texts_come_back_in_one_batch_as_alone():
     texts = list(EDGES) + SENTENCES
-    together = subwords().encode(tf.constant(texts)).to_list()
-    assert together == [subwords().encode(tf.constant([text])).to_list()[0] for text in texts]
-    assert back(subwords(), texts) == [*EDGES.values(), *SENTENCES]
+    together = learned().encode(tf.constant(texts)).to_list()
+    assert together == [learned().encode(tf.constant([text])).to_list()[0] for text in texts]
+    assert back(learned(), texts) == [*EDGES.values(), *SENTENCES]
 
 
 def test_an_unknown_character_is_one_unknown_token_and_spares_its_word():
@@ -177,7 +180,7 @@ def test_an_unknown_character_is_one_unknown_token_and_spares_its_word():
 
 
 def test_chunks_are_words_and_single_other_characters():
-    chunks = strings(tokens.split_chunks(tf.constant(["¿Qué es_1? —sí…", "", " a", "b "])))
+    chunks = strings(subwords.split_chunks(tf.constant(["¿Qué es_1? —sí…", "", " a", "b "])))
     assert chunks == [["▁¿", "Qué", "▁es", "_", "1", "?", "▁—", "sí", "…"], [], ["▁a"], ["▁b"]]
 
 
@@ -213,30 +216,30 @@ def test_pieces_of_a_random_vocabulary_are_the_longest_from_the_left(seed):
 
 def test_pieces_of_real_words_are_the_longest_from_the_left(spa_eng):
     sentences = [sentence for pair in spa_eng[::40] for sentence in pair]
-    vocabulary = tokens.learn_subwords(tf.constant(sentences), 1500)
+    vocabulary = subwords.learn_subwords(tf.constant(sentences), 1500)
     assert len(vocabulary) == 1500
-    chunks = sorted(set(tokens.split_chunks(tf.constant(sentences)).flat_values.numpy()))
+    chunks = sorted(set(subwords.split_chunks(tf.constant(sentences)).flat_values.numpy()))
     found = assert_longest_match(vocabulary, [chunk.decode() for chunk in chunks])
     assert max(map(len, found)) > 4
     assert min(map(len, found)) == 1
 
 
 def test_a_piece_of_the_greatest_length_is_found():
-    long = "a" * tokens.LONGEST
+    long = "a" * subwords.LONGEST
     assert strings(Subwords((*SPECIAL, "a", long)).cut(tf.constant([long + "a", long[1:]]))) == [
         [long, "a"],
-        ["a"] * (tokens.LONGEST - 1),
+        ["a"] * (subwords.LONGEST - 1),
     ]
 
 
 def test_learned_pieces_fit_and_stay_within_words():
-    vocabulary = tokens.learn_subwords(tf.constant(SENTENCES + ["abcdefghijklmnopqrstuvwxyz"] * 50), 400)
+    vocabulary = subwords.learn_subwords(tf.constant(SENTENCES + ["abcdefghijklmnopqrstuvwxyz"] * 50), 400)
     assert tuple(vocabulary[:4]) == SPECIAL
     assert len(set(vocabulary)) == len(vocabulary) <= 400
-    assert 10 < max(map(len, vocabulary)) <= tokens.LONGEST  # 27 without a limit
-    assert all(tokens.SPACE not in piece[1:] for piece in vocabulary)
+    assert 10 < max(map(len, vocabulary)) <= subwords.LONGEST  # 27 without a limit
+    assert all(subwords.SPACE not in piece[1:] for piece in vocabulary)
     assert all(len(piece.lstrip("▁")) < 2 or piece.lstrip("▁").isalnum() for piece in vocabulary[4:])
-    frequent = tokens.learn_subwords(tf.constant(["the cat", "the dog"] * 5), 100)
+    frequent = subwords.learn_subwords(tf.constant(["the cat", "the dog"] * 5), 100)
     assert {"▁the", "▁cat", "▁dog"} <= set(frequent)
 
 
@@ -244,7 +247,7 @@ def test_learned_pieces_fit_and_stay_within_words():
 
 
 def test_characters_are_as_they_are():
-    tokenizer = Characters(tokens.learn_characters(["Ñu 👍"]))
+    tokenizer = Characters(learn_characters(["Ñu 👍"]))
     assert tokenizer.vocabulary == (*SPECIAL, " ", "u", "Ñ", "👍")
     assert tokenizer.encode(tf.constant(["uÑ", "", "n👍 "])).to_list() == [[5, 6], [], [1, 7, 4]]
     assert back(tokenizer, ["  Ñu  👍", ""]) == ["  Ñu  👍", ""]
@@ -335,16 +338,16 @@ def test_ids_of_tokens_and_tokens_of_ids_are_inverse(kind):
 )
 def test_a_vocabulary_that_cannot_be_is_refused(kind, vocabulary):
     with pytest.raises(UserError, match="begins with .* and holds each token once") as error:
-        tokens.TOKENIZERS[kind](vocabulary)
+        TOKENIZERS[kind](vocabulary)
     assert "\n" not in str(error.value)
-    assert tokens.TOKENIZERS[kind]([*SPECIAL, "a"]).vocabulary == (*SPECIAL, "a")
+    assert TOKENIZERS[kind]([*SPECIAL, "a"]).vocabulary == (*SPECIAL, "a")
 
 
 def test_learning_twice_gives_the_same():
     for learn in (
-        lambda texts: tokens.learn_words(tf.constant(texts), 30),
-        lambda texts: tokens.learn_subwords(tf.constant(texts), 120),
-        tokens.learn_characters,
+        lambda texts: learn_words(tf.constant(texts), 30),
+        lambda texts: subwords.learn_subwords(tf.constant(texts), 120),
+        learn_characters,
     ):
         assert len({learn(SENTENCES) for _ in range(5)}) == 1
         assert learn(SENTENCES[::-1]) == learn(SENTENCES)

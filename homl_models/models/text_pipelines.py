@@ -15,7 +15,7 @@ from keras import ops
 
 from homl_models.base import Model, asserted, compiled
 from homl_models.errors import UserError
-from homl_models.wordpiece import SETTINGS, SPECIAL, WordPiece
+from homl_models.tokenizers.wordpiece import SETTINGS, SPECIAL, WordPiece
 
 BATCH = 32  # texts that are read together
 CHUNK = 1024  # texts that are cut into tokens together

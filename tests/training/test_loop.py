@@ -3,6 +3,7 @@
 A recipe of each kind of training by default, every tiny recipe with `-m slow`.
 """
 
+import csv
 import dataclasses
 import inspect
 import json
@@ -14,11 +15,12 @@ import pytest
 import tensorflow as tf
 
 import homl_models
-from homl_models import evaluate, predict, runs, train
+from homl_models import evaluate, predict, recipes, train
 from homl_models.errors import UserError
 from homl_models.recipes import RECIPES, get
+from homl_models.training import checkpointing, loop, run_folder
 from tests import checks, processes
-from tests.kinds import OF_KIND, WHOLE, nameless
+from tests.kinds import OF_KIND, WHOLE, checkpoints, nameless
 
 
 @WHOLE
@@ -31,7 +33,7 @@ def test_a_run_leaves_all_of_its_files(name, trained):
     assert not list(folder.rglob(".aside*"))
     rows = (folder / "history.csv").read_text().splitlines()
     assert len(rows) == 1 + RECIPES[name].epochs
-    assert runs.read_recipe(folder)[0] == name
+    assert recipes.of_run(folder)[0] == name
 
 
 @WHOLE
@@ -47,10 +49,11 @@ def test_a_finished_run_is_reported_not_repeated(name, trained, capsys):
 def test_a_run_reloads_with_its_configuration_weights_and_optimizer(name, trained):
     """As the checkpoint has them, which training writes by another way than model.keras."""
     folder = trained(name)
-    model, recipe = homl_models.load(str(folder)), runs.read_recipe(folder)[1]
-    fresh = recipe.model()
+    model, recipe = homl_models.load(str(folder)), recipes.of_run(folder)[1]
+    stage = recipe.stages()[-1]
+    fresh = stage.model()
     assert nameless(model.get_config()) == nameless(fresh.get_config())
-    arrays, best, info = runs.read_checkpoint(folder / "checkpoints")
+    arrays, best, info = checkpointing.read_checkpoint(checkpoints(folder))
     last = [arrays[key] for key in sorted(arrays)]
     weights = {id(weight) for weight in model.weights}  # the other variables are seeds
     for variable, value in zip(model.weights, best) if best else zip(model.variables, last):
@@ -63,8 +66,7 @@ def test_a_run_reloads_with_its_configuration_weights_and_optimizer(name, traine
     for variable, value in own:
         np.testing.assert_array_equal(variable.numpy(), value, err_msg=variable.path)
     assert any(value.any() for variable, value in own if "iteration" not in variable.path)
-    epochs = info["epoch"] // getattr(recipe, "num_phases", 1)  # since the optimizer began anew
-    assert int(model.optimizer.iterations.numpy()) == epochs * recipe.datasets()[0].steps
+    assert int(model.optimizer.iterations.numpy()) == info["epoch"] * stage.datasets()[0].steps
 
 
 @pytest.mark.slow
@@ -75,7 +77,7 @@ import homl_models
 models = map(homl_models.load, sys.argv[1:])
 print(json.dumps([[type(model).__name__, type(model.loss).__name__] for model in models]))
 """
-    folders = [str(trained(OF_KIND[kind])) for kind in ("fit", "phases", "adversarial")]
+    folders = [str(trained(OF_KIND[kind])) for kind in ("fit", "stages", "adversarial")]
     models = [homl_models.load(folder) for folder in folders]
     loaded = checks.in_fresh_process(script, *folders)
     assert loaded == [[type(model).__name__, type(model.loss).__name__] for model in models]
@@ -172,12 +174,19 @@ def test_tensorboard_and_csv_hold_every_epoch_once(name, trained):
     folder = trained(name)
     events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"tensors": 0})
     events.Reload()
-    header, *rows = [line.split(",") for line in (folder / "history.csv").read_text().splitlines()]
-    assert header[0] == "epoch"
-    for column, metric in enumerate(header[1:], 1):
-        tag = f"{metric[4:]}/validation" if metric.startswith("val_") else f"{metric}/training"
-        points = [(event.step, float(tf.make_ndarray(event.tensor_proto))) for event in events.Tensors(tag)]
-        assert points == [(int(row[0]), pytest.approx(float(row[column]), rel=1e-6)) for row in rows]
+    with open(folder / "history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in rows] == list(range(1, len(rows) + 1))
+    wanted = {}
+    for row in rows:
+        epoch, stage = int(row.pop("epoch")), row.pop("stage", "")
+        for metric, value in row.items():
+            tag = f"{metric[4:]}/validation" if metric.startswith("val_") else f"{metric}/training"
+            tag = f"{stage}/{tag}" if stage else tag
+            wanted.setdefault(tag, []).append((epoch, pytest.approx(float(value), rel=1e-6)))
+    assert set(events.Tags()["tensors"]) == set(wanted)
+    for tag, points in wanted.items():
+        assert points == [(event.step, float(tf.make_ndarray(event.tensor_proto))) for event in events.Tensors(tag)]
 
 
 # One recipe is enough for what the loop does by itself.
@@ -198,7 +207,7 @@ def test_early_stopping_keeps_the_best_weights(tmp_path):
     recipe = dataclasses.replace(get("char_rnn_tiny"), learning_rate=1e-2, **settings)
     (tmp_path / "checkpoints").mkdir()
     keras.utils.set_random_seed(recipe.seed)
-    model, progress = train.fit(recipe, tmp_path)
+    model, progress = loop.fit(recipe, tmp_path)
     losses = [row["val_loss"] for row in progress.history]
     assert len(losses) < 9
     assert progress.best_epoch == int(np.argmax(losses)) + 1 == len(losses) - 2
@@ -233,7 +242,7 @@ def test_a_run_goes_on_with_its_own_data_only(tmp_path):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
 
     def prepare():
-        return train.prepare(dataclasses.replace(recipe), tmp_path / "run")  # which has read nothing
+        return loop.prepare(dataclasses.replace(recipe), recipe.stages()[0], tmp_path / "run")  # which has read nothing
 
     text.write_text(first)
     _, _, model, progress = prepare()
@@ -285,9 +294,9 @@ def test_a_folder_of_another_run_or_of_something_else_is_refused(trained, tmp_pa
 def test_two_processes_cannot_train_in_one_folder(tmp_path):
     recipe = dataclasses.replace(RECIPES["char_rnn_tiny"], run_dir=str(tmp_path / "run"))
     with (
-        train.claimed(tmp_path / "run", "char_rnn_tiny", recipe),
+        run_folder.locked_run_dir(tmp_path / "run", "char_rnn_tiny", recipe),
         pytest.raises(UserError, match="another process"),
-        train.claimed(tmp_path / "run", "char_rnn_tiny", recipe),
+        run_folder.locked_run_dir(tmp_path / "run", "char_rnn_tiny", recipe),
     ):
         pass
 
