@@ -83,13 +83,15 @@ class Model(Configured, keras.Model):
         """Called when a preset has brought `packed_weights` back."""
 
     def endpoints(self):
-        """What the SavedModel offers: {name: (function, input signature)}.
+        """What the SavedModel offers: {name: `endpoints.Endpoint`}; it takes and returns strings and images.
 
-        The function takes and returns what a person uses (strings, images). Its
-        docstring, argument names and defaults become those of the endpoint; the
-        signature is a list of `tf.TensorSpec`, one for each argument.
+        Called on every backend, so it imports TensorFlow within the functions of the endpoints alone.
         """
         return {}
+
+    def check(self, endpoint, **values):
+        """`UserError` for values that the endpoint of that name refuses; None stands for a default."""
+        self.endpoints()[endpoint].check(**{name: value for name, value in values.items() if value is not None})
 
 
 def _with_tuples(value):
@@ -97,18 +99,6 @@ def _with_tuples(value):
     if isinstance(value, (list, tuple)):
         return tuple(map(_with_tuples, value))
     return {key: _with_tuples(item) for key, item in value.items()} if isinstance(value, dict) else value
-
-
-def asserted(condition, message, values):
-    """`values`, any nest of tensors, that can be had only where `condition` holds; for endpoints, in a graph.
-
-    Where it does not, `tf.errors.InvalidArgumentError` with `message`. An assertion that nothing depends on runs beside
-    the rest of a graph: what the same input brings down there may be the first to speak.
-    """
-    import tensorflow as tf
-
-    with tf.control_dependencies([tf.debugging.Assert(condition, [message])]):
-        return tf.nest.map_structure(tf.identity, values)
 
 
 def compiled(function, jit_compile=True, inputs=None):

@@ -103,7 +103,7 @@ def times(steps, count, spacing="even", first=None, xp=np):
     if xp is np and not 1 <= first <= steps:
         raise UserError(f"the first time must lie in 1 to {steps}, not at {first}")
     if xp is np and not 1 <= count <= first:
-        raise UserError(f"the number of steps must lie in 1 to {first}, not {count}")
+        raise UserError(f"steps must lie in 1 to {first}, not {count}")
     left = xp.array(xp.arange(count, -1, -1), dtype="int64")
     whole, first = xp.array(count, dtype="int64"), xp.array(first, dtype="int64")
     if spacing == "quadratic":

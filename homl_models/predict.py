@@ -19,9 +19,10 @@ from pathlib import Path
 import numpy as np
 
 from homl_models import cli, loading, recipes
-from homl_models.endpoints import Endpoints, checked_text, parse_value
+from homl_models.endpoints import utf8
 from homl_models.errors import UserError
 from homl_models.pipelines import lines
+from homl_models.serving import SavedModel
 from homl_models.training import files
 
 BATCH = 64  # lines of a file that are predicted together
@@ -45,16 +46,16 @@ def _predict_command(argv):
     run, *rest = argv
     folder = loading.find_saved_model(run)
     check_files(rest, loading.find(run) if folder is None else None)
-    endpoints = Endpoints(folder or loading.export_preset(run))
+    model = SavedModel(folder or loading.export_preset(run))
     if not rest:
-        print(endpoints)
+        print(model)
         return
-    name, inputs, file, out, flags = parse(endpoints, argv)
-    if out and any(key in IMAGES for key in endpoints[name].outputs):
+    name, inputs, file, out, flags = parse(model, argv)
+    if out and any(key in IMAGES for key in model[name].outputs):
         image_format(out)  # refused before the work
     results = []
-    for given in batches(endpoints[name], name, inputs, file):
-        result = endpoints.call(name, given | for_batch(flags, endpoints[name], given))
+    for given in batches(model[name], name, inputs, file):
+        result = model.call(name, given | for_batch(flags, model[name], given))
         if out:
             results.append(result)
         else:
@@ -89,20 +90,20 @@ def check_files(words, preset):
                 raise UserError(f"cannot read {word}: there is no such file; check the path")
 
 
-def parse(endpoints, argv):
+def parse(model, argv):
     """RUN ENDPOINT ... -> the endpoint's name, INPUTs, --file, --out, and values of the flags; `UserError` if amiss."""
     run, name, *rest = argv
-    if name not in endpoints.described:
-        raise UserError(f"{run} has no endpoint {name!r}; it has {', '.join(endpoints.described)}")
-    endpoint = endpoints[name]
+    if name not in model.endpoints:
+        raise UserError(f"{run} has no endpoint {name!r}; it has {', '.join(model.endpoints)}")
+    endpoint = model[name]
     flags = {key: value for key, value in vars(parser(name, endpoint).parse_args(rest)).items() if value is not None}
     inputs, file, out = flags.pop("INPUT", []), flags.pop("file", None), flags.pop("out", None)
     if inputs and file is not None:
         raise UserError("give INPUTs or --file, not both")
     values = {}
     for key, text in flags.items():
-        spec = endpoint.inputs[key]
-        values[key] = text if spec.is_image else parse_value(f"--{key.replace('_', '-')}", text, spec)
+        one = endpoint.inputs[key]
+        values[key] = text if one.is_image else one.parse(text)
     return name, inputs, file, out, values
 
 
@@ -137,19 +138,19 @@ def batches(endpoint, name, inputs, file):
         yield {}
         return
     spec = endpoint.inputs[main]
-    if not inputs and file is None and spec.dtype.name != "string":
+    if not inputs and file is None and not spec.is_text:
         what = "image" if spec.is_image else f"{spec} as JSON"
         raise UserError(f"name at least one {what} for {name}, or a --file with one a line")
     for batch in [inputs] if inputs else read_lines(file):
         if spec.is_image:
             images = (read_picture(path, spec)[None] for path in batch)
             yield from ({main: one} for one in (images if None in spec.shape[1:] else [np.concatenate(list(images))]))
-        elif spec.dtype.name != "string":
-            yield from ({main: parse_value(main, text, spec)} for text in batch)
+        elif not spec.is_text:
+            yield from ({main: spec.parse(text)} for text in batch)
         elif len(texts := endpoint.text_inputs) > 1:
-            yield dict(zip(texts, zip(*(columns(checked_text(line), texts) for line in batch))))
+            yield dict(zip(texts, zip(*(columns(utf8(line), texts) for line in batch))))
         else:
-            yield {main: list(map(checked_text, batch))}
+            yield {main: list(map(utf8, batch))}
 
 
 def for_batch(flags, endpoint, given):
@@ -192,17 +193,17 @@ def read_picture(path, spec):
     """An image file as an array that fits `spec`: (h, w) or (h, w, c), bytes, or floats in [0, 1]; see `open_image`."""
     from homl_models.pipelines.image_files import MODES, open_image
 
-    channels = 1 if spec.shape.rank == 3 else spec.shape[-1] or 3
+    channels = 1 if len(spec.shape) == 3 else spec.shape[-1] or 3
     if channels not in MODES:
         raise UserError(f"{path} cannot be given to an input of {channels} channels; images have 1, 3 or 4")
     pixels = np.asarray(open_image(path, channels))
-    if channels == 1 and spec.shape.rank == 4:
+    if channels == 1 and len(spec.shape) == 4:
         pixels = pixels[..., None]
     for have, want in zip(pixels.shape[:2], spec.shape[1:3]):
         if want is not None and have != want:
             size = f"{spec.shape[2]}x{spec.shape[1]}"
             raise UserError(f"{path} is {pixels.shape[1]}x{pixels.shape[0]} pixels, the model wants {size}; resize it")
-    return pixels if spec.dtype.name == "uint8" else np.float32(pixels) / 255
+    return pixels if spec.dtype == "uint8" else np.float32(pixels) / 255
 
 
 def _pictures(result):

@@ -176,9 +176,14 @@ def export_agrees(model, folder, calls):
     """Every endpoint of the SavedModel gives what the model's own function gives for calls[name], its arguments."""
     write_saved_model(model, folder)
     loaded = tf.saved_model.load(str(folder))
-    for name, (function, signature) in model.endpoints().items():
-        arguments = [tf.constant(value, spec.dtype) for value, spec in zip(calls[name], signature, strict=True)]
-        close(getattr(loaded, name)(*arguments), function(*arguments))
+    for name, endpoint in model.endpoints().items():
+        arguments = tensors(endpoint, calls[name])
+        close(getattr(loaded, name)(*arguments), endpoint(*arguments))
+
+
+def tensors(endpoint, values):
+    """Values for the inputs of an endpoint, in their order, as tensors."""
+    return [tf.constant(value, spec.dtype) for value, spec in zip(values, endpoint.signature, strict=True)]
 
 
 def fails(what, function, *named):

@@ -15,7 +15,7 @@ import pytest
 import safetensors.numpy
 
 import homl_models
-from homl_models import endpoints, evaluate, loading, predict, train
+from homl_models import evaluate, loading, predict, serving, train
 from homl_models.checkpoints.huggingface import from_pretrained, save_pretrained
 from homl_models.errors import UserError
 from homl_models.models import ddpm
@@ -23,7 +23,6 @@ from homl_models.models.bert import Bert
 from homl_models.models.bert_heads import BertForMaskedLM, BertForSequenceClassification
 from homl_models.recipes import RECIPES, get
 from homl_models.tokenizers.wordpiece import SPECIAL
-from homl_models.training import saved_model
 from homl_models.training.saved_model import write_saved_model
 from tests import checks
 
@@ -57,14 +56,11 @@ def test_commands_are_found_with_comments_continued_lines_and_others_before_them
     assert len(COMMANDS) == README.count("\npython -m homl_models.") + README.count("&& python -m homl_models.") > 20
 
 
-class Offered(endpoints.Endpoints):
+class Offered(serving.SavedModel):
     """The endpoints that a model would have in its SavedModel."""
 
     def __init__(self, model):
-        self.described = {
-            name: endpoints.Endpoint.from_json(saved_model.describe(*offered, outputs={}))
-            for name, offered in model.endpoints().items()
-        }
+        self.endpoints = model.endpoints()
 
 
 @functools.cache

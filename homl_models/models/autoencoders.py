@@ -19,6 +19,7 @@ import numpy as np
 from keras import ops
 
 from homl_models import losses
+from homl_models.endpoints import Array, Endpoint
 from homl_models.errors import UserError
 from homl_models.layers.gaussian import GaussianNoise
 from homl_models.layers.recurrent import LSTM
@@ -50,23 +51,24 @@ class Coder(PictureModel):
         return ops.clip(ops.cast(self.decode(codings, training=False), "float32"), 0, 1)
 
     def endpoints(self):
-        import tensorflow as tf
-
         def encode(images):
             """The codings of images in [0, 1]."""
-            return {"codings": tf.cast(self.encode(self.within(images), training=False), tf.float32)}
+            return {"codings": ops.cast(self.encode(images, training=False), "float32")}
 
         def decode(codings):
             """The images, in [0, 1], that codings stand for."""
             return {"images": self.shown(codings)}
 
         def reconstruct(images):
-            """What is left of images, in [0, 1], when they are encoded and decoded."""
-            return {"images": self.shown(self.encode(self.within(images), training=False))}
+            """Images in [0, 1], encoded and decoded."""
+            return {"images": self.shown(self.encode(images, training=False))}
 
-        images = self.spec("images")
-        codings = tf.TensorSpec((None, self.coding_size), tf.float32, name="codings")
-        return {"reconstruct": (reconstruct, [images]), "encode": (encode, [images]), "decode": (decode, [codings])}
+        images, codings = self.image_input("images"), Array("codings", None, self.coding_size)
+        return {
+            "reconstruct": Endpoint(reconstruct, [images]),
+            "encode": Endpoint(encode, [images]),
+            "decode": Endpoint(decode, [codings]),
+        }
 
 
 class Autoencoder(Coder):
@@ -161,18 +163,12 @@ class StackedAutoencoder(Autoencoder):
         return self.codings(images) > 0.5
 
     def endpoints(self):
-        import tensorflow as tf
+        def hash(images):
+            """The bits of images: 1 where a unit of the coding is more on than off."""
+            return {"bits": ops.cast(self.encode(images, training=False) > 0.5, "int32")}
 
-        offered = super().endpoints()
-        if self.coding_noise:
-            encode, signature = offered["encode"]
-
-            def hash(images):
-                """The bits of images: 1 where a unit of the coding is more on than off."""
-                return {"bits": tf.cast(encode(images)["codings"] > 0.5, tf.int32)}
-
-            offered["hash"] = hash, signature
-        return offered
+        more = {"hash": Endpoint(hash, [self.image_input("images")])} if self.coding_noise else {}
+        return super().endpoints() | more
 
 
 @keras.saving.register_keras_serializable("homl_models")

@@ -20,7 +20,8 @@ import numpy as np
 from keras import ops
 
 from homl_models import decoding
-from homl_models.base import Model, asserted, compiled
+from homl_models.base import Model, compiled
+from homl_models.endpoints import Endpoint, Float, Int, String, Text, asserted
 from homl_models.errors import UserError
 from homl_models.layers import recurrent
 from homl_models.layers.dropout import Dropout
@@ -208,7 +209,7 @@ class CharRNN(Model):
         """
         if isinstance(prompts, str):
             return self.generate([prompts], length, temperature, top_k, top_p, seed, stop)[0]
-        _check_choice(length, temperature, top_k, top_p)
+        self.check("generate", length=length, temperature=temperature, top_k=top_k, top_p=top_p)
         if not prompts:
             return []
         ids, lengths = self.encode(prompts)
@@ -240,48 +241,50 @@ class CharRNN(Model):
         return -ops.convert_to_numpy(log_p).sum(axis=1) / lengths / math.log(2)
 
     def endpoints(self):
-        import tensorflow as tf
-
         def encode(texts):
             return characters.tf_encode(texts, self.vocabulary, self.lowercase)
 
-        def generate(prompt, length=200, temperature=1.0, top_k=0, top_p=1.0, seed=0, stop=""):
+        def generate(prompt, length, temperature, top_k, top_p, seed, stop):
             """Continues each prompt by `length` characters; `temperature` 0 is greedy, `stop` ends a text."""
-            tf.debugging.assert_non_negative(length, "length must be 0 or more")
-            tf.debugging.assert_non_negative(temperature, "temperature must be 0 (greedy) or more")
-            tf.debugging.assert_non_negative(top_k, "top_k must be 0 (all characters) or more")
-            tf.debugging.Assert((top_p >= 0) & (top_p <= 1), ["top_p must lie between 0 and 1"])
+            import tensorflow as tf
+
             ids, lengths = encode(prompt)
             known = characters.tf_is_known(stop[None], self.vocabulary, self.lowercase)
             stop = asserted(known, "stop holds a character that the model does not know", stop)
             (stop_ids,), (stop_length,) = (tf.unstack(x, 1) for x in encode(stop[None]))
             stop_ids = tf.where(stop_length > 0, stop_ids, decoding.PAD)
-            noise = decoding.draw(seed, tf.maximum(length, 0), characters.tf_occurrences(prompt))
+            noise = decoding.draw(seed, length, characters.tf_occurrences(prompt))
             new = self.continue_ids(ids, lengths, noise, length, temperature, top_k, top_p, stop_ids)
             return {"text": prompt + characters.tf_decode(new, self.vocabulary)}
 
         def next_char(prompt):
             """The probability of every character of the vocabulary after each prompt."""
+            import tensorflow as tf
+
             logits, _ = self.start(*encode(prompt))
             return {"characters": tf.constant(list(self.vocabulary)), "probabilities": tf.nn.softmax(logits)}
 
         def score(text):
             """Bits per character of each text; 0 for an empty one."""
+            import tensorflow as tf
+
             ids, lengths = encode(text)
             log_p = self.log_probabilities(ids, tf.sequence_mask(lengths, tf.shape(ids)[1]))
             bits = -tf.reduce_sum(log_p, axis=1) / math.log(2)
             return {"bits_per_character": tf.math.divide_no_nan(bits, tf.cast(lengths, tf.float32))}
 
-        def spec(name, dtype, shape=()):
-            return tf.TensorSpec(shape, dtype, name=name)
-
-        strings = tf.string, (None,)
-        choice = [spec("length", tf.int32), spec("temperature", tf.float32), spec("top_k", tf.int32)]
-        choice += [spec("top_p", tf.float32), spec("seed", tf.int32), spec("stop", tf.string)]
+        choice = [
+            Int("length", 0, default=200),
+            Float("temperature", 0, default=1.0, hint="0 is greedy"),
+            Int("top_k", 0, default=0, hint="0 is all characters"),
+            Float("top_p", 0, 1, default=1.0),
+            Int("seed", default=0),
+            String("stop", default=""),
+        ]
         return {
-            "generate": (generate, [spec("prompt", *strings), *choice]),
-            "next_char": (next_char, [spec("prompt", *strings)]),
-            "score": (score, [spec("text", *strings)]),
+            "generate": Endpoint(generate, [Text("prompt"), *choice]),
+            "next_char": Endpoint(next_char, [Text("prompt")]),
+            "score": Endpoint(score, [Text("text")]),
         }
 
 
@@ -296,14 +299,3 @@ def _occurrences(texts):
         found.append(counts[one])
         counts[one] += 1
     return np.array(found, np.int32)
-
-
-def _check_choice(length, temperature, top_k, top_p):
-    if length < 0:
-        raise UserError(f"length must be 0 or more, not {length}")
-    if not 0 <= temperature < math.inf:
-        raise UserError(f"temperature must be 0 (greedy) or more, not {temperature}")
-    if top_k < 0:
-        raise UserError(f"top_k must be 0 (all characters) or more, not {top_k}")
-    if not 0 <= top_p <= 1:
-        raise UserError(f"top_p must lie in [0, 1], not {top_p}")

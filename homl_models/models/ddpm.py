@@ -12,6 +12,7 @@ https://arxiv.org/abs/2107.00630), each by itself uniform; the average of the we
 velocity or x0 may be predicted instead of the noise.
 """
 
+import dataclasses
 import functools
 
 import keras
@@ -19,10 +20,11 @@ import numpy as np
 from keras import ops
 
 from homl_models import diffusion, losses
-from homl_models.base import asserted, compiled
+from homl_models.base import compiled
+from homl_models.endpoints import COUNT, SEED, Array, Endpoint, Float, Int, asserted
 from homl_models.errors import UserError
 from homl_models.layers.gaussian import normal
-from homl_models.models.image_model import DrawingModel, asked_draws, checked_draws
+from homl_models.models.image_model import NO_LABELS, DrawingModel, checked_draws
 
 PREDICTIONS = "noise", "x0", "velocity"
 LOSSES = {
@@ -31,6 +33,7 @@ LOSSES = {
     "huber": lambda e: ops.where(ops.abs(e) < 1, ops.square(e) / 2, ops.abs(e) - 0.5),
 }
 BATCH = 100  # pictures that are drawn together
+MASKS = "masks must be 1 where the image is to stay and 0 elsewhere"
 STEPS, INPAINTING_STEPS = 25, 100  # that are taken unless told, if T is not below them
 
 
@@ -237,7 +240,7 @@ class DDPM(DrawingModel):
             size = "x".join(map(str, self.image_shape[:2]))
             raise UserError(f"masks must be {size}, one or as many as images, not {masks.shape}")
         if not ((masks == 0) | (masks == 1)).all():
-            raise UserError("masks must be 1 where the image is to stay and 0 elsewhere")
+            raise UserError(MASKS)
         masks = np.broadcast_to(np.float32(masks), (len(images), *self.image_shape[:2]))[..., None]
         settings = (steps, labels, guidance, method)
         return self.walked(len(images), seed, *settings, images=images, masks=masks, **how)
@@ -248,8 +251,7 @@ class DDPM(DrawingModel):
         At most strength * T steps are taken. (Meng et al., 2021, SDEdit, https://arxiv.org/abs/2108.01073.)
         """
         images = self.checked(images)
-        if not 0 < strength <= 1:
-            raise UserError(f"strength must lie in (0, 1], not {strength}")
+        self.check("vary", strength=strength)
         first = max(1, round(strength * self.num_steps))
         if steps is not None and steps <= self.num_steps:
             steps = min(steps, first)
@@ -263,8 +265,7 @@ class DDPM(DrawingModel):
         images = np.float32(images)
         if images.shape[1:] != self.image_shape:
             raise UserError(f"images must have the shape (n, {', '.join(map(str, self.image_shape))})")
-        if not noise >= 0:
-            raise UserError(f"noise must be 0 or more, not {noise}")
+        self.check("denoise", noise=noise)
         noises = np.full(len(images), noise, np.float32)
         batches = [slice(i, i + BATCH) for i in range(0, max(len(images), 1), BATCH)]
         return np.concatenate([ops.convert_to_numpy(self.denoised(images[b], noises[b])) for b in batches])
@@ -280,70 +281,67 @@ class DDPM(DrawingModel):
 
     # In a graph.
 
-    def endpoints(self):
+    def turn(self, labels, guidance, count):
+        """Labels (n,) in a graph, taken in turn -> (count,), num_classes for none."""
         import tensorflow as tf
 
-        few, many = (min(steps, self.num_steps) for steps in (STEPS, INPAINTING_STEPS))
+        if not self.num_classes:
+            return asserted(guidance == 1, "guidance needs a model that was trained with classes", labels)
+        labels = asserted(tf.size(labels) > 0, NO_LABELS, labels)
+        labels = asserted((guidance == 1) | tf.reduce_all(labels >= 0), "guidance needs labels, to go towards", labels)
+        labels = tf.gather(labels, tf.range(count) % tf.size(labels))
+        return tf.where(labels < 0, self.num_classes, labels)
 
-        def ask(condition, message):
-            tf.debugging.Assert(condition, [message])
+    def drawn(self, x, first, steps, seed, labels, guidance, method="dpm_solver", known=None, mask=None):
+        """Images from maps x at time `first`, in a graph."""
+        labels = self.turn(labels, guidance, ops.shape(x)[0])
+        times = diffusion.times(self.num_steps, steps, "even", first, ops)
+        table = diffusion.sampler(self.tables, times, method, xp=ops)
+        denoise = self.denoiser(labels, guidance)
+        return {"images": self.images(diffusion.walk(denoise, x, times, table, seed, known, mask, self.tables)[0])}
 
-        def drawn(x, first, steps, seed, labels, guidance, method="dpm_solver", known=None, mask=None):
-            """Images from maps x at time `first`."""
-            _, seed = asked_draws(tf.shape(x)[0], seed)
-            ask((steps >= 1) & (steps <= first), f"the number of steps must lie in 1 to {self.num_steps}")
-            steps = tf.clip_by_value(steps, 1, first)  # what is refused runs on for a while
-            if self.num_classes:
-                inside = tf.reduce_all((labels >= -1) & (labels < self.num_classes)) & (tf.size(labels) > 0)
-                ask(inside, f"labels must lie in 0 to {self.num_classes - 1}, or be -1 for none")
-                ask((guidance == 1) | tf.reduce_all(labels >= 0), "guidance needs labels, to go towards")
-                labels = tf.gather(labels, tf.range(tf.shape(x)[0]) % tf.size(labels))
-                labels = tf.where((labels < 0) | (labels > self.num_classes), self.num_classes, labels)
-            else:
-                plain = tf.reduce_all(labels == -1) & (guidance == 1)
-                ask(plain, "this model was trained without classes: it takes no labels and no guidance")
-            times = diffusion.times(self.num_steps, steps, "even", first, ops)
-            table = diffusion.sampler(self.tables, times, method, xp=ops)
-            denoise = self.denoiser(labels, guidance)
-            return {"images": self.images(diffusion.walk(denoise, x, times, table, seed, known, mask, self.tables)[0])}
-
-        def sample(count=64, seed=0, steps=few, labels=(-1,), guidance=1.0):
+    def endpoints(self):
+        def sample(count, seed, steps, labels, guidance):
             """New images; labels: classes, taken in turn, -1 for any; guidance: 1 as learned, more for more typical."""
-            count, seed = asked_draws(count, seed)
-            return drawn(self.begin(count, seed, 0), self.num_steps, steps, seed, labels, guidance)
+            return self.drawn(self.begin(count, seed, 0), self.num_steps, steps, seed, labels, guidance)
 
-        def inpaint(images, masks, seed=0, steps=many, labels=(-1,), guidance=1.0):
+        def inpaint(images, masks, seed, steps, labels, guidance):
             """Images in [0, 1] with new content where masks are 0."""
-            ask(tf.reduce_all((masks == 0) | (masks == 1)), "masks must be 1 where the image is to stay, 0 elsewhere")
+            import tensorflow as tf
+
             as_many = tf.shape(masks)[0] == tf.shape(images)[0]
             masks = asserted(as_many, "there must be as many masks as images", masks)
-            known, noise = self.maps(self.within(images)), self.begin(tf.shape(images)[0], seed, 0)
+            masks = asserted(tf.reduce_all((masks == 0) | (masks == 1)), MASKS, masks)
+            known, noise = self.maps(images), self.begin(tf.shape(images)[0], seed, 0)
             settings = (steps, seed, labels, guidance, "ancestral")
-            return drawn(noise, self.num_steps, *settings, known, masks[..., None])
+            return self.drawn(noise, self.num_steps, *settings, known, masks[..., None])
 
-        def vary(images, strength=0.5, seed=0, steps=few, labels=(-1,), guidance=1.0):
+        def vary(images, strength, seed, steps, labels, guidance):
             """Images in [0, 1] again, from that share of all noise on: 1 forgets them, 0.1 keeps most."""
-            ask((strength > 0) & (strength <= 1), "strength must lie in (0, 1]")
-            first = tf.clip_by_value(tf.cast(tf.round(strength * self.num_steps), tf.int32), 1, self.num_steps)
-            steps = tf.where(steps <= self.num_steps, tf.minimum(steps, first), steps)
-            start = self.begin(tf.shape(images)[0], seed, first, self.within(images))
-            return drawn(start, first, steps, seed, labels, guidance)
+            import tensorflow as tf
 
-        def denoise(images, noise=0.1):
+            first = tf.maximum(tf.cast(tf.round(strength * self.num_steps), tf.int32), 1)
+            start = self.begin(tf.shape(images)[0], seed, first, images)
+            return self.drawn(start, first, tf.minimum(steps, first), seed, labels, guidance)
+
+        def denoise(images, noise):
             """What images show below Gaussian noise of that standard deviation: the mean of all that they may."""
-            ask(noise >= 0, "noise must be 0 or more")
+            import tensorflow as tf
+
             return {"images": self.denoised(images, tf.repeat(noise, tf.shape(images)[0]))}
 
-        def spec(name, dtype=tf.int32, shape=()):
-            return tf.TensorSpec(shape, dtype, name=name)
+        def which(steps):
+            steps = Int("steps", 1, self.num_steps, default=min(steps, self.num_steps))
+            return [SEED, steps, self.labels_input("-1 is for none"), Float("guidance", default=1.0)]
 
-        images, masks = self.spec("images"), spec("masks", tf.float32, (None, *self.image_shape[:2]))
-        which = [spec("seed"), spec("steps"), spec("labels", shape=(None,)), spec("guidance", tf.float32)]
+        images, masks = self.image_input("images"), Array("masks", None, *self.image_shape[:2])
+        strength = Float("strength", 0, 1, default=0.5, exclusive=True)
+        noisy = dataclasses.replace(images, low=None, hint="")
         return {
-            "sample": (sample, [spec("count"), *which]),
-            "inpaint": (inpaint, [images, masks, *which]),
-            "vary": (vary, [images, spec("strength", tf.float32), *which]),
-            "denoise": (denoise, [images, spec("noise", tf.float32)]),
+            "sample": Endpoint(sample, [COUNT, *which(STEPS)]),
+            "inpaint": Endpoint(inpaint, [images, masks, *which(INPAINTING_STEPS)]),
+            "vary": Endpoint(vary, [images, strength, *which(STEPS)]),
+            "denoise": Endpoint(denoise, [noisy, Float("noise", 0, default=0.1)]),
         }
 
 

@@ -10,6 +10,7 @@ Shapes: b batch, n pictures, d features.
 import keras
 from keras import ops
 
+from homl_models.endpoints import Endpoint
 from homl_models.errors import UserError
 from homl_models.layers.dropout import Dropout
 from homl_models.models.image_model import PictureModel
@@ -47,17 +48,17 @@ class FeatureClassifier(PictureModel):
 
     def endpoints(self):
         def classify(images):
-            """The probability of every class for images in [0, 1]."""
-            return {"probabilities": self.classes(self.features(self.within(images), training=False))}
+            return {"probabilities": self.classes(self.features(images, training=False))}
 
         def features(images):
             """The features of images in [0, 1]."""
-            return {"features": ops.cast(self.features(self.within(images), training=False), "float32")}
+            return {"features": ops.cast(self.features(images, training=False), "float32")}
 
+        doc = "The probability of every class for images in [0, 1]."
         if self.class_names:
-            classify.__doc__ += f" The classes: {', '.join(self.class_names)}."
-        signature = [self.spec("images")]
-        return {"classify": (classify, signature), "features": (features, signature)}
+            doc += f" The classes: {', '.join(self.class_names)}."
+        images = [self.image_input("images")]
+        return {"classify": Endpoint(classify, images, doc=doc), "features": Endpoint(features, images)}
 
 
 @keras.saving.register_keras_serializable("homl_models")

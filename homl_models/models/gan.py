@@ -17,12 +17,13 @@ import numpy as np
 from keras import ops
 
 from homl_models import devices
-from homl_models.base import asserted
+from homl_models.endpoints import COUNT, SEED, Array, Endpoint, Int, asserted
 from homl_models.errors import UserError
 from homl_models.layers.gaussian import normal
 from homl_models.models.gan_networks import Discriminator, Generator
-from homl_models.models.image_model import DrawingModel, asked_draws, checked_draws
+from homl_models.models.image_model import NO_LABELS, DrawingModel, checked_draws
 
+FEW_CODINGS = "interpolation needs 2 codings or more"
 OPPOSITE = -0.999  # cosine of codings that no arc can be drawn between
 
 # Losses of the discriminator, of logits (b,) of real and of generated pictures and the share s of smoothing, and of
@@ -304,8 +305,9 @@ class GAN(DrawingModel):
 
         `UserError` for fewer than two codings or steps.
         """
-        if len(codings) < 2 or steps < 2:
-            raise UserError(f"interpolation needs 2 codings and 2 steps at least, not {len(codings)} and {steps}")
+        self.check("interpolate", steps=steps)
+        if len(codings) < 2:
+            raise UserError(FEW_CODINGS)
         path = self.between(ops.convert_to_tensor(np.float32(codings)), ops.linspace(0.0, 1.0, steps))
         return self.pictures(ops.convert_to_numpy(path), labels)
 
@@ -339,58 +341,58 @@ class GAN(DrawingModel):
 
     # In a graph.
 
-    def endpoints(self):
+    def turn(self, labels, count):
+        """Labels (n,) in a graph, taken in turn -> (count,), -1 for all classes in turn; None without classes."""
         import tensorflow as tf
 
-        def ask(condition, message):
-            tf.debugging.Assert(condition, [message])
+        if not self.num_classes:
+            return None
+        labels = asserted(tf.size(labels) > 0, NO_LABELS, labels)
+        turn = tf.range(count)
+        labels = tf.gather(labels, turn % tf.size(labels))
+        return tf.where(labels < 0, turn % self.num_classes, labels)
 
+    def endpoints(self):
         def drawn(codings, labels):
-            """Images of codings (n, k), labels taken in turn; -1 for all classes in turn."""
-            if not self.num_classes:
-                ask(tf.reduce_all(labels == -1), "this model was trained without classes: it takes no labels")
-                return {"images": self.shown(codings)}
-            inside = tf.reduce_all((labels >= -1) & (labels < self.num_classes)) & (tf.size(labels) > 0)
-            ask(inside, f"labels must lie in 0 to {self.num_classes - 1}, or be -1 for all in turn")
-            turn = tf.range(tf.shape(codings)[0])
-            labels = tf.gather(labels, turn % tf.maximum(tf.size(labels), 1))
-            labels = tf.where(labels < 0, turn % self.num_classes, labels)
-            return {"images": self.shown(self.with_labels(codings, labels))}
+            return {"images": self.shown(self.with_labels(codings, self.turn(labels, ops.shape(codings)[0])))}
 
-        def codings(count=64, seed=0):
+        def codings(count, seed):
             """New codings, to decode, interpolate or combine."""
-            count, seed = asked_draws(count, seed)
+            import tensorflow as tf
+
             return {"codings": normal((count, self.coding_size), tf.stack([seed, 0]))}
 
-        def sample(count=64, seed=0, labels=(-1,)):
-            """New images; the same seed draws the same. labels: classes, taken in turn, -1 for all of them."""
+        def sample(count, seed, labels):
+            """New images; the same seed gives the same. labels: classes, taken in turn, -1 for all of them."""
             return drawn(codings(count, seed)["codings"], labels)
 
-        def decode(codings, labels=(-1,)):
+        def decode(codings, labels):
             """The images that codings stand for."""
             return drawn(codings, labels)
 
-        def interpolate(codings, steps=8, labels=(-1,)):
+        def interpolate(codings, steps, labels):
             """From each coding to the next, along the arc between them."""
-            ask((tf.shape(codings)[0] >= 2) & (steps >= 2), "interpolation needs 2 codings and 2 steps at least")
+            import tensorflow as tf
+
+            codings = asserted(tf.shape(codings)[0] >= 2, FEW_CODINGS, codings)
             return drawn(self.between(codings, tf.linspace(0.0, 1.0, steps)), labels)
 
-        def combine(codings, weights, labels=(-1,)):
+        def combine(codings, weights, labels):
             """The images of weighted sums of codings: a row of weights, such as 1, -1, 1, for each image."""
+            import tensorflow as tf
+
             same = tf.shape(weights)[1] == tf.shape(codings)[0]
             weights = asserted(same, "a row of weights must have a number for each coding", weights)
             return drawn(weights @ codings, labels)
 
-        def spec(name, dtype=tf.int32, shape=()):
-            return tf.TensorSpec(shape, dtype, name=name)
-
-        rows, labels = spec("codings", tf.float32, (None, self.coding_size)), spec("labels", shape=(None,))
+        rows = Array("codings", None, self.coding_size)
+        labels = self.labels_input("-1 is for all in turn")
         return {
-            "sample": (sample, [spec("count"), spec("seed"), labels]),
-            "codings": (codings, [spec("count"), spec("seed")]),
-            "decode": (decode, [rows, labels]),
-            "interpolate": (interpolate, [rows, spec("steps"), labels]),
-            "combine": (combine, [rows, spec("weights", tf.float32, (None, None)), labels]),
+            "sample": Endpoint(sample, [COUNT, SEED, labels]),
+            "codings": Endpoint(codings, [COUNT, SEED]),
+            "decode": Endpoint(decode, [rows, labels]),
+            "interpolate": Endpoint(interpolate, [rows, Int("steps", 2, default=8), labels]),
+            "combine": Endpoint(combine, [rows, Array("weights", None, None), labels]),
         }
 
 

@@ -10,9 +10,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from homl_models.base import Model, asserted, compiled
+from homl_models.base import Model, compiled
+from homl_models.endpoints import COUNT, SEED, Image, Ints
 from homl_models.errors import UserError
 from homl_models.layers.dropout import random_bits
+
+NO_LABELS = "labels must be one or more"
 
 
 class PictureModel(Model):
@@ -62,21 +65,9 @@ class PictureModel(Model):
         parts = [self._compiled[name](ops.convert_to_tensor(batch)) for batch in batches]
         return np.concatenate([ops.convert_to_numpy(ops.cast(part, "float32")) for part in parts])[: len(array)]
 
-    # In a graph.
-
-    def spec(self, name):
-        """The signature of an input of pictures (b, ...)."""
-        import tensorflow as tf
-
-        return tf.TensorSpec((None, *self.image_shape), tf.float32, name=name)
-
-    def within(self, images):
-        """`images`, refused where they leave [0, 1]."""
-        import tensorflow as tf
-
-        inside = tf.reduce_all((images >= 0) & (images <= 1))
-        tf.debugging.Assert(inside, ["images must lie in [0, 1]; divide bytes by 255"])
-        return images
+    def image_input(self, name):
+        """An input of an endpoint: images (b, ...) in [0, 1]."""
+        return Image(name, self.image_shape)
 
 
 class DrawingModel(PictureModel):
@@ -136,6 +127,11 @@ class DrawingModel(PictureModel):
         average, network = self.networks()
         network.set_weights(average.get_weights())
 
+    def labels_input(self, hint):
+        """An input of an endpoint: labels (n,), -1 for none."""
+        hint = hint if self.num_classes else "this model was trained without classes"
+        return Ints("labels", -1, self.num_classes - 1, default=(-1,), hint=hint)
+
     def checked_labels(self, labels, count):
         """`labels`, one for all or (n,) taken in turn, as (count,); None for None.
 
@@ -154,15 +150,7 @@ class DrawingModel(PictureModel):
 
 
 def checked_draws(count, seed):
-    """How many images to draw, and by which seed, as they are; `UserError` unless 0 <= count and 0 <= seed < 2^31."""
-    if count < 0:
-        raise UserError(f"count must be 0 or more, not {count}")
-    if not 0 <= seed < 2**31:
-        raise UserError(f"seed must lie in [0, 2^31), not {seed}")
+    """Count and seed, as they are; `UserError` unless 0 <= count and 0 <= seed < 2^31."""
+    COUNT.check(count)
+    SEED.check(seed)
     return count, seed
-
-
-def asked_draws(count, seed):
-    """Count () and seed () of an endpoint, refused in the graph as `checked_draws` does in Python."""
-    count, seed = asserted(count >= 0, "count must be 0 or more", (count, seed))
-    return asserted(seed >= 0, "seed must lie in [0, 2^31)", (count, seed))

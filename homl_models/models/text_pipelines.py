@@ -13,7 +13,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from homl_models.base import Model, asserted, compiled
+from homl_models.base import Model, compiled
+from homl_models.endpoints import Endpoint, Int, Text, asserted
 from homl_models.errors import UserError
 from homl_models.tokenizers.wordpiece import SETTINGS, SPECIAL, WordPiece
 
@@ -154,13 +155,6 @@ def of_model(tokens):
     return {column: tokens[column] for column in COLUMNS}
 
 
-def strings(*names):
-    """The signature of inputs that are texts (b,)."""
-    import tensorflow as tf
-
-    return [tf.TensorSpec((None,), tf.string, name=name) for name in names]
-
-
 class Classifies:
     """Texts -> labels.
 
@@ -189,11 +183,10 @@ class Classifies:
         return [tuple(np.array(self.label_names, object)[row > 0.5]) for row in scores], scores
 
     def endpoints(self):
-        import tensorflow as tf
-
-        names = tf.constant(self.label_names)
-
         def found(tokens):
+            import tensorflow as tf
+
+            names = tf.constant(self.label_names)
             scores = self.scores(of_model(tokens))
             if self.problem == "single_label_classification":
                 return {"labels": tf.gather(names, tf.argmax(scores, 1)), "scores": scores}
@@ -210,8 +203,8 @@ class Classifies:
             """What each pair of texts is, and the score of every label."""
             return found(self.tf_read(texts, pairs, cut=True))
 
-        both = strings("texts", "pairs")
-        return {"classify": (classify, both[:1]), "classify_pairs": (classify_pairs, both)}
+        both = [Text("texts"), Text("pairs")]
+        return {"classify": Endpoint(classify, both[:1]), "classify_pairs": Endpoint(classify_pairs, both)}
 
 
 class Fills:
@@ -228,8 +221,7 @@ class Fills:
 
         `UserError` for a text without [MASK].
         """
-        if not 1 <= top_k <= len(self.vocabulary or (1,)):
-            raise UserError(f"top_k must lie in 1 to {len(self.vocabulary)}, the vocabulary, not {top_k}")
+        self.check("fill_mask", top_k=top_k)
 
         def places(tokens):
             masked = tokens["input_ids"] == self.tokenizer.mask
@@ -246,16 +238,14 @@ class Fills:
         return filled
 
     def endpoints(self):
-        import tensorflow as tf
-
-        def fill_mask(texts, top_k=5):
+        def fill_mask(texts, top_k):
             """The most probable tokens for each [MASK] of each text, and their probabilities; "" for no [MASK]."""
+            import tensorflow as tf
+
             tokens = self.tf_read(texts)
             masked = tokens["input_ids"] == self.tokenizer.mask
             counts = tf.reduce_sum(tf.cast(masked, tf.int32), axis=1)
-            tf.debugging.Assert(tf.reduce_all(counts > 0), ["every text needs a [MASK]"])
-            inside = (top_k > 0) & (top_k <= len(self.vocabulary))
-            top_k = asserted(inside, "top_k must lie in 1 to the vocabulary", top_k)
+            counts = asserted(tf.reduce_all(counts > 0), "every text needs a [MASK]", counts)
             most = tf.reduce_max(tf.concat([counts, [1]], 0))
             places = tf.argsort(tf.cast(~masked, tf.int32), axis=1, stable=True)[:, :most]
             p, ids = tf.math.top_k(self.words_at(of_model(tokens) | {"masked_positions": places}), top_k)
@@ -265,7 +255,8 @@ class Fills:
                 "scores": tf.where(there, p, 0.0),
             }
 
-        return {"fill_mask": (fill_mask, [*strings("texts"), tf.TensorSpec((), tf.int32, name="top_k")])}
+        top_k = Int("top_k", 1, max(len(self.vocabulary), 1), default=5, hint="it is at most the vocabulary")
+        return {"fill_mask": Endpoint(fill_mask, [Text("texts"), top_k])}
 
 
 ANSWER = 30  # tokens that an answer may have
@@ -341,10 +332,10 @@ class Answers:
         return [tf.reshape(x, [-1])[:rows] for x in found]
 
     def endpoints(self):
-        import tensorflow as tf
-
         def answer(questions, contexts):
             """The part of each context that answers the question, its probability, and where it begins and ends."""
+            import tensorflow as tf
+
             tokens = self.tokenizer.tf_windows(questions, contexts, self.max_length, self.overlap)
             origins, rows = tokens.pop("origins"), tf.size(questions)
             tokens = _with_a_column(tokens)
@@ -364,7 +355,7 @@ class Answers:
             scores = tf.where(there, best, none if self.unanswerable else 0.0)
             return {"answers": text, "scores": scores, "starts": start, "ends": end}
 
-        return {"answer": (answer, strings("questions", "contexts"))}
+        return {"answer": Endpoint(answer, [Text("questions"), Text("contexts")])}
 
 
 class Tags:
@@ -389,10 +380,10 @@ class Tags:
         return tagged
 
     def endpoints(self):
-        import tensorflow as tf
-
         def tag(texts):
             """The words of each text, their labels and probabilities; "" after the last word."""
+            import tensorflow as tf
+
             tokens = self.tf_read(texts)
             ids, p = self.label_ids(of_model(tokens))
             words = tokens["words"]
@@ -406,7 +397,7 @@ class Tags:
             rows = tf.shape(texts, tf.int64)[0]
             return {name: tf.RaggedTensor.from_value_rowids(x, row, rows).to_tensor() for name, x in found.items()}
 
-        return {"tag": (tag, strings("texts"))}
+        return {"tag": Endpoint(tag, [Text("texts")])}
 
 
 class Detects:
@@ -425,17 +416,17 @@ class Detects:
         return found
 
     def endpoints(self):
-        import tensorflow as tf
-
         def detect_replaced(texts):
             """The tokens of each text and how likely each was replaced; "" and 0 for what is added or missing."""
+            import tensorflow as tf
+
             tokens = self.tf_read(texts)
             inside = tokens["words"] >= 0
             names = tf.gather(tf.constant(self.vocabulary), tokens["input_ids"])
             p = self.replaced(of_model(tokens))
             return {"tokens": tf.where(inside, names, ""), "scores": tf.where(inside, p, 0.0)}
 
-        return {"detect_replaced": (detect_replaced, strings("texts"))}
+        return {"detect_replaced": Endpoint(detect_replaced, [Text("texts")])}
 
 
 class Embeds:
@@ -455,4 +446,4 @@ class Embeds:
             """A vector for each text; a text that is too long is cut."""
             return {"embeddings": self.embedded(of_model(self.tf_read(texts, cut=True)))}
 
-        return {"embed": (embed, strings("texts"))}
+        return {"embed": Endpoint(embed, [Text("texts")])}

@@ -13,7 +13,8 @@ from keras import ops
 from keras.src.backend.common.masking import set_keras_mask  # Keras has no public name for it
 
 from homl_models import decoding, losses
-from homl_models.base import Model, asserted, compiled
+from homl_models.base import Model, compiled
+from homl_models.endpoints import Endpoint, Float, Int, Text, asserted
 from homl_models.errors import UserError
 from homl_models.tokenizers import TOKENIZERS
 from homl_models.tokenizers.base import END, PAD, START, UNKNOWN, is_blank
@@ -227,11 +228,7 @@ class Translator(Model):
         ]
 
     def _check(self, beam_width, length_penalty, n_best, max_length, min_length, no_repeat_ngram):
-        vocab_size = len(self.target_vocabulary)
-        if not 1 <= beam_width <= vocab_size:
-            raise UserError(f"beam_width must lie between 1 and {vocab_size}, the vocabulary, not {beam_width}")
-        if not 0 <= length_penalty < np.inf:
-            raise UserError(f"length_penalty must be 0 or more, not {length_penalty}")
+        self.check("translate_beam", beam_width=beam_width, length_penalty=length_penalty)
         if n_best is not None and not 1 <= n_best <= beam_width:
             raise UserError(f"n_best must lie between 1 and beam_width, {beam_width}, not {n_best}")
         if min_length < 0 or no_repeat_ngram < 0:
@@ -268,49 +265,52 @@ class Translator(Model):
 
     # Strings, in a graph.
 
-    def endpoints(self):
+    def tf_source_ids(self, texts):
+        """Source texts (b,) in a graph -> ids (b, s), each row ended."""
         import tensorflow as tf
 
-        source_tokenizer, target_tokenizer = self._tokenizers
+        ids = tf.concat([self._tokenizers[0].encode(texts), tf.fill([tf.size(texts), 1], END)], 1).to_tensor()
+        ids = tf.pad(ids, [[0, 0], [0, tf.cast(tf.equal(tf.size(texts), 0), tf.int32)]])  # layers need a column
+        return self._within(ids, self.max_length, "a sentence")
 
-        def source_ids(texts):
-            ids = tf.concat([source_tokenizer.encode(texts), tf.fill([tf.size(texts), 1], END)], 1).to_tensor()
-            ids = tf.pad(ids, [[0, 0], [0, tf.cast(tf.equal(tf.size(texts), 0), tf.int32)]])  # layers need a column
-            if self.max_length:
-                message = f"a sentence has more than the {self.max_length} tokens that the model was trained for"
-                ids = asserted(tf.shape(ids)[1] <= self.max_length, message, ids)
+    def tf_target_ids(self, texts):
+        """Target texts (b,) in a graph -> ids (b, t), each row begun and ended."""
+        import tensorflow as tf
+
+        ends = [tf.fill([tf.size(texts), 1], token) for token in (START, END)]
+        ids = tf.concat([ends[0], self._tokenizers[1].encode(texts), ends[1]], 1).to_tensor()
+        ids = tf.pad(ids, [[0, 0], [0, 2 * tf.cast(tf.equal(tf.size(texts), 0), tf.int32)]])
+        return self._within(ids, self.max_length and self.max_length + 1, "a translation")
+
+    def _within(self, ids, most, which):
+        import tensorflow as tf
+
+        if not most:
             return ids
+        message = f"{which} has more than the {self.max_length} tokens that the model was trained for"
+        return asserted(tf.shape(ids)[1] <= most, message, ids)
 
-        def target_ids(texts):
-            ends = [tf.fill([tf.size(texts), 1], token) for token in (START, END)]
-            ids = tf.concat([ends[0], target_tokenizer.encode(texts), ends[1]], 1).to_tensor()
-            ids = tf.pad(ids, [[0, 0], [0, 2 * tf.cast(tf.equal(tf.size(texts), 0), tf.int32)]])
-            if self.max_length:
-                message = f"a translation has more than the {self.max_length} tokens that the model was trained for"
-                ids = asserted(tf.shape(ids)[1] <= self.max_length + 1, message, ids)
-            return ids
-
+    def endpoints(self):
         def is_nothing(texts, ids):
             return is_blank(texts) | (ids[:, 0] == END)
 
         def written(ids):
-            return target_tokenizer.decode(tf.maximum(ids, 0))
+            return self._tokenizers[1].decode(ops.maximum(ids, 0))
 
         def translate(text):
             """Translates each text, by the most probable token at every step."""
-            source = source_ids(text)
+            import tensorflow as tf
+
+            source = self.tf_source_ids(text)
             limits = self.limits(source)
             ids, _ = self.greedy(source, limits, length=tf.reduce_max(tf.concat([limits, [1]], 0)))
             return {"translation": tf.where(is_nothing(text, source), "", written(ids))}
 
-        def translate_beam(text, beam_width=4, length_penalty=1.0):
+        def translate_beam(text, beam_width, length_penalty):
             """The `beam_width` best translations of each text that a beam finds, best first, and their scores."""
-            vocab_size = len(self.target_vocabulary)
-            allowed = (beam_width >= 1) & (beam_width <= vocab_size)
-            message = f"beam_width must lie between 1 and {vocab_size}, the vocabulary"
-            beam_width = asserted(allowed, message, beam_width)
-            tf.debugging.assert_non_negative(length_penalty, "length_penalty must be 0 or more")
-            source = source_ids(text)
+            import tensorflow as tf
+
+            source = self.tf_source_ids(text)
             limits = self.limits(source)
             length = tf.reduce_max(tf.concat([limits, [1]], 0))
             ids, scores = self.beam(
@@ -323,28 +323,26 @@ class Translator(Model):
 
         def score(source, target):
             """The natural log-probability of each target as a translation of its source."""
-            return {"log_probability": self.log_probabilities(source_ids(source), target_ids(target))}
+            return {"log_probability": self.log_probabilities(self.tf_source_ids(source), self.tf_target_ids(target))}
 
         def attention(source, target):
-            """How each target token looks at the source tokens: weights of targets x target tokens x source tokens."""
-            source, target = source_ids(source), target_ids(target)
+            """The weights of source tokens for each target token: (targets, target tokens, source tokens)."""
+            source, target = self.tf_source_ids(source), self.tf_target_ids(target)
             return {
                 "weights": self.alignment(source, target[:, :-1]),
-                "source_tokens": source_tokenizer.tokens(source),
-                "target_tokens": target_tokenizer.tokens(target[:, 1:]),
+                "source_tokens": self._tokenizers[0].tokens(source),
+                "target_tokens": self._tokenizers[1].tokens(target[:, 1:]),
             }
 
-        def texts(name):
-            return tf.TensorSpec((None,), tf.string, name=name)
-
-        beam = [tf.TensorSpec((), tf.int32, name="beam_width"), tf.TensorSpec((), tf.float32, name="length_penalty")]
-        pairs = [texts("source"), texts("target")]
+        width = Int("beam_width", 1, len(self.target_vocabulary), default=4, hint="it is at most the vocabulary")
+        penalty = Float("length_penalty", 0, default=1.0)
+        pairs = [Text("source"), Text("target")]
         offered = {
-            "translate": (translate, [texts("text")]),
-            "translate_beam": (translate_beam, [texts("text"), *beam]),
-            "score": (score, pairs),
+            "translate": Endpoint(translate, [Text("text")]),
+            "translate_beam": Endpoint(translate_beam, [Text("text"), width, penalty]),
+            "score": Endpoint(score, pairs),
         }
-        return offered | ({"attention": (attention, pairs)} if self.aligns else {})
+        return offered | ({"attention": Endpoint(attention, pairs)} if self.aligns else {})
 
 
 def _encoded(tokenizer, sentences):

@@ -17,10 +17,13 @@ import numpy as np
 from keras import ops
 
 from homl_models import losses
+from homl_models.endpoints import COUNT, SEED, Endpoint, Int, asserted
 from homl_models.errors import UserError
 from homl_models.layers.gaussian import Sampling, kl_divergence, normal
 from homl_models.models.autoencoders import Coder
-from homl_models.models.image_model import asked_draws, checked_draws
+from homl_models.models.image_model import checked_draws
+
+FEW_IMAGES = "interpolation needs 2 images or more"
 
 
 @keras.saving.register_keras_serializable("homl_models")
@@ -182,8 +185,9 @@ class VAE(Coder):
         `UserError` for fewer than two images.
         """
         images = self.checked(images)
-        if len(images) < 2 or steps < 2:
-            raise UserError(f"interpolation needs 2 images and 2 steps at least, not {len(images)} and {steps}")
+        self.check("interpolate", steps=steps)
+        if len(images) < 2:
+            raise UserError(FEW_IMAGES)
         return self.pictures(ops.convert_to_numpy(self.between(self.codings(images), ops.linspace(0.0, 1.0, steps))))
 
     def between(self, codings, shares):
@@ -192,25 +196,22 @@ class VAE(Coder):
         return ops.reshape((1 - shares) * codings[:-1, None] + shares * codings[1:, None], (-1, self.coding_size))
 
     def endpoints(self):
-        import tensorflow as tf
+        def sample(count, seed):
+            """New images; the same seed gives the same."""
+            import tensorflow as tf
 
-        def sample(count=64, seed=0):
-            """New images; the same seed draws the same."""
-            count, seed = asked_draws(count, seed)
             return {"images": self.shown(self.draw(count, tf.stack([seed, 0])))}
 
-        def interpolate(images, steps=8):
+        def interpolate(images, steps):
             """From each image to the next in equal steps between their codings."""
-            enough = (tf.shape(images)[0] >= 2) & (steps >= 2)
-            tf.debugging.Assert(enough, ["interpolation needs 2 images and 2 steps at least"])
-            codings = self.encode(self.within(images), training=False)
+            import tensorflow as tf
+
+            images = asserted(tf.shape(images)[0] >= 2, FEW_IMAGES, images)
+            codings = self.encode(images, training=False)
             return {"images": self.shown(self.between(codings, tf.linspace(0.0, 1.0, steps)))}
 
-        def whole(name):
-            return tf.TensorSpec((), tf.int32, name=name)
-
         return {
-            "sample": (sample, [whole("count"), whole("seed")]),
+            "sample": Endpoint(sample, [COUNT, SEED]),
             **super().endpoints(),
-            "interpolate": (interpolate, [self.spec("images"), whole("steps")]),
+            "interpolate": Endpoint(interpolate, [self.image_input("images"), Int("steps", 2, default=8)]),
         }

@@ -6,13 +6,13 @@
 
 import contextlib
 import functools
-import inspect
 import json
 import os
 import subprocess
 import sys
 
-from homl_models import endpoints, loading
+from homl_models import loading, serving
+from homl_models.endpoints import Input
 from homl_models.training import files
 
 
@@ -39,50 +39,32 @@ def write_saved_model(model, folder):
     """Write the endpoints of `model` as a SavedModel to a new folder."""
     import tensorflow as tf
 
-    module, signatures = tf.Module(), {}
+    module, signatures, offered = tf.Module(), {}, model.endpoints()
     module.variables_of_the_model = [variable.value for variable in model.variables]
-    outputs = {}
 
-    def noted(name, function):
-        """`function`, whose outputs are noted when saving traces it, once."""
+    def traced(endpoint):
+        """The endpoint as a function, which notes its outputs when saving traces it, once."""
 
-        @functools.wraps(function)
-        def traced(*inputs):
-            outputs[name] = function(*inputs)
-            return outputs[name]
+        @functools.wraps(endpoint)
+        def call(*inputs):
+            outputs = endpoint(*inputs)
+            endpoint.outputs = {name: Input.from_spec(name, outputs[name]) for name in sorted(outputs)}
+            return outputs
 
-        return traced
+        call.__signature__ = endpoint.__signature__
+        return call
 
-    offered = model.endpoints()
-    for name, (function, signature) in offered.items():
-        signatures[name] = tf.function(noted(name, function), input_signature=signature, autograph=False)
+    for name, endpoint in offered.items():
+        signatures[name] = tf.function(traced(endpoint), input_signature=endpoint.signature, autograph=False)
         setattr(module, name, signatures[name])
     signatures["serving_default"] = next(iter(signatures.values()))  # what TensorFlow Serving calls unless told
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)  # it is not trained any more
     with _warnings_alone(tf.get_logger()):  # or else it tells where it writes, which is not where the folder will be
         tf.saved_model.save(module, folder, signatures, options)
-    described = {name: describe(*both, outputs[name]) for name, both in offered.items()}
-    path = folder / endpoints.FILE
+    path = folder / serving.FILE
     path.parent.mkdir()
+    described = {name: endpoint.to_json() for name, endpoint in offered.items()}
     path.write_text(json.dumps(described, indent=2), encoding="utf-8")
-
-
-def describe(function, signature, outputs=()):
-    """What `endpoints.Endpoint` reads of a function of a model: inputs and outputs by name, defaults, documentation."""
-    parameters = inspect.signature(function).parameters.values()
-    return {
-        "doc": inspect.getdoc(function) or "",
-        "inputs": {spec.name: _plain(spec) for spec in signature},
-        "outputs": {name: _plain(outputs[name]) for name in sorted(outputs)},
-        "defaults": {
-            parameter.name: parameter.default for parameter in parameters if parameter.default is not parameter.empty
-        },
-    }
-
-
-def _plain(spec):
-    """(type, shape) of a `tf.TensorSpec` or tensor."""
-    return spec.dtype.name, spec.shape.as_list()
 
 
 @contextlib.contextmanager

@@ -305,11 +305,11 @@ def test_denoising_is_the_mean_of_what_may_lie_below(noise):
         (lambda m: m.sample(2, labels=[-1, 1]), "labels must lie in 0 to 2"),
         (lambda m: m.sample(2, labels=1.5), "labels must be whole numbers"),
         (lambda m: m.sample(2, labels=[]), "labels must be whole numbers"),
-        (lambda m: m.sample(2, steps=51), "number of steps must lie in 1 to 50, not 51"),
-        (lambda m: m.vary(X[:1], steps=51), "number of steps must lie in 1 to 25, not 51"),
+        (lambda m: m.sample(2, steps=51), "steps must lie in 1 to 50, not 51"),
+        (lambda m: m.vary(X[:1], steps=51), "steps must lie in 1 to 25, not 51"),
         (lambda m: m.vary(X[:1], 0.0), r"strength must lie in \(0, 1\]"),
-        (lambda m: m.inpaint(X[:1], np.ones((8, 8)), steps=51), "number of steps must lie in 1 to 50, not 51"),
-        (lambda m: m.sample(2, steps=0), "number of steps must lie in 1 to 50, not 0"),
+        (lambda m: m.inpaint(X[:1], np.ones((8, 8)), steps=51), "steps must lie in 1 to 50, not 51"),
+        (lambda m: m.sample(2, steps=0), "steps must lie in 1 to 50, not 0"),
         (lambda m: m.sample(2, guidance=2.0), "guidance needs labels"),
         (lambda m: m.sample(2, seed=-1), "seed must lie in"),
         (lambda m: m.sample(-2), "count must be 0 or more, not -2"),
@@ -426,18 +426,17 @@ def test_endpoints_are_the_methods(kind, tmp_path, monkeypatch):
         "vary": model.vary(X[:3], 0.6, 2, 5, **more),
         "denoise": model.denoise(X[:3], 0.2),
     }.items():
-        function, signature = model.endpoints()[name]
-        arguments = [tf.constant(value, spec.dtype) for value, spec in zip(calls[name], signature, strict=True)]
+        endpoint = model.endpoints()[name]
+        arguments = checks.tensors(endpoint, calls[name])
         found = getattr(saved, name)(*arguments)
-        checks.close(found, function(*arguments))
+        checks.close(found, endpoint(*arguments))
         checks.close(found["images"], images, 1e-3)
     for name, arguments, message in (
-        ("sample", [2, 0, 51, [-1], 1.0], "number of steps must lie in 1 to 50"),
+        ("sample", [2, 0, 51, [-1], 1.0], "steps must lie in 1 to 50"),
         ("sample", [2, 0, 5, [7], 1.0], "labels must lie in 0 to 2" if model.num_classes else "without classes"),
         ("inpaint", [X[:3], masks[:2], 0, 5, [-1], 1.0], "as many masks as images"),
         ("vary", [X[:3], 1.5, 0, 5, [-1], 1.0], "strength must lie in"),
-        ("sample", [2, 0, 5, [-1], 3.0], "guidance needs labels" if model.num_classes else "without classes"),
+        ("sample", [2, 0, 5, [-1], 3.0], "guidance needs labels" if model.num_classes else "needs a model that was trained with classes"),
     ):
-        arguments = [tf.constant(v, spec.dtype) for v, spec in zip(arguments, model.endpoints()[name][1], strict=True)]
         with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-            getattr(saved, name)(*arguments)
+            getattr(saved, name)(*checks.tensors(model.endpoints()[name], arguments))

@@ -66,7 +66,7 @@ def test_names_of_classes_are_saved_and_told(tmp_path):
     model = make(class_names=names)
     model.save(tmp_path / "model.keras")
     assert keras.models.load_model(tmp_path / "model.keras").class_names == names
-    assert "The classes: a, b, c" in model.endpoints()["classify"][0].__doc__
+    assert "The classes: a, b, c" in model.endpoints()["classify"].doc
     checks.fails("there must be 10 class_names or none, not 2", lambda: make(class_names=("a", "b")))
 
 

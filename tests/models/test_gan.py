@@ -410,7 +410,7 @@ def test_mean_codings_are_those_of_each_class():
         (lambda: make().sample(-2), "count must be 0 or more, not -2"),
         (lambda: make("conditional", class_names=("a", "b")), "there must be 3 class_names or none, not 2"),
         (lambda: make().pictures(np.zeros((2, 4))), r"codings must have the shape \(n, 5\), not \(2, 4\)"),
-        (lambda: make().interpolate(np.zeros((1, 5))), "2 codings and 2 steps at least"),
+        (lambda: make().interpolate(np.zeros((1, 5))), "needs 2 codings or more"),
         (lambda: make(loss="l2"), "loss must be one of non_saturating, hinge, wasserstein"),
     ],
 )
@@ -488,17 +488,16 @@ def test_endpoints_are_the_methods(kind, tmp_path):
         "interpolate": {"images": model.interpolate(codings, 5, labels)},
         "combine": {"images": model.pictures(np.float32(weights) @ codings, labels)},
     }.items():
-        function, signature = model.endpoints()[name]
-        arguments = [tf.constant(value, spec.dtype) for value, spec in zip(calls[name], signature, strict=True)]
+        endpoint = model.endpoints()[name]
+        arguments = checks.tensors(endpoint, calls[name])
         found = getattr(saved, name)(*arguments)
-        checks.close(found, function(*arguments))
+        checks.close(found, endpoint(*arguments))
         checks.close(found, expected, 1e-4)
     checks.close(saved.sample(tf.constant(6), tf.constant(2), tf.constant([-1]))["images"], model.sample(6, 2), 1e-5)
     for name, arguments, message in (
         ("sample", [2, 0, [7]], "labels must lie in 0 to 2" if model.num_classes else "without classes"),
-        ("interpolate", [codings[:1], 5, [-1]], "2 codings and 2 steps at least"),
+        ("interpolate", [codings[:1], 5, [-1]], "needs 2 codings or more"),
         ("combine", [codings, [[1.0, 2.0]], [-1]], "a number for each coding"),
     ):
-        arguments = [tf.constant(v, spec.dtype) for v, spec in zip(arguments, model.endpoints()[name][1], strict=True)]
         with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-            getattr(saved, name)(*arguments)
+            getattr(saved, name)(*checks.tensors(model.endpoints()[name], arguments))

@@ -46,9 +46,10 @@ def endpoint(model, name, *texts, **numbers):
     """What an endpoint gives, run in a graph."""
     import tensorflow as tf
 
-    function, signature = model.endpoints()[name]
-    graph = tf.function(function, input_signature=signature)
-    return {key: x.numpy() for key, x in graph(*(tf.constant(t) for t in texts), **numbers).items()}
+    found = model.endpoints()[name]
+    given = found.defaults | dict(zip(found.inputs, texts)) | numbers
+    graph = tf.function(lambda *tensors: found(*tensors), input_signature=found.signature)
+    return {key: x.numpy() for key, x in graph(*checks.tensors(found, [given[key] for key in found.inputs])).items()}
 
 
 @pytest.mark.parity

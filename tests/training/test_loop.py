@@ -5,7 +5,6 @@ A recipe of each kind of training by default, every tiny recipe with `-m slow`.
 
 import csv
 import dataclasses
-import inspect
 import json
 import random
 
@@ -99,10 +98,10 @@ def test_evaluate_gives_the_metrics_of_the_run_again(name, trained, capsys):
 def test_predict_lists_every_endpoint_of_the_model(name, trained, capsys):
     assert predict.main([str(trained(name))]) == 0
     listing = capsys.readouterr().out
-    for endpoint, (function, signature) in homl_models.load(str(trained(name))).endpoints().items():
+    for endpoint, declared in homl_models.load(str(trained(name))).endpoints().items():
         assert f"{endpoint}(" in listing
-        assert function.__doc__.split("\n")[0] in listing
-        assert all(spec.name in listing for spec in signature)
+        assert declared.doc.split("\n")[0] in listing
+        assert all(name in listing for name in declared.inputs)
 
 
 CALL_ALL = """
@@ -122,17 +121,17 @@ print(json.dumps([name for name in model.signatures if name != "serving_default"
 TEXTS = np.array(["Ada [MASK] on 3 May in Rome.", "To be or [MASK] to be"])
 
 
-def example(name, spec, default, images):
-    """A value for an argument of an endpoint: text, images of the recipe's own data, or its default."""
-    if spec.dtype == tf.string:
-        return TEXTS if spec.shape.rank else np.array(default)
-    if name == "masks":
+def example(one, images):
+    """A value for an input of an endpoint: text, images of the recipe's own data, or its default."""
+    if one.is_text:
+        return TEXTS if one.shape else np.array(one.default)
+    if one.name == "masks":
         return np.float32(images > 0.5)
-    if spec.dtype == tf.float32 and spec.shape.rank == 3:
+    if one.is_image:
         return images
-    if spec.dtype == tf.float32 and spec.shape.rank == 2:
-        return np.random.default_rng(0).normal(size=[2, spec.shape[1] or 2]).astype("float32")
-    return np.array({"count": 3, "length": 12, "steps": 3, "labels": [1]}.get(name, default))
+    if one.dtype == "float32" and len(one.shape) == 2:
+        return np.random.default_rng(0).normal(size=[2, one.shape[1] or 2]).astype("float32")
+    return np.array({"count": 3, "length": 12, "steps": 3, "labels": [1]}.get(one.name, one.default))
 
 
 @WHOLE
@@ -143,16 +142,15 @@ def test_every_endpoint_works_in_a_process_without_keras_and_this_package(name, 
     images = np.float32(recipe.parts[2][0][:2]) if hasattr(recipe, "image_shape") else None
     images = images / 255 if images is not None and images.max() > 1 else images
     given = {}
-    for endpoint, (function, signature) in endpoints.items():
-        defaults = {k: p.default for k, p in inspect.signature(function).parameters.items()}
-        given |= {f"{endpoint}/{s.name}": example(s.name, s, defaults[s.name], images) for s in signature}
+    for endpoint, declared in endpoints.items():
+        given |= {f"{endpoint}/{name}": example(one, images) for name, one in declared.inputs.items()}
     np.savez(tmp_path / "inputs.npz", **given)
     arguments = folder / "saved_model", tmp_path / "inputs.npz", tmp_path / "outputs.npz"
     assert set(processes.run(CALL_ALL, *arguments, process=processes.NO_KERAS)) == set(endpoints)
     found = np.load(tmp_path / "outputs.npz")
-    for endpoint, (function, signature) in endpoints.items():
-        values = [tf.constant(given[f"{endpoint}/{s.name}"], s.dtype) for s in signature]
-        for key, expected in function(*values).items():
+    for endpoint, declared in endpoints.items():
+        values = [tf.constant(given[f"{endpoint}/{s.name}"], s.dtype) for s in declared.signature]
+        for key, expected in declared(*values).items():
             actual, expected = found[f"{endpoint}/{key}"], expected.numpy()
             if expected.dtype == object:
                 assert actual.tolist() == np.char.decode(expected.astype(bytes)).tolist(), (endpoint, key)
