@@ -11,6 +11,7 @@ the formats .png, .jpg, .gif, .webp, .bmp and .tif, else text.
 Texts are UTF-8; only `tf.saved_model` is used, never the models of this package.
 """
 
+import dataclasses
 import json
 import os
 import sys
@@ -103,7 +104,7 @@ def parse(model, argv):
     values = {}
     for key, text in flags.items():
         one = endpoint.inputs[key]
-        values[key] = text if one.is_image else one.parse(text)
+        values[key] = text if one.is_image else dataclasses.replace(one, name=one.flag).parse(text)
     return name, inputs, file, out, values
 
 

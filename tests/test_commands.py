@@ -72,7 +72,7 @@ def test_predict_takes_a_source_and_its_target_on_one_line(exported, capsys, tmp
     expected = homl_models.load(str(folder)).score(sources, targets)
     np.testing.assert_allclose([float(x) for x in printed.split()], expected, rtol=1e-4)
     assert "a line must be source, a tab, target" in refusal(capsys, folder, "score", "May 3, 1999")
-    assert "beam_width must lie between 1 and" in refusal(capsys, folder, "translate_beam", "x", "--beam-width", 0)
+    assert "beam-width must lie in 1 to" in refusal(capsys, folder, "translate_beam", "x", "--beam-width", 0)
 
 
 def test_attention_is_numbers_not_a_picture(exported, capsys):
@@ -108,8 +108,8 @@ def test_help_of_an_endpoint_names_its_flags_and_defaults(run, capsys):
     ("args", "message"),
     [
         (["translate", "hi"], "no endpoint 'translate'; it has generate, next_char, score"),
-        (["generate", "hi", "--temperature", "-1"], "temperature must be 0 (greedy) or more"),
-        (["generate", "hi", "--top-p", "1.5"], "top_p must lie between 0 and 1"),
+        (["generate", "hi", "--temperature", "-1"], "--temperature must be 0 or more"),
+        (["generate", "hi", "--top-p", "1.5"], "--top-p must lie in [0, 1]"),
         (["generate", "hi", "--top-k", "-2"], "top_k must be 0"),
         (["generate", "hi", "--length", "-2"], "length must be 0 or more"),
         (["generate", "hi", "--length", "ten"], "--length must be int32, not 'ten'"),

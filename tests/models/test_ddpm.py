@@ -436,7 +436,11 @@ def test_endpoints_are_the_methods(kind, tmp_path, monkeypatch):
         ("sample", [2, 0, 5, [7], 1.0], "labels must lie in 0 to 2" if model.num_classes else "without classes"),
         ("inpaint", [X[:3], masks[:2], 0, 5, [-1], 1.0], "as many masks as images"),
         ("vary", [X[:3], 1.5, 0, 5, [-1], 1.0], "strength must lie in"),
-        ("sample", [2, 0, 5, [-1], 3.0], "guidance needs labels" if model.num_classes else "needs a model that was trained with classes"),
+        (
+            "sample",
+            [2, 0, 5, [-1], 3.0],
+            "guidance needs (labels|a model that was trained with classes)",
+        ),
     ):
         with pytest.raises(tf.errors.InvalidArgumentError, match=message):
             getattr(saved, name)(*checks.tensors(model.endpoints()[name], arguments))
