@@ -2,8 +2,8 @@
 
 Ours is what `train` does: the recipe's model compiled by XLA, batches gathered by index from bytes in memory,
 many steps per execution. The book's is the same network of Keras' layers, compiled with "nadam" and fitted on an
-array of floats. Checked first: with the same weights both have the same loss on the same pictures, without noise.
-Seconds are those of an epoch of 55,000 pictures, from the steps of --images of them. `ratio_same_batch` is the ratio
+array of floats. Checked first: with the same weights both have the same loss on the same images, without noise.
+Seconds are those of an epoch of 55,000 images, from the steps of --images of them. `ratio_same_batch` is the ratio
 if ours takes the book's batches of 32.
 
     python benchmarks/autoencoder_step.py [--recipes autoencoder_stacked ...] [--rounds 3] [--images 16000]
@@ -78,7 +78,7 @@ def compare(name, rounds, count):
     from homl_models.recipes import RECIPES
 
     recipe = RECIPES[name]
-    pixels = recipe.parts[0][0][:count]
+    pixels = recipe.splits[0][0][:count]
     floats = np.float32(pixels / 255)
     sides, mse = {}, {}
     for side, batch_size in (("ours", recipe.batch_size), ("same_batch", 32)):
@@ -103,7 +103,7 @@ def compare(name, rounds, count):
 
 
 def fitter(model, stream):
-    """A function that trains a model on the pictures once."""
+    """A function that trains a model on the images once."""
     turn = iter(range(1_000_000))
 
     def run():

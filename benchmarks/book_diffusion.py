@@ -1,4 +1,4 @@
-"""The book's diffusion model of chapter 17 in Keras' layers, and its loop that draws pictures: the peer of ours."""
+"""The book's diffusion model of chapter 17 in Keras' layers, and its loop that draws images: the peer of ours."""
 
 import keras
 import numpy as np
@@ -19,8 +19,8 @@ class TimeEncoding(layers.Layer):
 
 
 def network(steps=4000, filters=(16, 32, 64, 128), time_dim=64):
-    """[noisy pictures (b, 28, 28, 1), times (b,)] -> the noise in them (b, 28, 28, 1)."""
-    pictures, times = keras.Input((28, 28, 1)), keras.Input((), dtype="int32")
+    """[noisy images (b, 28, 28, 1), times (b,)] -> the noise in them (b, 28, 28, 1)."""
+    images, times = keras.Input((28, 28, 1)), keras.Input((), dtype="int32")
     encoding = TimeEncoding(steps, time_dim)(times)
 
     def timed(x):
@@ -31,7 +31,7 @@ def network(steps=4000, filters=(16, 32, 64, 128), time_dim=64):
             x = layers.BatchNormalization()(kind(n, 3, padding="same")(layers.ReLU()(x)))
         return x
 
-    x = layers.Conv2D(filters[0], 3)(layers.ZeroPadding2D(3)(pictures))
+    x = layers.Conv2D(filters[0], 3)(layers.ZeroPadding2D(3)(images))
     x, across = timed(layers.ReLU()(layers.BatchNormalization()(x))), []
     for n in filters[1:]:
         before, x = x, pair(x, layers.SeparableConv2D, n)
@@ -43,7 +43,7 @@ def network(steps=4000, filters=(16, 32, 64, 128), time_dim=64):
         link = layers.Conv2D(n, 1, padding="same")(layers.UpSampling2D(2)(before))
         x = layers.concatenate([timed(layers.UpSampling2D(2)(x) + link), across.pop()])
     outputs = layers.Conv2D(1, 3, padding="same")(x)[:, 2:-2, 2:-2]
-    return keras.Model([pictures, times], outputs)
+    return keras.Model([images, times], outputs)
 
 
 def tables(steps=4000):

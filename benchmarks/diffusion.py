@@ -6,14 +6,14 @@
 train: a step of the recipe `ddpm` (draws, forward, backward, Adam, average) against the same U-Net, loss and Adam in
     PyTorch, channels last, with the times and the noise drawn there; `peak_fraction` counts convolutions and matrix
     products, three times those of the forward pass. Checked first: the same weights give the same prediction.
-book: the book's network in the book's loop, a call at a time, against ours, 64 pictures; and the whole of drawing 64
-    pictures, 4,000 calls there against 25 steps of `ddpm` here. Checked first: the same prediction.
-diffusers: 64 pictures in 25 steps of DDIM by the scheduler of `diffusers` with the U-Net in PyTorch, against ours.
+book: the book's network in the book's loop, a call at a time, against ours, 64 images; and the whole of drawing 64
+    images, 4,000 calls there against 25 steps of `ddpm` here. Checked first: the same prediction.
+diffusers: 64 images in 25 steps of DDIM by the scheduler of `diffusers` with the U-Net in PyTorch, against ours.
     Checked first: from the same noise both draw the same.
-draw: seconds in which recipes draw 1,000 pictures; those of diffusion in 25 steps, with guidance if they have it.
-steps: the quality of --count pictures that the preset `ddpm_conditional` draws, a class each in turn, in 1,000 steps
+draw: seconds in which recipes draw 1,000 images; those of diffusion in 25 steps, with guidance if they have it.
+steps: the quality of --count images that the preset `ddpm_conditional` draws, a class each in turn, in 1,000 steps
     of ancestral sampling and in few of others, against the test part of Fashion MNIST (`metrics.generation`). 1,000
-    steps take an hour for 1,000 pictures on one core.
+    steps take an hour for 1,000 images on one core.
 
 `draw` and `steps` need Fashion MNIST and are left out unless they are asked for.
 `train` and `diffusers` need torch==2.13.0 and diffusers. The weights of all but `steps` are new: all takes as long
@@ -36,13 +36,13 @@ from homl_models.models.ddpm import BATCH, DDPM
 from homl_models.models.unet import SeparableUNet, UNet
 from homl_models.recipes.images import in_units_of
 
-PICTURES, STEPS = 64, 25
+IMAGES, STEPS = 64, 25
 DRAWING = "vae", "vae_conv", "gan", "dcgan", "dcgan_conditional", "ddpm_book", "ddpm", "ddpm_conditional"
 WAYS = ("dpm_solver", 10), ("ddim", 25), ("dpm_solver", 25), ("dpm_solver", 50), ("ancestral", 50), ("ancestral", 1000)
 
 
 def flops(network, shape):
-    """Multiplications and additions of the convolutions and dense layers of a forward pass of one picture."""
+    """Multiplications and additions of the convolutions and dense layers of a forward pass of one image."""
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     graph = tf.function(lambda x, t: network(x, t)).get_concrete_function(
@@ -125,7 +125,7 @@ def train(args):
     work = 3 * flops(model.network, (28, 28, 1)) * args.batch_size
     rate = timing.PEAK_FLOPS / taken["product"]
     timing.report(
-        f"a training step of ddpm, {args.batch_size} pictures, {args.precision}, against PyTorch in float32",
+        f"a training step of ddpm, {args.batch_size} images, {args.precision}, against PyTorch in float32",
         taken["ours"] / count,
         taken["torch"] / count,
         peak_fraction=work / (taken["ours"] / count) / rate,
@@ -139,21 +139,21 @@ def book(args):
     few = diffusion_model(UNet(name="network"))
 
     def loop():
-        book_diffusion.generate(theirs, PICTURES, calls=calls)
+        book_diffusion.generate(theirs, IMAGES, calls=calls)
 
     sides = {
-        "ours": lambda: model.sample(PICTURES, steps=calls, method="ancestral"),
-        "few": lambda: few.sample(PICTURES, steps=STEPS),
+        "ours": lambda: model.sample(IMAGES, steps=calls, method="ancestral"),
+        "few": lambda: few.sample(IMAGES, steps=STEPS),
         "book": loop,
     }
     for side in sides.values():
         side()
     taken = timing.interleaved(sides, args.rounds)
     timing.report(
-        "a call of the book's network while 64 pictures are drawn", taken["ours"] / calls, taken["book"] / calls
+        "a call of the book's network while 64 images are drawn", taken["ours"] / calls, taken["book"] / calls
     )
     timing.report(
-        "drawing 64 pictures: 25 steps of ddpm, 4,000 of the book's loop", taken["few"], taken["book"] / calls * 4000
+        "drawing 64 images: 25 steps of ddpm, 4,000 of the book's loop", taken["few"], taken["book"] / calls * 4000
     )
 
 
@@ -169,7 +169,7 @@ def diffusers(args):
     times = np.round(np.linspace(1000, 0, STEPS + 1)).astype(int)
 
     def draw(x=None):
-        x = torch.randn(PICTURES, 1, 28, 28) if x is None else x
+        x = torch.randn(IMAGES, 1, 28, 28) if x is None else x
         with torch.inference_mode():
             scheduler.set_timesteps(STEPS)
             scheduler.timesteps = torch.tensor(times[:-1] - 1)
@@ -177,11 +177,11 @@ def diffusers(args):
                 x = scheduler.step(network(x, (t + 1).repeat(len(x))), t, x, use_clipped_model_output=True).prev_sample
         return ((x + 1) / 2).clamp(0, 1)[:, 0].numpy()
 
-    start = np.array(model.begin(PICTURES, 0, 0)).transpose(0, 3, 1, 2)
-    np.testing.assert_allclose(draw(torch.tensor(start)), model.sample(PICTURES, 0, STEPS, method="ddim"), atol=2e-3)
-    sides = {"ours": lambda: model.sample(PICTURES, steps=STEPS, method="ddim"), "diffusers": draw}
+    start = np.array(model.begin(IMAGES, 0, 0)).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(draw(torch.tensor(start)), model.sample(IMAGES, 0, STEPS, method="ddim"), atol=2e-3)
+    sides = {"ours": lambda: model.sample(IMAGES, steps=STEPS, method="ddim"), "diffusers": draw}
     taken = timing.interleaved(sides, args.rounds)
-    timing.report("drawing 64 pictures in 25 steps of DDIM, against diffusers", taken["ours"], taken["diffusers"])
+    timing.report("drawing 64 images in 25 steps of DDIM, against diffusers", taken["ours"], taken["diffusers"])
 
 
 def draw(args):
@@ -193,13 +193,13 @@ def draw(args):
     sides = {name: functools.partial(side, 1000) for name, side in sides.items()}
     taken = timing.interleaved(sides, args.rounds)
     for name, seconds in taken.items():
-        print(json.dumps({"claim": f"1,000 pictures of {name}", "ours_s": round(seconds, 2)}), flush=True)
+        print(json.dumps({"claim": f"1,000 images of {name}", "ours_s": round(seconds, 2)}), flush=True)
 
 
 def steps(args):
     model, net = loading.load("ddpm_conditional"), loading.load("fashion_features")
     labels = np.arange(args.count) % model.num_classes
-    real = net.judged(recipes.get("ddpm_conditional").parts[2][0].reshape(-1, *net.image_shape))[0]
+    real = net.judged(recipes.get("ddpm_conditional").splits[2][0].reshape(-1, *net.image_shape))[0]
     scaled = in_units_of(real)
     for method, count in WAYS:
         start = time.perf_counter()
@@ -209,7 +209,7 @@ def steps(args):
         found = metrics.generation(scaled(real), scaled(described), probabilities)
         found["label_agreement"] = float(np.mean(probabilities.argmax(1) == labels))
         rounded = {name: round(float(value), 3) for name, value in found.items()}
-        claim = {"claim": f"{args.count} pictures, {method}, {count} steps", "seconds": round(taken, 1)}
+        claim = {"claim": f"{args.count} images, {method}, {count} steps", "seconds": round(taken, 1)}
         print(json.dumps(claim | rounded), flush=True)
 
 
@@ -222,8 +222,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--precision", default="float32")
-    parser.add_argument("--count", type=int, default=1000, help="pictures for the claim `steps`")
-    parser.add_argument("--seed", type=int, default=42, help="of those pictures")
+    parser.add_argument("--count", type=int, default=1000, help="images for the claim `steps`")
+    parser.add_argument("--seed", type=int, default=42, help="of those images")
     args = parser.parse_args()
     for claim in args.claims:
         CLAIMS[claim](args)

@@ -3,7 +3,7 @@
 Ours is what `train` does: both phases in one compiled step, batches gathered by index from bytes in memory, many steps
 per execution, the average of the generator and all metrics included. The book's has the same layers, a model for the
 discriminator and one for the two together, RMSprop, and batches of 32 from `tf.data`. Checked first: with the same
-weights both networks of each give the same. Seconds are those of an epoch of 55,000 pictures; `ratio_same_batch` is the
+weights both networks of each give the same. Seconds are those of an epoch of 55,000 images; `ratio_same_batch` is the
 ratio if ours takes batches of 32.
 
     python benchmarks/gan_step.py [--rounds 3] [--images 3200]
@@ -90,7 +90,7 @@ def our_trainer(recipe):
 
 
 def check_same(model, generator, discriminator):
-    """The same weights make the same pictures and the same judgements."""
+    """The same weights make the same images and the same judgements."""
     ours = model.generator
     parts = [ours.dense[0], ours.norms[0], ours.transposed[0], ours.norms[1], ours.last]
     generator.set_weights([w for part in parts for w in part.get_weights()])
@@ -105,7 +105,7 @@ def check_same(model, generator, discriminator):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--images", type=int, default=3200, help="pictures in a timed pass")
+    parser.add_argument("--images", type=int, default=3200, help="images in a timed pass")
     args = parser.parse_args()
 
     recipe = dataclasses.replace(recipes.get("dcgan"), num_images=args.images, judged=0, monitor="")
@@ -113,7 +113,7 @@ def main():
     same_batch, _ = our_trainer(dataclasses.replace(recipe, batch_size=32))
     networks = book_networks()
     check_same(model, *networks)
-    book = book_trainer(*networks, np.float32(recipe.parts[0][0])[..., None] / 127.5 - 1)
+    book = book_trainer(*networks, np.float32(recipe.splits[0][0])[..., None] / 127.5 - 1)
     sides = {"ours": ours, "same_batch": same_batch, "book": book, "product": timing.matrix_product()}
     for side in sides.values():
         side()

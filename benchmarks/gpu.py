@@ -607,7 +607,7 @@ def dcgan(bench):
     import keras
 
     from homl_models.models import gan
-    from homl_models.optimizers import Alternating
+    from homl_models.optimizers import GANOptimizer
 
     keras.utils.set_random_seed(0)
     shape, count, filters = bench.pick(((28, 28), 64, (128, 64)), ((8, 8), 8, (8, 8)))
@@ -615,7 +615,7 @@ def dcgan(bench):
     model = gan.GAN(coding_size=100, image_shape=shape, seed=0, **settings)
     model.build()
     adams = [keras.optimizers.Adam(2e-4, 0.5) for _ in range(2)]
-    model.compile(Alternating(*adams), auto_scale_loss=False, jit_compile=True)
+    model.compile(GANOptimizer(*adams), auto_scale_loss=False, jit_compile=True)
     images = np.random.default_rng(0).uniform(size=(count, *shape)).astype(np.float32)
     codings = np.linspace(-2, 2, count * 100).reshape(count, 100).astype(np.float32)
     return step_claim(

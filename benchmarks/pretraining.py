@@ -64,7 +64,7 @@ def learned(args, start, recipe, seed, learning_rate):
     recipe = dataclasses.replace(recipe, seed=seed, learning_rate=learning_rate)
     model, (train, _) = recipe.model(), recipe.datasets()
     model.fit(train.dataset(0, recipe.epochs * train.steps), shuffle=False, verbose=0)
-    _, valid, test = recipe.parts
+    _, valid, test = recipe.splits
     found = {"test_accuracy": recipe.judge(model, test[: args.tested])["accuracy"]}
     if seed == args.seeds[0]:
         found["val_accuracy"] = recipe.judge(model, valid[: args.tested])["accuracy"]
@@ -76,7 +76,7 @@ def learned(args, start, recipe, seed, learning_rate):
 def of_words(args, recipe, seed):
     """`learned` of the yardstick."""
     recipe = dataclasses.replace(recipe, seed=seed)
-    train, _, test = recipe.parts
+    train, _, test = recipe.splits
     model = make_pipeline(
         TfidfVectorizer(analyzer=lambda ids: ids, sublinear_tf=True), LogisticRegression(C=10.0, max_iter=1000)
     )

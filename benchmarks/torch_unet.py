@@ -36,7 +36,7 @@ class Attention(nn.Module):
 
 
 class UNet(nn.Module):
-    """Noisy pictures (b, c, h, w), times (b,), labels (b,) or None -> (b, c, h, w)."""
+    """Noisy images (b, c, h, w), times (b,), labels (b,) or None -> (b, c, h, w)."""
 
     def __init__(self, filters=(64, 128), num_blocks=1, attention_levels=(1,), heads=4, patch=2, channels=1, classes=0):
         super().__init__()

@@ -57,7 +57,7 @@ class Ours:
         keras.utils.set_random_seed(recipe.seed)
         self.model = recipe.model()
         make = TOKENIZERS[recipe.tokenizer]
-        pairs = recipe.parts[0]
+        pairs = recipe.splits[0]
         both = translation.encode(pairs, *map(make, recipe.vocabularies))
         _, sources, targets = translation.short_enough(pairs, *both, recipe.max_length)
         self.buckets = translation.bucket(sources, targets, recipe.num_buckets)
@@ -163,7 +163,7 @@ def against_book(name, recipe, rounds, calls, exact):
     if exact:
         variants["exactly the book's model, "] = same
     book = book_translation.Book(name, *recipe.vocabularies)
-    pairs = recipe.parts[0]
+    pairs = recipe.splits[0]
     check_book(same, book, pairs[:64])
     sides = {f"book {size}": book_step(book, pairs, size) for size in (32, recipe.batch_size)}
     sides |= {variant + step: f for variant, o in variants.items() for step, f in o.steps().items()}

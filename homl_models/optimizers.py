@@ -31,7 +31,7 @@ class Adam(ClipsWhole, keras.optimizers.Adam):
 
 
 @keras.saving.register_keras_serializable("homl_models")
-class Alternating(keras.optimizers.Optimizer):
+class GANOptimizer(keras.optimizers.Optimizer):
     """The two optimizers of a `models.gan.GAN`, each with its own learning rate and state, as one.
 
     generator: of the weights below a layer of that name; discriminator: of all others.

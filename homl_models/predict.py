@@ -144,7 +144,7 @@ def batches(endpoint, name, inputs, file):
         raise UserError(f"name at least one {what} for {name}, or a --file with one a line")
     for batch in [inputs] if inputs else read_lines(file):
         if spec.is_image:
-            images = (read_picture(path, spec)[None] for path in batch)
+            images = (read_image(path, spec)[None] for path in batch)
             yield from ({main: one} for one in (images if None in spec.shape[1:] else [np.concatenate(list(images))]))
         elif not spec.is_text:
             yield from ({main: spec.parse(text)} for text in batch)
@@ -158,7 +158,7 @@ def for_batch(flags, endpoint, given):
     """The values of flags, the file of an image read and repeated for every row."""
     rows = len(next(iter(given.values()), [None]))
     return {
-        key: np.repeat(read_picture(value, endpoint.inputs[key])[None], rows, axis=0)
+        key: np.repeat(read_image(value, endpoint.inputs[key])[None], rows, axis=0)
         if isinstance(value, str) and endpoint.inputs[key].is_image
         else value
         for key, value in flags.items()
@@ -190,7 +190,7 @@ def read_lines(file):
         yield found[start : start + BATCH]
 
 
-def read_picture(path, spec):
+def read_image(path, spec):
     """An image file as an array that fits `spec`: (h, w) or (h, w, c), bytes, or floats in [0, 1]; see `open_image`."""
     from homl_models.pipelines.image_files import MODES, open_image
 
@@ -207,15 +207,15 @@ def read_picture(path, spec):
     return pixels if spec.dtype == "uint8" else np.float32(pixels) / 255
 
 
-def _pictures(result):
+def _images(result):
     """The outputs that are images: they are called so."""
     return [value for key, value in result.items() if key in IMAGES]
 
 
 def show(result):
-    """Print a result: lines of text for a single output, else JSON; pictures need --out."""
-    if _pictures(result):
-        raise UserError("the result is a picture; name a file for it with --out PATH.png")
+    """Print a result: lines of text for a single output, else JSON; images need --out."""
+    if _images(result):
+        raise UserError("the result is a image; name a file for it with --out PATH.png")
     print(as_text(result), flush=True)
 
 
@@ -245,7 +245,7 @@ def image_format(path):
 
 def save(results, path):
     """Write the results of all calls to a file: images side by side, in the format of its suffix; else text."""
-    images = [value for result in results for value in _pictures(result)]
+    images = [value for result in results for value in _images(result)]
     if images:
         from PIL import Image
 

@@ -110,7 +110,7 @@ print(json.dumps(status))
 
 @on_jax
 @pytest.mark.slow
-def test_on_jax_models_of_pictures_learn():
+def test_on_jax_models_of_images_learn():
     """Draws, recurrent gradients and a part that stays as it is are a case of their own there."""
     script = """
 import dataclasses, json, sys

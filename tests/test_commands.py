@@ -75,7 +75,7 @@ def test_predict_takes_a_source_and_its_target_on_one_line(exported, capsys, tmp
     assert "beam-width must lie in 1 to" in refusal(capsys, folder, "translate_beam", "x", "--beam-width", 0)
 
 
-def test_attention_is_numbers_not_a_picture(exported, capsys):
+def test_attention_is_numbers_not_a_image(exported, capsys):
     result = json.loads(output(capsys, exported("dates_tiny"), "attention", "May 3\t05-03"))
     weights = np.array(result["weights"])
     assert weights.shape == (1, len("05-03") + 1, len("May 3") + 1)
@@ -219,13 +219,13 @@ def test_a_preset_that_another_process_exports_meanwhile_is_used(capsys, tmp_pat
 
 
 @pytest.fixture(scope="module")
-def picture_model(tmp_path_factory):
-    """A foreign SavedModel with pictures in and out and no endpoints.json."""
+def image_model(tmp_path_factory):
+    """A foreign SavedModel with images in and out and no endpoints.json."""
 
     class Negative(tf.Module):
-        @tf.function(input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8, name="pictures")])
-        def negative(self, pictures):
-            return {"pictures": 255 - pictures}
+        @tf.function(input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8, name="images")])
+        def negative(self, images):
+            return {"images": 255 - images}
 
         @tf.function(
             input_signature=[
@@ -239,17 +239,17 @@ def picture_model(tmp_path_factory):
 
         @tf.function(input_signature=[tf.TensorSpec((), tf.int32, name="count")])
         def sample(self, count):
-            return {"pictures": tf.ones((count, 4, 6))}
+            return {"images": tf.ones((count, 4, 6))}
 
         @tf.function(input_signature=[tf.TensorSpec((None, 2), tf.float32, name="codings")])
         def decode(self, codings):
             return {"sums": tf.reduce_sum(codings, 1)}
 
-        @tf.function(input_signature=[tf.TensorSpec((None, 4, 6), tf.float32, name="picture")])
-        def mean(self, picture):
-            return {"mean": tf.reduce_mean(picture, (1, 2))}
+        @tf.function(input_signature=[tf.TensorSpec((None, 4, 6), tf.float32, name="image")])
+        def mean(self, image):
+            return {"mean": tf.reduce_mean(image, (1, 2))}
 
-    folder = tmp_path_factory.mktemp("pictures") / "saved_model"
+    folder = tmp_path_factory.mktemp("images") / "saved_model"
     model = Negative()
     endpoints = {"negative": model.negative, "sample": model.sample, "mean": model.mean, "fill": model.fill}
     endpoints["decode"] = model.decode
@@ -257,39 +257,39 @@ def picture_model(tmp_path_factory):
     return folder
 
 
-def test_pictures_go_in_and_out_as_png(picture_model, capsys, tmp_path):
+def test_images_go_in_and_out_as_png(image_model, capsys, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "in.png")
-    assert output(capsys, picture_model, "negative", tmp_path / "in.png", "--out", tmp_path / "out.png") == ""
+    assert output(capsys, image_model, "negative", tmp_path / "in.png", "--out", tmp_path / "out.png") == ""
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out.png")), 255 - pixels)
-    output(capsys, picture_model, "sample", "--count", 5, "--out", tmp_path / "grid.png")
+    output(capsys, image_model, "sample", "--count", 5, "--out", tmp_path / "grid.png")
     grid = np.asarray(Image.open(tmp_path / "grid.png"))
     assert grid.shape == (2 * 4, 3 * 6)
     assert (grid[4:, 12:] == 0).all()  # the sixth place stays black
     assert grid.sum() == 5 * 24 * 255
     Image.new("L", (6, 4), 51).save(tmp_path / "grey.png")
-    assert float(output(capsys, picture_model, "mean", tmp_path / "grey.png")) == pytest.approx(0.2)
+    assert float(output(capsys, image_model, "mean", tmp_path / "grey.png")) == pytest.approx(0.2)
 
 
-def test_images_are_written_in_the_format_of_the_suffix(picture_model, capsys, tmp_path):
+def test_images_are_written_in_the_format_of_the_suffix(image_model, capsys, tmp_path):
     """A GIF in colour has a palette of its own; another suffix is refused before anything is done."""
     pixels = np.stack([*np.meshgrid(np.linspace(0, 250, 16), np.linspace(0, 250, 12)), np.full((12, 16), 90)], axis=-1)
     Image.fromarray(np.uint8(pixels)).save(tmp_path / "in.png")
     for suffix, kind in ((".gif", "GIF"), (".JPG", "JPEG"), (".bmp", "BMP"), (".tif", "TIFF"), (".webp", "WEBP")):
         out = tmp_path / f"out{suffix}"
-        output(capsys, picture_model, "negative", tmp_path / "in.png", "--out", out)
+        output(capsys, image_model, "negative", tmp_path / "in.png", "--out", out)
         with Image.open(out) as image:
             assert image.format == kind
             assert np.abs(np.int32(image.convert("RGB")) - (255 - np.uint8(pixels))).mean() < 5
     for name in ("out.pdf", "out", "out.npy"):
-        said = refusal(capsys, picture_model, "negative", tmp_path / "missing.png", "--out", tmp_path / name)
+        said = refusal(capsys, image_model, "negative", tmp_path / "missing.png", "--out", tmp_path / name)
         assert "name a file that ends with .png, .jpg" in said
-    said = refusal(capsys, picture_model, "sample", "--count", 0, "--out", tmp_path / "out.png")
+    said = refusal(capsys, image_model, "sample", "--count", 0, "--out", tmp_path / "out.png")
     assert "the result has no images" in said
     assert not (tmp_path / "out.png").exists()
 
 
-def test_image_files_are_read_as_a_viewer_shows_them(picture_model, capsys, tmp_path):
+def test_image_files_are_read_as_a_viewer_shows_them(image_model, capsys, tmp_path):
     """As in training: turned, on white, with 16 bits scaled."""
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -297,16 +297,16 @@ def test_image_files_are_read_as_a_viewer_shows_them(picture_model, capsys, tmp_
     Image.new("LA", (6, 4), (0, 204)).save(tmp_path / "glass.png")
     Image.fromarray(np.full((4, 6), 13107, np.uint16)).save(tmp_path / "deep.png")
     for name in ("turned", "glass", "deep"):
-        assert float(output(capsys, picture_model, "mean", tmp_path / f"{name}.png")) == pytest.approx(0.2)
+        assert float(output(capsys, image_model, "mean", tmp_path / f"{name}.png")) == pytest.approx(0.2)
 
 
-def test_flags_may_be_lists_and_pictures(picture_model, capsys, tmp_path):
+def test_flags_may_be_lists_and_images(image_model, capsys, tmp_path):
     image, mask = np.random.default_rng(0).integers(0, 256, (4, 6), np.uint8), np.zeros((4, 6), np.uint8)
     mask[:2] = 255
     Image.fromarray(image).save(tmp_path / "image.png")
     Image.fromarray(mask).save(tmp_path / "mask.png")
     Image.fromarray(mask[:, :5]).save(tmp_path / "narrow.png")
-    args = [picture_model, "fill", tmp_path / "image.png", tmp_path / "image.png", "--out", tmp_path / "out.png"]
+    args = [image_model, "fill", tmp_path / "image.png", tmp_path / "image.png", "--out", tmp_path / "out.png"]
     flags = ["--levels", "[0.2, 1]", "--masks"]
     output(capsys, *args, *flags, tmp_path / "mask.png")
     filled = np.asarray(Image.open(tmp_path / "out.png"))
@@ -316,38 +316,38 @@ def test_flags_may_be_lists_and_pictures(picture_model, capsys, tmp_path):
     assert "--levels must be float32" in refusal(capsys, *args, "--levels", "x", "--masks", tmp_path / "mask.png")
 
 
-def test_pictures_that_do_not_fit_are_refused(picture_model, capsys, tmp_path):
+def test_images_that_do_not_fit_are_refused(image_model, capsys, tmp_path):
     Image.new("L", (6, 5)).save(tmp_path / "big.png")
-    (tmp_path / "broken.png").write_bytes(b"no picture")
-    assert "6x5 pixels, the model wants 6x4" in refusal(capsys, picture_model, "mean", tmp_path / "big.png")
-    assert "as an image" in refusal(capsys, picture_model, "mean", tmp_path / "broken.png")
-    assert "name at least one image" in refusal(capsys, picture_model, "mean")
-    assert "--out PATH.png" in refusal(capsys, picture_model, "sample", "--count", 1)
-    assert "--count" in refusal(capsys, picture_model, "sample")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    assert "6x5 pixels, the model wants 6x4" in refusal(capsys, image_model, "mean", tmp_path / "big.png")
+    assert "as an image" in refusal(capsys, image_model, "mean", tmp_path / "broken.png")
+    assert "name at least one image" in refusal(capsys, image_model, "mean")
+    assert "--out PATH.png" in refusal(capsys, image_model, "sample", "--count", 1)
+    assert "--count" in refusal(capsys, image_model, "sample")
 
 
-def test_numbers_are_read_as_json_from_arguments_and_files(picture_model, capsys, tmp_path):
-    assert output(capsys, picture_model, "decode", "[1, 2]", "[[3, 4], [5, 6]]") == "3.0\n7.0\n11.0\n"
+def test_numbers_are_read_as_json_from_arguments_and_files(image_model, capsys, tmp_path):
+    assert output(capsys, image_model, "decode", "[1, 2]", "[[3, 4], [5, 6]]") == "3.0\n7.0\n11.0\n"
     (tmp_path / "codings").write_bytes(b"[1, 2]\r\n[3, 4]\r\n")
-    assert output(capsys, picture_model, "decode", "--file", tmp_path / "codings") == "3.0\n7.0\n"
-    assert "name at least one float32[n, 2] as JSON for decode" in refusal(capsys, picture_model, "decode")
-    assert "name at least one" in refusal(capsys, picture_model, "decode", "--out", tmp_path / "x.png")
+    assert output(capsys, image_model, "decode", "--file", tmp_path / "codings") == "3.0\n7.0\n"
+    assert "name at least one float32[n, 2] as JSON for decode" in refusal(capsys, image_model, "decode")
+    assert "name at least one" in refusal(capsys, image_model, "decode", "--out", tmp_path / "x.png")
     assert not (tmp_path / "x.png").exists()
     for text in ("[1, 2, 3]", "1", "[[[1, 2]]]", "[1, [2]]", "[true, false]", '"a"', "", "{}"):
-        assert f"codings must be float32[n, 2], not {text!r}" in refusal(capsys, picture_model, "decode", text)
+        assert f"codings must be float32[n, 2], not {text!r}" in refusal(capsys, image_model, "decode", text)
 
 
-def test_images_may_be_named_in_a_file(picture_model, capsys, tmp_path):
+def test_images_may_be_named_in_a_file(image_model, capsys, tmp_path):
     Image.new("L", (6, 4), 51).save(tmp_path / "grey.png")
     (tmp_path / "names").write_text(f"{tmp_path / 'grey.png'}\n" * 3)
-    means = [float(x) for x in output(capsys, picture_model, "mean", "--file", tmp_path / "names").split()]
+    means = [float(x) for x in output(capsys, image_model, "mean", "--file", tmp_path / "names").split()]
     assert means == pytest.approx([0.2] * 3)
 
 
-def test_what_an_endpoint_cannot_take_is_one_line(picture_model, capsys, tmp_path):
+def test_what_an_endpoint_cannot_take_is_one_line(image_model, capsys, tmp_path):
     Image.new("L", (6, 4)).save(tmp_path / "a.png")
     flags = ["--masks", tmp_path / "a.png", "--levels", "[1, 2, 3]", "--out", tmp_path / "b.png"]
-    args = [picture_model, "fill", tmp_path / "a.png", tmp_path / "a.png", *flags]
+    args = [image_model, "fill", tmp_path / "a.png", tmp_path / "a.png", *flags]
     assert "fill cannot be called with this: " in refusal(capsys, *args)
 
 
@@ -368,7 +368,7 @@ def test_evaluate_judges_a_text_of_ones_own(run, capsys, tmp_path):
 def test_evaluate_refuses_in_one_line(run, capsys, tmp_path):
     (tmp_path / "greek.txt").write_text("μῆνιν ἄειδε θεά" * 20)
     assert "character 'μ'" in refusal(capsys, run, "--text-file", tmp_path / "greek.txt", main=evaluate.main)
-    assert "--text-file" in refusal(capsys, run, "--picture", "x", main=evaluate.main)
+    assert "--text-file" in refusal(capsys, run, "--image", "x", main=evaluate.main)
     assert "does not know --text a" in refusal(capsys, run, "--text", "a", main=evaluate.main)  # not in full
     assert "cannot read a.txt: there is no such file" in refusal(
         capsys, run, "--text-file", "a.txt", main=evaluate.main
@@ -382,7 +382,7 @@ def test_evaluate_measures_what_a_model_draws_by_another_run(untrained, capsys):
     drawn, judge = untrained("vae_tiny"), untrained("features_tiny")
     table = output(capsys, drawn, "--features", judge, "--count", 150, main=evaluate.main)
     found = {key: float(value) for key, value in map(str.split, table.splitlines())}
-    model, net, test = homl_models.load(str(drawn)), homl_models.load(str(judge)), get("vae_tiny").parts[2][0]
+    model, net, test = homl_models.load(str(drawn)), homl_models.load(str(judge)), get("vae_tiny").splits[2][0]
     test = test[np.random.default_rng(get("vae_tiny").seed).permutation(len(test))[:150]]
     fake, p = net.judged(model.sample(150, get("vae_tiny").seed))
     real = net.judged(test)[0]
@@ -399,7 +399,7 @@ def test_evaluate_refuses_to_measure_by_what_cannot_judge(untrained, capsys, tmp
     drawn, judge = untrained("vae_tiny"), untrained("features_tiny")
     asked = {"main": evaluate.main}
     assert "is no run of a feature network" in refusal(capsys, drawn, "--features", drawn, **asked)
-    assert "judges pictures of (28, 28)" in refusal(capsys, drawn, "--features", "fashion_features", **asked)
+    assert "judges images of (28, 28)" in refusal(capsys, drawn, "--features", "fashion_features", **asked)
     assert "neither a run folder" in refusal(capsys, drawn, "--features", tmp_path, **asked)
     assert "too few" in refusal(capsys, drawn, "--features", judge, "--count", 20, **asked)
     assert "--count must be 0 or more" in refusal(capsys, drawn, "--features", judge, "--count", -5, **asked)
@@ -488,7 +488,7 @@ def test_load_refuses_what_is_no_run(tmp_path):
 
 @pytest.mark.slow
 def test_predict_draws_of_a_class_and_fills_holes(trained, exported, tmp_path, capsys):
-    """Flags with defaults, lists of them, and pictures as flags."""
+    """Flags with defaults, lists of them, and images as flags."""
     from PIL import Image
 
     run, image = str(trained("ddpm_tiny")), tmp_path / "image.png"
@@ -497,16 +497,16 @@ def test_predict_draws_of_a_class_and_fills_holes(trained, exported, tmp_path, c
         assert predict.main([run, "sample", "--count", "4", "--steps", "3", *flags, "--out", str(out)]) == 0
         wanted = model.sample(4, 0, 3, labels, guidance)
         assert np.abs(np.asarray(Image.open(out)) / 255 - predict.grid([wanted]) / 255).max() < 0.01
-    picture, mask = np.uint8(get("ddpm_tiny").parts[2][0][0] * 255), np.zeros((8, 8), np.uint8)
+    image, mask = np.uint8(get("ddpm_tiny").splits[2][0][0] * 255), np.zeros((8, 8), np.uint8)
     mask[:4] = 255
-    Image.fromarray(picture).save(image)
+    Image.fromarray(image).save(image)
     Image.fromarray(mask).save(tmp_path / "mask.png")
     Image.fromarray(mask[:, :6]).save(tmp_path / "narrow.png")
     inpaint = [run, "inpaint", str(image), str(image), "--out", str(out), "--steps", "4", "--masks"]
     assert predict.main([*inpaint, str(tmp_path / "mask.png")]) == 0
     painted = np.asarray(Image.open(out))
     assert painted.shape == (8, 16)
-    assert np.abs(np.int32(painted[:4]) - np.tile(picture[:4], 2)).max() <= 1
+    assert np.abs(np.int32(painted[:4]) - np.tile(image[:4], 2)).max() <= 1
     capsys.readouterr()
     for command, message in (
         ([*inpaint, str(tmp_path / "narrow.png")], "is 6x8 pixels, the model wants 8x8; resize it"),

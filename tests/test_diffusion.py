@@ -44,7 +44,7 @@ def test_cosine_schedule_is_equation_17_7():
 
 @BOTH
 def test_q_sample_in_one_jump_has_the_moments_of_all_the_small_steps(schedule):
-    """x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) e_t, from a picture of 0.7: mean and variance, step by step."""
+    """x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) e_t, from a image of 0.7: mean and variance, step by step."""
     mean, variance = 0.7, 0.0
     for t in range(1, 1001):
         beta = schedule.beta[t]
@@ -75,7 +75,7 @@ def test_q_posterior_is_bayes_rule(schedule):
 
 @BOTH
 @pytest.mark.parametrize("kind", ["noise", "x0", "velocity"])
-def test_a_right_prediction_of_any_kind_gives_the_picture_back(schedule, kind):
+def test_a_right_prediction_of_any_kind_gives_the_image_back(schedule, kind):
     x0, e = RNG.uniform(-1, 1, (4, 5)).astype("float32"), RNG.normal(size=(4, 5)).astype("float32")
     t = np.array([1, 10, 200, 600])
     x_t = schedule.q_sample(x0, t, e)
@@ -174,7 +174,7 @@ def test_every_sampler_returns_the_moments_of_normal_data(schedule, count, metho
 
 @pytest.mark.parametrize(("method", "order"), [("ddim", 1), ("dpm_solver", 2)])
 def test_samplers_without_draws_converge_at_their_order(method, order):
-    """To the flow that takes noise towards the picture, known for normal data; each time with twice the steps."""
+    """To the flow that takes noise towards the image, known for normal data; each time with twice the steps."""
     schedule = diffusion.Schedule(diffusion.cosine_betas(20_000)[:19_000])  # up to where some signal is left
     x = np.linspace(-2, 2, 9)[:, None].astype("float32")
     first, last = 19_000, 2_000
@@ -191,7 +191,7 @@ def test_samplers_without_draws_converge_at_their_order(method, order):
     assert np.abs(slopes - order).max() < 0.25, (errors, slopes)
 
 
-def test_the_loop_compiles_for_any_number_of_steps_and_pictures_and_repeats_itself():
+def test_the_loop_compiles_for_any_number_of_steps_and_images_and_repeats_itself():
     scalar, rows = tf.TensorSpec((), tf.int32), tf.TensorSpec((None,), tf.int32)
 
     @tf.function(input_signature=[tf.TensorSpec((None, 3)), rows, tf.TensorSpec((None, 4)), scalar])

@@ -141,7 +141,7 @@ def test_files_of_ones_own_are_learnt_and_judged(tmp_path, capsys):
         (tmp_path / name).write_text(f"text,label\n{rows}\n")
     tiny = {"verbose": 0, "epochs": 1, "num_examples": 0, "data_file": str(tmp_path / "train.csv")}
     made = recipe("electra_classify_tiny", **tiny, test_file=str(tmp_path / "test.csv"))
-    train_part, valid, test = made.parts
+    train_part, valid, test = made.splits
     assert (len(train_part), len(valid), len(test)) == (54, 6, 60)
     assert not {text for text, _ in train_part} & {text for text, _ in valid}
     assert made.labels == tuple(sorted(set(labels)))
@@ -163,7 +163,7 @@ def test_tags_and_questions_come_from_files(tmp_path):
         "".join(f"{word} {label}\n" for word, label in zip(*sentence)) + "\n" for sentence in events.tagged(40, 2)
     ))  # fmt: skip
     made = recipe("bert_tag_tiny", data_file=str(tmp_path / "t.conll"), num_examples=0)
-    assert sorted(map(len, made.parts)) == [4, 4, 32]
+    assert sorted(map(len, made.splits)) == [4, 4, 32]
     assert made.labels[0] == "O"
     questions = [
         {"context": context, "qas": [{"id": i, "question": question, "answers": [
@@ -172,7 +172,7 @@ def test_tags_and_questions_come_from_files(tmp_path):
     ]  # fmt: skip
     (tmp_path / "q.json").write_text(json.dumps({"data": [{"paragraphs": questions}]}))
     made = recipe("bert_answer_tiny", data_file=str(tmp_path / "q.json"), num_examples=0)
-    assert sorted(map(len, made.parts)) == [4, 4, 32]
+    assert sorted(map(len, made.splits)) == [4, 4, 32]
     batch, labels = next(iter(made.datasets()[0].dataset(0, 1)))
     assert set(labels) == {"start_positions", "end_positions"}
     assert batch["input_ids"].shape[1] <= 48
@@ -229,7 +229,7 @@ def test_questions_without_an_answer_make_a_model_that_may_give_none(tmp_path):
 @pytest.mark.parametrize("name", ["bert_pretrain_tiny", "electra_pretrain_tiny"])
 def test_pretraining_is_evaluated_in_the_words_of_the_model_without_its_texts(name, untrained, tmp_path):
     made, model = recipe(name), homl_models.load(str(untrained(name)))
-    (tmp_path / "texts.txt").write_text("\n\n".join(". ".join(d) for d in made.parts[1] * 2))
+    (tmp_path / "texts.txt").write_text("\n\n".join(". ".join(d) for d in made.splits[1] * 2))
     wanted = made.evaluate(model, text_files=str(tmp_path / "texts.txt"))
     other = recipe(name, text_files=str(tmp_path / "gone.txt"))
     assert other.evaluate(model, text_files=str(tmp_path / "texts.txt")) == pytest.approx(wanted, rel=1e-5)

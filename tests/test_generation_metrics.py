@@ -103,7 +103,7 @@ def test_classifier_score_and_class_shares():
 
 @pytest.mark.parametrize("metric", [metrics.frechet_distance, metrics.kernel_distance])
 def test_a_ladder_of_noise_blur_and_missing_classes(metric):
-    """Each step away from the real pictures is a larger distance; the other half of them is the smallest."""
+    """Each step away from the real images is a larger distance; the other half of them is the smallest."""
     data = load_digits()
     real, other, labels = DIGITS[::2], DIGITS[1::2], data.target[1::2]
 
@@ -134,7 +134,7 @@ def test_a_ladder_of_noise_blur_and_missing_classes(metric):
 )
 @pytest.mark.usefixtures("keras_home")
 def test_the_shipped_features_see_noise_blur_and_missing_classes(count, noises, first_classes):
-    """The ladder on Fashion MNIST, by the network of the package; noise lies among no pictures."""
+    """The ladder on Fashion MNIST, by the network of the package; noise lies among no images."""
     (train, _), _, (test, labels) = images.fashion_mnist()
     net, rng = homl_models.load("fashion_features"), np.random.default_rng(0)
     test, labels = test[:count] / 255, labels[:count]

@@ -142,7 +142,7 @@ def told_apart(tmp_path_factory):
     keras.utils.set_random_seed(0)
     model = recipe.model()
     data = recipe.own
-    model.compile(keras.optimizers.Adam(0.01), **recipe.objective())
+    model.compile(keras.optimizers.Adam(0.01), **recipe.compile_kwargs())
     model.fit(data.images / 255, data.labels, epochs=60, verbose=0)
     return recipe, model
 

@@ -40,7 +40,7 @@ def shortened(source):
 
 @pytest.mark.slow
 @each_notebook
-def test_runs_and_shows_text_and_a_picture(path, kernel, tmp_path):
+def test_runs_and_shows_text_and_a_image(path, kernel, tmp_path):
     notebook = nbformat.read(path, as_version=4)
     work = tmp_path / "work"
     work.mkdir()

@@ -6,7 +6,7 @@ import pytest
 
 from homl_models.errors import UserError
 from homl_models.models.bert import Bert
-from homl_models.optimizers import Alternating, LayerwiseAdamW
+from homl_models.optimizers import GANOptimizer, LayerwiseAdamW
 from tests import checks
 
 
@@ -17,7 +17,7 @@ def named(path, value):
 
 
 def test_each_moves_its_own_weights_by_its_own_rule():
-    pair = Alternating(keras.optimizers.SGD(0.5), keras.optimizers.Adam(0.1))
+    pair = GANOptimizer(keras.optimizers.SGD(0.5), keras.optimizers.Adam(0.1))
     maker, judge = named("gan/generator/dense/kernel", np.ones(3)), named("gan/discriminator/kernel", np.ones(2))
     pair.build([maker, judge])
     assert len(pair.variables) == 1 + len(pair.generator.variables) + len(pair.discriminator.variables)
@@ -33,7 +33,7 @@ def test_each_moves_its_own_weights_by_its_own_rule():
 
 
 def test_configuration_comes_back():
-    pair = Alternating(keras.optimizers.SGD(0.5, momentum=0.9), keras.optimizers.Adam(0.1, beta_1=0.0))
+    pair = GANOptimizer(keras.optimizers.SGD(0.5, momentum=0.9), keras.optimizers.Adam(0.1, beta_1=0.0))
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(pair))
     assert again.get_config() == pair.get_config()
     assert (again.generator.momentum, again.discriminator.beta_1) == (0.9, 0.0)

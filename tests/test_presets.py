@@ -36,7 +36,7 @@ def saved(name):
 
 
 def test_dates_are_read_that_were_not_learned(load):
-    learned = {iso for _, iso in get("dates").parts[0]}
+    learned = {iso for _, iso in get("dates").splits[0]}
     pairs = dates.generate(200, seed=2024, without=learned)
     pairs += [("July 4, 1976", "1976-07-04"), ("the 22nd of November 1963", "1963-11-22"), ("09.11.1989", "1989-11-09")]
     sources, wanted = zip(*pairs)
@@ -67,7 +67,7 @@ def test_simple_sentences_are_translated_into_spanish(load):
 def test_sentences_are_translated_that_were_not_learned(load, spa_eng):
     """The first 100 of the 2,000 on which BLEU was 42.3."""
     recipe = recipes.of_run(loading.PRESETS / "transformer")[1]
-    sources, references = map(list, zip(*translation.honest_split(spa_eng, recipe.seed)[2][:100]))
+    sources, references = map(list, zip(*translation.group_split(spa_eng, recipe.seed)[2][:100]))
     found = load("transformer").translate(sources)
     assert sacrebleu.corpus_bleu(found, [references]).score > 30
     assert sacrebleu.corpus_bleu(found, [references[1:] + references[:1]]).score < 5
@@ -105,8 +105,8 @@ def test_half_precision_leaves_the_metrics_of_char_rnn_large_as_they_were(load, 
     text_file = str(keras_home / "datasets" / "shakespeare.txt")
     recipe = dataclasses.replace(recipes.of_run(loading.PRESETS / "char_rnn_large")[1], text_file=text_file)
     model = load("char_rnn_large")
-    model.compile(**recipe.objective())
-    metrics = model.evaluate(recipe.judged(recipe.parts[1]).dataset(), return_dict=True, verbose=0)
+    model.compile(**recipe.compile_kwargs())
+    metrics = model.evaluate(recipe.judged(recipe.splits[1]).dataset(), return_dict=True, verbose=0)
     assert metrics["accuracy"] == pytest.approx(saved("char_rnn_large")["val_accuracy"], abs=5e-4)
     assert metrics["loss"] == pytest.approx(saved("char_rnn_large")["val_loss"], abs=5e-4)
 

@@ -204,7 +204,7 @@ def test_a_transformer_does_what_is_shown():
 
 def test_an_autoencoder_does_what_is_shown():
     found = executed(AUTOENCODER)
-    images = of(found, "pictures =")
+    images = of(found, "images =")
     assert images.shape == (64, 28, 28)
     assert 0 <= images.min() < images.max() <= 1
     assert of(found, "model.interpolate").shape == (10, 28, 28)
@@ -218,7 +218,7 @@ def test_a_diffusion_model_does_what_is_shown(monkeypatch):
     shown, fewer = "sample(64, seed=1, steps=25", "sample(2, seed=1, steps=2"
     assert shown in DIFFUSION
     images, mask = np.random.default_rng(0).uniform(size=(2, 28, 28)), np.tri(28)
-    found = executed(DIFFUSION.replace(shown, fewer), pictures=images)
+    found = executed(DIFFUSION.replace(shown, fewer), images=images)
     assert of(found, "model.sample").shape == of(found, "model.vary").shape == (2, 28, 28)
     np.testing.assert_allclose(of(found, "model.inpaint")[:, mask == 1], images[:, mask == 1], atol=0.01)
 

@@ -117,9 +117,9 @@ def windows(ids, length):
 def test_characters_are_scored_by_windows_or_a_stateful_model_by_one_stream(name):
     made = get(name)
     model = randomized(made.model())
-    model.head.bias.assign(np.log1p(np.bincount(made.parts[0], minlength=len(model.vocabulary))))  # some will be right
+    model.head.bias.assign(np.log1p(np.bincount(made.splits[0], minlength=len(model.vocabulary))))  # some will be right
     found = made.evaluate(model)
-    for part, ids in zip(("val", "test"), made.parts[1:]):
+    for part, ids in zip(("val", "test"), made.splits[1:]):
         rows = ids[None] if made.stateful else windows(ids, made.length)
         logits = np.asarray(model(rows[:, :-1]))
         loss, accuracy = cross_entropy(logits.reshape(-1, logits.shape[-1]), rows[:, 1:].ravel())
@@ -258,7 +258,7 @@ def test_translations_are_scored_token_by_token_without_padding(name, seed, batc
     """In batches of any size and number of lengths; and whole ones of the first test pairs alone are judged."""
     made = recipe(name, num_pairs=640, batch_size=batch_size, num_buckets=num_buckets, num_judged=5)
     model = randomized(made.model(), seed=seed)
-    _, valid, test = made.parts
+    _, valid, test = made.splits
     known = {source: target + "!" * (i == 3) for i, (source, target) in enumerate(test[:5])}
     model.translate = lambda sentences, beam_width=1: [known[sentence] for sentence in sentences]
     found = made.evaluate(model)
@@ -287,7 +287,7 @@ def test_a_file_of_pairs_is_judged_without_the_training_data_and_in_the_words_of
     dates = recipe("dates_tiny")
     model = dates.model()
     file = tmp_path / "dates.tsv"
-    file.write_text("".join(f"{source}\t{target}\n" for source, target in dates.parts[2]))
+    file.write_text("".join(f"{source}\t{target}\n" for source, target in dates.splits[2]))
     wanted = dates.evaluate(model, pairs_file=str(file))
     gone = recipe("dates_tiny", pairs_file=str(tmp_path / "gone.tsv"))
     assert gone.evaluate(model, pairs_file=str(file)) == wanted
@@ -310,7 +310,7 @@ def pretrained(name):
     made = recipe(name, batch_size=64, num_documents=200)
     model = randomized(made.model(), 0.2)
     counts = np.zeros(len(made.wordpiece.vocabulary))
-    for document in made.parts[0]:
+    for document in made.splits[0]:
         counts += np.bincount(made.wordpiece.encode(document)["input_ids"].ravel(), minlength=len(counts))
     counts[:5] = 0
     (getattr(model, "filler", None) or model).bias.assign(np.log1p(counts))
@@ -373,8 +373,8 @@ def test_generator_and_discriminator_are_scored_where_they_count():
 def test_labels_of_texts_are_right_or_cost_their_log_probability():
     made = get("electra_classify_tiny")
     draw = np.random.default_rng(0)
-    known = {text: draw.dirichlet(np.ones(len(made.labels))) for part in made.parts for text, _ in part}
-    known[made.parts[1][0][0]] = np.eye(len(made.labels))[made.labels.index(made.parts[1][0][1])]  # p of 0 and of 1
+    known = {text: draw.dirichlet(np.ones(len(made.labels))) for part in made.splits for text, _ in part}
+    known[made.splits[1][0][0]] = np.eye(len(made.labels))[made.labels.index(made.splits[1][0][1])]  # p of 0 and of 1
 
     def classify(texts):
         p = np.array([known[text] for text in texts])
@@ -382,7 +382,7 @@ def test_labels_of_texts_are_right_or_cost_their_log_probability():
 
     model = types.SimpleNamespace(classify=classify, label_names=made.labels)
     found, expected = made.evaluate(model), {}
-    for part, examples in zip(("val", "test"), made.parts[1:]):
+    for part, examples in zip(("val", "test"), made.splits[1:]):
         best = [max(zip(known[text], made.labels))[1] for text, _ in examples]
         expected[f"{part}_accuracy"] = np.mean([one == label for one, (_, label) in zip(best, examples)])
         p = [dict(zip(made.labels, known[text]))[label] for text, label in examples]
@@ -394,13 +394,13 @@ def test_labels_of_texts_are_right_or_cost_their_log_probability():
 def test_tags_are_scored_by_words_and_by_whole_entities():
     """As seqeval does, for a tagger that knows tokens by their first piece alone."""
     made, draw = recipe("bert_tag_tiny", max_length=12), random.Random(0)  # so that some sentences are read in parts
-    assert any(len(words) > made.max_length for words, _ in made.parts[2])
+    assert any(len(words) > made.max_length for words, _ in made.splits[2])
 
     def first_piece(word):
         return int(made.wordpiece.encode([word])["input_ids"][0, 1])
 
     seen = collections.defaultdict(collections.Counter)
-    for words, labels in made.parts[0]:
+    for words, labels in made.splits[0]:
         for word, label in zip(words, labels):
             seen[first_piece(word)][label] += 1
     known = {piece: counts.most_common(1)[0][0] for piece, counts in seen.items()}
@@ -413,7 +413,7 @@ def test_tags_are_scored_by_words_and_by_whole_entities():
 
     model = types.SimpleNamespace(found=found_in, label_names=made.labels, tokenizer=made.wordpiece)
     found, expected = made.evaluate(model), {}
-    for part, examples in zip(("val", "test"), made.parts[1:]):
+    for part, examples in zip(("val", "test"), made.splits[1:]):
         tags = [[known.get(first_piece(word), "O") for word in words] for words, _ in examples]
         labels = [labels for _, labels in examples]
         expected[f"{part}_accuracy"] = seqeval.accuracy_score(labels, tags)
@@ -477,7 +477,7 @@ def test_answers_are_exact_or_share_words_as_the_script_of_squad_counts_them():
 def of_images(name, count=60, **settings):
     """A recipe with so many validation and test images: one batch, and too few to measure generation by."""
     made = recipe(name, **settings)
-    train, *others = made.parts
+    train, *others = made.splits
     made.__dict__["parts"] = (train, *((images[:count], labels[:count]) for images, labels in others))
     return made
 
@@ -494,7 +494,7 @@ def test_reconstructions_are_scored_by_squared_errors_and_what_regularizes_codin
     made = of_images("autoencoder_tiny", **settings)
     model = randomized(made.model(), 0.2)
     found, expected = made.evaluate(model), {}
-    for part, (images, _) in zip(("val", "test"), made.parts[1:]):
+    for part, (images, _) in zip(("val", "test"), made.splits[1:]):
         images = np.float32(in_unit_range(images))
         codings, outputs = (np.asarray(x, np.float64) for x in (model.encode(images), model(images)))
         mse, q = np.square(outputs - images).mean(), codings.mean(0)
@@ -515,7 +515,7 @@ def test_the_bound_of_a_variational_autoencoder_has_the_parts_of_its_definition(
     model.log_var.kernel.assign(np.zeros(model.log_var.kernel.shape))
     model.log_var.bias.assign(np.full(model.coding_size, -25.0))
     found = made.evaluate(model)
-    for part, (images, _) in zip(("val", "test"), made.parts[1:]):
+    for part, (images, _) in zip(("val", "test"), made.splits[1:]):
         images = np.float32(in_unit_range(images))
         mean = np.asarray(model.encode(images), np.float64)
         x, out = (np.float64(y).reshape(len(images), -1) for y in (images, model.outputs_of(np.float32(mean))))
@@ -552,7 +552,7 @@ def test_diffusion_is_scored_by_what_it_predicts_with_the_same_draws_every_time(
     model.seed_generator.state.assign([7, 7])  # as after some training
     found = made.evaluate(model)
     model.seed_generator.state.assign([made.seed, 0])
-    for part, (images, labels) in zip(("val", "test"), made.parts[1:]):
+    for part, (images, labels) in zip(("val", "test"), made.splits[1:]):
         outputs = model((np.float32(in_unit_range(images)), labels))
         error = np.asarray(outputs["outputs"], np.float64) - np.asarray(outputs["target"])
         assert found[f"{part}_loss"] == pytest.approx(np.square(error).mean(), rel=1e-4)
@@ -562,7 +562,7 @@ def test_classes_of_images_are_scored_by_cross_entropy_and_accuracy():
     made = of_images("features_tiny")
     model = randomized(made.model(), 0.2)
     found, expected = made.evaluate(model), {}
-    for part, (images, labels) in zip(("val", "test"), made.parts[1:]):
+    for part, (images, labels) in zip(("val", "test"), made.splits[1:]):
         logits = np.asarray(model(np.float32(in_unit_range(images))))
         expected[f"{part}_loss"], expected[f"{part}_accuracy"] = cross_entropy(logits, labels)
     assert found == pytest.approx(expected, rel=1e-4)
@@ -573,7 +573,7 @@ class Samples:
     """A model that samples known images: those of the class asked for, and of the next one for the classes 0 and 1."""
 
     def __init__(self, made, classes=None):
-        images, labels = made.parts[0]
+        images, labels = made.splits[0]
         classes = labels if classes is None else classes
         self.image_shape, self.num_classes = made.image_shape, 10
         self.of_class = [images[classes == label] for label in range(10)]
@@ -589,7 +589,7 @@ class Samples:
 @pytest.fixture
 def judge(tmp_path):
     """A run of a feature network, its last layer fitted to the classes of digits by least squares, and the network."""
-    images, labels = recipe("features_tiny", num_images=0).parts[0]
+    images, labels = recipe("features_tiny", num_images=0).splits[0]
     net = FeatureNet((4, 8), 64, image_shape=images.shape[1:])
     net.build()
     features = np.asarray(net.features(np.float32(in_unit_range(images))), np.float64)
@@ -604,7 +604,7 @@ def judge(tmp_path):
 def test_samples_agree_with_their_class_where_a_classifier_says_so(judge):
     run, net = judge
     made = recipe("dcgan_tiny", num_images=0)
-    seen = np.asarray(net(np.float32(in_unit_range(made.parts[0][0])))).argmax(1)
+    seen = np.asarray(net(np.float32(in_unit_range(made.splits[0][0])))).argmax(1)
     found = made.evaluate(Samples(made, seen), features=run, count=200)
     assert found["label_agreement"] == 0.8
     assert [found[f"share_{label}"] for label in range(10)] == pytest.approx([0, 0.1, 0.2, *[0.1] * 7])
@@ -614,7 +614,7 @@ def test_samples_that_no_classifier_judges_are_compared_by_their_pixels():
     made = get("dcgan_tiny")
     model = Samples(made)
     found = made.evaluate(model)
-    real = model.checked(made.parts[2][0])
+    real = model.checked(made.splits[2][0])
     fake = model.sample(len(real), 0, np.arange(len(real)) % 10)
     flat = [np.float64(x).reshape(len(x), -1) for x in (real, fake)]
     assert found == pytest.approx(prdc.compute_prdc(*flat, nearest_k=5))

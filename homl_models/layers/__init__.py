@@ -14,7 +14,7 @@ _PUBLIC = {
     "MinibatchStddev": "minibatch",
     "GroupNormalization": "normalization",
     "PositionalEncoding": "positional",
-    "TrainedPositions": "positional",
+    "LearnedPositionalEmbedding": "positional",
     "GRU": "recurrent",
     "LSTM": "recurrent",
     "DenseTranspose": "tied",

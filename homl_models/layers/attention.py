@@ -18,13 +18,13 @@ from homl_models.errors import UserError
 from homl_models.layers.dense import Dense
 from homl_models.layers.dropout import Dropout
 
-FAR = -1e9  # score of what is masked; finite, so that a row without any key gives no NaN
+MASK_VALUE = -1e9  # score of what is masked; finite, so that a row without any key gives no NaN
 
 
 def softmax(scores, mask):
     """Scores (..., s) -> float32 weights (..., s) that are 0 where the mask (broadcast to them) is False."""
     scores = ops.cast(scores, "float32")
-    return ops.softmax(scores if mask is None else ops.where(mask, scores, FAR), axis=-1)
+    return ops.softmax(scores if mask is None else ops.where(mask, scores, MASK_VALUE), axis=-1)
 
 
 @keras.saving.register_keras_serializable("homl_models")

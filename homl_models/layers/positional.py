@@ -42,7 +42,7 @@ class PositionalEncoding(Layer):
 
 
 @keras.saving.register_keras_serializable("homl_models")
-class TrainedPositions(Layer):
+class LearnedPositionalEmbedding(Layer):
     """Adds a trained vector for each position to (b, t, d), t at most `max_length`.
 
     Called with `positions` (..., t), those are taken instead of 0, 1, 2, ... Raises `UserError` where

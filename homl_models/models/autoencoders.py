@@ -1,6 +1,6 @@
 """Autoencoders (*Hands-On Machine Learning*, 3rd ed., chapter 17).
 
-An encoder maps a picture to a few numbers, its coding; a decoder makes the picture again from them. What
+An encoder maps a image to a few numbers, its coding; a decoder makes the image again from them. What
 the coding is worth depends on what keeps the two from copying: its size, noise, sparsity, shared weights.
 Recipes: `autoencoder_linear`, `autoencoder_stacked`, `autoencoder_tied`, `autoencoder_greedy`,
 `autoencoder_conv`, `autoencoder_recurrent`, `autoencoder_denoising`, `autoencoder_sparse_l1`,
@@ -24,11 +24,11 @@ from homl_models.errors import UserError
 from homl_models.layers.gaussian import GaussianNoise
 from homl_models.layers.recurrent import LSTM
 from homl_models.layers.tied import DenseTranspose
-from homl_models.models.image_model import PictureModel
+from homl_models.models.image_model import ImageModel
 
 
-class Coder(PictureModel):
-    """What models with codings share: pictures to codings and back, in Python and in a SavedModel.
+class Coder(ImageModel):
+    """What models with codings share: images to codings and back, in Python and in a SavedModel.
 
     A subclass has `coding_size` k, `encode(images, training)` -> codings (b, k), `encoding_layers` which that uses,
     and `decode(codings, training)` -> images.
@@ -38,13 +38,13 @@ class Coder(PictureModel):
         """Images (n, ...) of bytes or in [0, 1] -> codings (n, k)."""
         return self.run("encode", self.checked(images))
 
-    def pictures(self, codings):
+    def decode_codings(self, codings):
         """Codings (n, k) -> images (n, ...) in [0, 1]."""
         return self.run("shown", np.asarray(codings, np.float32))
 
     def reconstruct(self, images):
         """Images (n, ...) of bytes or in [0, 1] -> what the model makes of their codings, in [0, 1]."""
-        return self.pictures(self.codings(images))
+        return self.decode_codings(self.codings(images))
 
     def shown(self, codings):
         """Codings (b, k) -> images in [0, 1]."""
@@ -205,7 +205,7 @@ class GreedyAutoencoder(StackedAutoencoder):
 
 @keras.saving.register_keras_serializable("homl_models")
 class ConvAutoencoder(Autoencoder):
-    """Convolutions with max pooling, averaged over what is left of the picture; transposed convolutions back.
+    """Convolutions with max pooling, averaged over what is left of the image; transposed convolutions back.
 
     filters: of the convolutions (3x3) of the encoder, each followed by 2x2 pooling.
     coding_size: k, the filters of one more convolution, whose maps are averaged.
@@ -217,12 +217,12 @@ class ConvAutoencoder(Autoencoder):
         self.filters, self.coding_size, self.activation = tuple(filters), coding_size, activation
         self.decoder_filters = tuple(decoder_filters)
         if len(self.filters) != len(self.decoder_filters):
-            raise UserError("filters and decoder_filters must be as many, one for each halving of the picture")
+            raise UserError("filters and decoder_filters must be as many, one for each halving of the image")
         sizes = [self.image_shape[:2]]
         for _ in self.filters:
             sizes.append(tuple(n // 2 for n in sizes[-1]))
         if min(sizes[-1]) < 1:
-            raise UserError(f"pictures of {self.image_shape[:2]} cannot be halved {len(self.filters)} times")
+            raise UserError(f"images of {self.image_shape[:2]} cannot be halved {len(self.filters)} times")
         self.sizes, dtype = sizes[::-1], self.dtype_policy
         self.convolutions = [
             keras.layers.Conv2D(n, 3, padding="same", activation=activation, dtype=dtype)
@@ -266,7 +266,7 @@ class ConvAutoencoder(Autoencoder):
 
 @keras.saving.register_keras_serializable("homl_models")
 class RecurrentAutoencoder(Autoencoder):
-    """LSTMs that read a picture row by row and write it again from its coding, the last state.
+    """LSTMs that read a image row by row and write it again from its coding, the last state.
 
     units: of the outer LSTMs. coding_size: k, the units of the one in the middle.
     """

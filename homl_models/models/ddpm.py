@@ -1,11 +1,11 @@
 """Denoising diffusion (Ho et al., 2020, Denoising diffusion probabilistic models, https://arxiv.org/abs/2006.11239).
 
-A network learns what noise hides at every time t of a process that turns pictures into noise in T steps; drawing is
+A network learns what noise hides at every time t of a process that turns images into noise in T steps; drawing is
 that process backwards, from noise, a step at a time (`diffusion.py` has the schedules and samplers, `unet.py` the
-networks). With classes, labels are left out now and then in training, so that one network knows the pictures of a
+networks). With classes, labels are left out now and then in training, so that one network knows the images of a
 class and those of all, and the difference can be exaggerated: classifier-free guidance (Ho & Salimans, 2022,
 https://arxiv.org/abs/2207.12598).
-Recipes: `ddpm_book`, `ddpm`, `ddpm_conditional`. Shapes: b batch, n pictures, h height, w width, c channels.
+Recipes: `ddpm_book`, `ddpm`, `ddpm_conditional`. Shapes: b batch, n images, h height, w width, c channels.
 
 Deviations from the paper: the times of a batch are spread evenly over 1 to T (Kingma et al., 2021, appendix I.1,
 https://arxiv.org/abs/2107.00630), each by itself uniform; the average of the weights follows faster at first;
@@ -24,7 +24,7 @@ from homl_models.base import compiled
 from homl_models.endpoints import COUNT, SEED, Array, Endpoint, Float, Int, asserted
 from homl_models.errors import UserError
 from homl_models.layers.gaussian import normal
-from homl_models.models.image_model import NO_LABELS, DrawingModel, checked_draws
+from homl_models.models.image_model import NO_LABELS, EMAModel, checked_draws
 
 PREDICTIONS = "noise", "x0", "velocity"
 LOSSES = {
@@ -32,13 +32,13 @@ LOSSES = {
     "mae": ops.abs,
     "huber": lambda e: ops.where(ops.abs(e) < 1, ops.square(e) / 2, ops.abs(e) - 0.5),
 }
-BATCH = 100  # pictures that are drawn together
+BATCH = 100  # images that are drawn together
 MASKS = "masks must be 1 where the image is to stay and 0 elsewhere"
 STEPS, INPAINTING_STEPS = 25, 100  # that are taken unless told, if T is not below them
 
 
 @keras.saving.register_keras_serializable("homl_models")
-class DDPM(DrawingModel):
+class DDPM(EMAModel):
     """Images (b, *image_shape) in [0, 1] -> {"outputs", "target"}, (b, h, w, c) each, at times drawn at random.
 
     If `network.num_classes`, inputs are (images, labels (b,)).
@@ -72,7 +72,7 @@ class DDPM(DrawingModel):
             if value not in known:
                 raise UserError(f"{name} must be one of {', '.join(known)}, not {value!r}")
         if network.channels != self.channels:
-            raise UserError(f"the network is for {network.channels} channels, the pictures have {self.channels}")
+            raise UserError(f"the network is for {network.channels} channels, the images have {self.channels}")
         self.network, self.num_steps, self.schedule, self.prediction = network, num_steps, schedule, prediction
         self.pixel_loss, self.label_dropout, self.num_classes = loss, label_dropout, network.num_classes
         self.class_names = self.named(self.class_names)
@@ -223,7 +223,7 @@ class DDPM(DrawingModel):
         """New images (count, ...) in [0, 1]; image i of a seed is the same, up to rounding, whatever their number.
 
         steps: calls of the network, at most T; by default 25. labels: the class of all, or classes to take in turn.
-        guidance: 1 as learned, more for more typical pictures of the class, 0 for those of any.
+        guidance: 1 as learned, more for more typical images of the class, 0 for those of any.
         how: `method` and `eta`, see `diffusion.sampler`; `spacing`, see `diffusion.times`; `callback`, which is called
         after each step with its number and the images (b, ...) that the network sees by then.
         `UserError` for more than T steps, labels out of range, or labels and guidance without classes.
@@ -260,7 +260,7 @@ class DDPM(DrawingModel):
     def denoise(self, images, noise=0.1):
         """Images (n, ...) with Gaussian noise of that standard deviation -> what they show: (n, ...) in [0, 1].
 
-        One call of the network: the mean of all pictures that may lie below the noise, not one of them.
+        One call of the network: the mean of all images that may lie below the noise, not one of them.
         """
         images = np.float32(images)
         if images.shape[1:] != self.image_shape:

@@ -1,10 +1,10 @@
-"""Classifiers of pictures that also give features: what a layer of classes reads.
+"""Classifiers of images that also give features: what a layer of classes reads.
 
 `FeatureNet`, pairs of 3x3 convolutions, each pair followed by pooling, and a dense layer of features: it judges
-generated pictures, as Inception does larger ones. `EncoderClassifier` reads the codings of an autoencoder, so
+generated images, as Inception does larger ones. `EncoderClassifier` reads the codings of an autoencoder, so
 that few labels are enough (exercise 10 of the chapter).
 Recipes: `fashion_features`, whose weights come with the package as the preset of that name; `fashion_few_labels`.
-Shapes: b batch, n pictures, d features.
+Shapes: b batch, n images, d features.
 """
 
 import keras
@@ -13,10 +13,10 @@ from keras import ops
 from homl_models.endpoints import Endpoint
 from homl_models.errors import UserError
 from homl_models.layers.dropout import Dropout
-from homl_models.models.image_model import PictureModel
+from homl_models.models.image_model import ImageModel
 
 
-class FeatureClassifier(PictureModel):
+class FeatureClassifier(ImageModel):
     """Images (b, *image_shape) in [0, 1] -> logits (b, num_classes), a dense layer on the features.
 
     A subclass has `features(images, training)` -> (b, d). dropout: rate on the features.
@@ -65,14 +65,14 @@ class FeatureClassifier(PictureModel):
 class FeatureNet(FeatureClassifier):
     """Convolutions for features; see `FeatureClassifier`.
 
-    filters: of each pair of convolutions, which halves the picture. dim: d. dropout: rate after each pair and
+    filters: of each pair of convolutions, which halves the image. dim: d. dropout: rate after each pair and
     on the features.
     """
 
     def __init__(self, filters=(32, 64), dim=128, dropout=0.3, **kwargs):
         super().__init__(dropout=dropout, **kwargs)
         if min(self.image_shape[:2]) < 2 ** len(filters):
-            raise UserError(f"pictures of {self.image_shape[:2]} cannot be halved {len(filters)} times")
+            raise UserError(f"images of {self.image_shape[:2]} cannot be halved {len(filters)} times")
         self.filters, self.dim = tuple(filters), dim
         dtype = self.dtype_policy
         self.convolutions = [

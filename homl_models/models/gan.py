@@ -1,14 +1,14 @@
 """Generative adversarial networks (Goodfellow et al., 2014, https://arxiv.org/abs/1406.2661).
 
-A generator makes pictures of random codings, a discriminator tells them from real ones, and each learns from the
+A generator makes images of random codings, a discriminator tells them from real ones, and each learns from the
 other: a step of training is one or more of the discriminator, then one of the generator.
 Recipes: `gan`, `dcgan` (Radford et al., 2015, https://arxiv.org/abs/1511.06434), `dcgan_conditional` (Mirza &
 Osindero, 2014, https://arxiv.org/abs/1411.1784), `dcgan_replay`, `wgan_gp` (Gulrajani et al., 2017,
-https://arxiv.org/abs/1704.00028). Shapes: b batch, n pictures, h height, w width, c channels, k coding.
+https://arxiv.org/abs/1704.00028). Shapes: b batch, n images, h height, w width, c channels, k coding.
 
 The networks are in `gan_networks.py`.
 
-Deviations: pictures are drawn by an average of the generator's weights; real and generated pictures go through the
+Deviations: images are drawn by an average of the generator's weights; real and generated images go through the
 discriminator in batches of their own.
 """
 
@@ -21,13 +21,13 @@ from homl_models.endpoints import COUNT, SEED, Array, Endpoint, Int, asserted
 from homl_models.errors import UserError
 from homl_models.layers.gaussian import normal
 from homl_models.models.gan_networks import Discriminator, Generator
-from homl_models.models.image_model import NO_LABELS, DrawingModel, checked_draws
+from homl_models.models.image_model import NO_LABELS, EMAModel, checked_draws
 
 FEW_CODINGS = "interpolation needs 2 codings or more"
 OPPOSITE = -0.999  # cosine of codings that no arc can be drawn between
 
-# Losses of the discriminator, of logits (b,) of real and of generated pictures and the share s of smoothing, and of
-# the generator, of logits of generated pictures.
+# Losses of the discriminator, of logits (b,) of real and of generated images and the share s of smoothing, and of
+# the generator, of logits of generated images.
 LOSSES = {
     "non_saturating": (
         lambda real, fake, s: ops.mean(ops.softplus(-real) + s * real) + ops.mean(ops.softplus(fake)),
@@ -45,10 +45,10 @@ LOSSES = {
 
 
 @keras.saving.register_keras_serializable("homl_models")
-class GAN(DrawingModel):
+class GAN(EMAModel):
     """Images (b, *image_shape) in [0, 1] -> logits (b,) that they are real; trained by `fit` on images alone.
 
-    If `num_classes`, inputs are (images, labels (b,)). Compile it with an `optimizers.Alternating` and
+    If `num_classes`, inputs are (images, labels (b,)). Compile it with an `optimizers.GANOptimizer` and
     auto_scale_loss=False: in mixed_float16 each of its two optimizers scales its own loss.
 
     coding_size: k. generator_units, discriminator_units: dense layers of each; or, if there are any,
@@ -57,11 +57,11 @@ class GAN(DrawingModel):
     loss: "non_saturating" (Goodfellow et al., section 3), "hinge" (Lim & Ye, 2017, https://arxiv.org/abs/1705.02894)
         or "wasserstein" (Arjovsky et al., 2017, https://arxiv.org/abs/1701.07875), whose logits have no zero: what the
         metrics `real_accuracy` and `fake_accuracy` say of it means nothing.
-    label_smoothing: real pictures count as real to 1 minus that (Salimans et al., 2016, section 3.4).
-    gradient_penalty: weight of (|gradient of the logit by the picture| - 1)^2, between real and generated pictures
+    label_smoothing: real images count as real to 1 minus that (Salimans et al., 2016, section 3.4).
+    gradient_penalty: weight of (|gradient of the logit by the image| - 1)^2, between real and generated images
         (Gulrajani et al., equation 3).
     critic_steps: steps of the discriminator before one of the generator, each on its part of the batch.
-    replay: how many generated pictures are remembered; half of those that the discriminator sees come from there.
+    replay: how many generated images are remembered; half of those that the discriminator sees come from there.
     ema: decay of the average of the generator's weights, which draws. seed: of the draws in training.
     """
 
@@ -277,7 +277,7 @@ class GAN(DrawingModel):
         count, seed = checked_draws(count, seed)
         return ops.convert_to_numpy(normal((count, self.coding_size), np.array([seed, 0], np.uint32)))
 
-    def pictures(self, codings, labels=None):
+    def decode_codings(self, codings, labels=None):
         """Codings (n, k), and labels, taken in turn, if there are classes -> images (n, ...) in [0, 1].
 
         labels: a class, or a list of them; None for all classes in turn.
@@ -294,14 +294,14 @@ class GAN(DrawingModel):
         return super().checked_labels(labels, count)
 
     def sample(self, count=64, seed=0, labels=None):
-        """New images (count, ...) in [0, 1]; labels: see `pictures`. `UserError` for labels out of range.
+        """New images (count, ...) in [0, 1]; labels: see `images`. `UserError` for labels out of range.
 
         Image i of a seed is the same whatever their number.
         """
-        return self.pictures(self.codings(count, seed), labels)
+        return self.decode_codings(self.codings(count, seed), labels)
 
     def interpolate(self, codings, steps=8, labels=None):
-        """From each coding (n, k) to the next in equal steps: images ((n - 1) * steps, ...); labels: see `pictures`.
+        """From each coding (n, k) to the next in equal steps: images ((n - 1) * steps, ...); labels: see `images`.
 
         `UserError` for fewer than two codings or steps.
         """
@@ -309,7 +309,7 @@ class GAN(DrawingModel):
         if len(codings) < 2:
             raise UserError(FEW_CODINGS)
         path = self.between(ops.convert_to_tensor(np.float32(codings)), ops.linspace(0.0, 1.0, steps))
-        return self.pictures(ops.convert_to_numpy(path), labels)
+        return self.decode_codings(ops.convert_to_numpy(path), labels)
 
     def between(self, codings, shares):
         """Codings (n, k), and shares (s,) of the way -> ((n - 1) * s, k), along the arc between them.
@@ -329,12 +329,12 @@ class GAN(DrawingModel):
         return ops.reshape(path, (-1, self.coding_size))
 
     def mean_codings(self, classify, count=1000, seed=0):
-        """The mean coding of the pictures of each class, to add and subtract: (classes, k), and their numbers.
+        """The mean coding of the images of each class, to add and subtract: (classes, k), and their numbers.
 
         classify: images (n, ...) -> p(class) (n, classes), e.g. of a `FeatureNet`, `lambda x: net.judged(x)[1]`.
         """
         codings = self.codings(count, seed)
-        found = np.asarray(classify(self.pictures(codings)))
+        found = np.asarray(classify(self.decode_codings(codings)))
         hits = np.eye(found.shape[1], dtype=np.float32)[found.argmax(1)]
         counts = hits.sum(0)
         return hits.T @ codings / np.maximum(counts, 1)[:, None], counts.astype(int)

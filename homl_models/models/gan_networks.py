@@ -73,7 +73,7 @@ class Discriminator(Layer):
 
     hidden_units: of dense layers; or, if there are any, filters: of convolutions (5x5, halving the maps).
     dropout: rate after each of them.
-    minibatch_stddev: add to what the last layer sees how much the pictures of the batch differ.
+    minibatch_stddev: add to what the last layer sees how much the images of the batch differ.
     """
 
     def __init__(

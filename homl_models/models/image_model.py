@@ -1,6 +1,6 @@
-"""What models of pictures share: their shape, checks of what comes in, and working through many.
+"""What models of images share: their shape, checks of what comes in, and working through many.
 
-Shapes: b batch, n pictures, h height, w width, c channels.
+Shapes: b batch, n images, h height, w width, c channels.
 """
 
 import functools
@@ -18,8 +18,8 @@ from homl_models.layers.dropout import random_bits
 NO_LABELS = "labels must be one or more"
 
 
-class PictureModel(Model):
-    """A model of pictures of one shape.
+class ImageModel(Model):
+    """A model of images of one shape.
 
     image_shape: (h, w), or (h, w, c).
     """
@@ -54,7 +54,7 @@ class PictureModel(Model):
         return {}
 
     def run(self, name, array, batch_size=100):
-        """The method `name` of this model, compiled, on an array of a row per picture, batch by batch -> floats.
+        """The method `name` of this model, compiled, on an array of a row per image, batch by batch -> floats.
 
         The last batch is filled up, so that there is one shape to compile.
         """
@@ -70,8 +70,8 @@ class PictureModel(Model):
         return Image(name, self.image_shape)
 
 
-class DrawingModel(PictureModel):
-    """What models share that draw pictures with an average of a network's weights: maps in [-1, 1], draws, labels.
+class EMAModel(ImageModel):
+    """What models share that draw images with an average of a network's weights: maps in [-1, 1], draws, labels.
 
     ema: decay of the average. seed: of the draws in training. class_names: of the classes, in the order of their
     numbers, or () for none. A subclass sets `num_classes`, if it tells classes apart, takes its `class_names` by

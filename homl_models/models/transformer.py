@@ -16,7 +16,7 @@ from keras import ops
 from homl_models.errors import UserError
 from homl_models.layers.attention import DecoderBlock, EncoderBlock
 from homl_models.layers.dropout import Dropout
-from homl_models.layers.positional import PositionalEncoding, TrainedPositions
+from homl_models.layers.positional import LearnedPositionalEmbedding, PositionalEncoding
 from homl_models.models.translator import Translator
 from homl_models.tokenizers.base import PAD
 
@@ -81,7 +81,7 @@ class Transformer(Translator):
             )
 
         def places(name):
-            return PositionalEncoding(dtype=dtype) if positions == "sinusoidal" else TrainedPositions(
+            return PositionalEncoding(dtype=dtype) if positions == "sinusoidal" else LearnedPositionalEmbedding(
                 max_length, name=f"{name}_positions", dtype=dtype
             )  # fmt: skip
 

@@ -5,7 +5,7 @@ on ever smaller maps and back, each told the time, with links across; attention 
 `SeparableUNet`: the book's small one, of separable convolutions and batch normalization.
 Shapes: b batch, h height, w width, c channels, d condition.
 
-Deviations from Ho et al.: pictures go in and out in patches, which leaves the largest maps out; one residual block on
+Deviations from Ho et al.: images go in and out in patches, which leaves the largest maps out; one residual block on
 the way down and one up, not two and three.
 """
 
@@ -75,9 +75,9 @@ class AttentionBlock(Layer):
 
 
 class Network(Layer):
-    """What both have: a condition made of the time, and of the class of the picture if there are classes.
+    """What both have: a condition made of the time, and of the class of the image if there are classes.
 
-    Noisy pictures (b, h, w, c), times (b,), and, if `num_classes`, labels (b,) in 0 to num_classes, where num_classes
+    Noisy images (b, h, w, c), times (b,), and, if `num_classes`, labels (b,) in 0 to num_classes, where num_classes
     stands for none -> (b, h, w, c) float32.
     """
 
@@ -184,7 +184,7 @@ class UNet(Network):
         x = self.dense[1](self.dense[0](x))
         return ops.silu(x if self.embedding is None else x + self.embedding(labels))
 
-    def call(self, pictures, times, labels=None, training=None):
+    def call(self, images, times, labels=None, training=None):
         condition = self.condition(times, labels)
 
         def through(block, x):
@@ -192,9 +192,9 @@ class UNet(Network):
                 x = layer(x, condition, training=training) if isinstance(layer, ResidualBlock) else layer(x)
             return x
 
-        height, width = pictures.shape[1:3]
+        height, width = images.shape[1:3]
         edges = [(0, -n % self.multiple) for n in (height, width)]
-        x = ops.pad(pictures, [(0, 0), *edges, (0, 0)]) if any(map(any, edges)) else pictures
+        x = ops.pad(images, [(0, 0), *edges, (0, 0)]) if any(map(any, edges)) else images
         x, skips = self.enter(x), []
         for i in range(len(self.filters)):
             x = self.halve[i - 1](x) if i else x
@@ -223,7 +223,7 @@ def doubled(x):
 
 @keras.saving.register_keras_serializable("homl_models")
 class SeparableUNet(Network):
-    """The book's network; see `Network` and the module. Pictures of any size: they are padded.
+    """The book's network; see `Network` and the module. ImageRecipe of any size: they are padded.
 
     filters: before, and of, the levels on the way down; the way up has them in reverse, but the last.
     time_dim: d.
@@ -275,12 +275,12 @@ class SeparableUNet(Network):
                 before += self.down[2 * count - 1 - i][0].filters
         self.leave.build((None, None, None, before))
 
-    def call(self, pictures, times, labels=None, training=None):
+    def call(self, images, times, labels=None, training=None):
         condition = ops.cast(sinusoids(times, self.time_dim), self.compute_dtype)
         if self.embedding is not None:
             condition = condition + ops.cast(self.embedding(labels), self.compute_dtype)
-        height, width = pictures.shape[1:3]
-        # 2 pixels around the picture at least, and as many as it takes to halve it, and 1 for the first convolution
+        height, width = images.shape[1:3]
+        # 2 pixels around the image at least, and as many as it takes to halve it, and 1 for the first convolution
         padding = [(-(-(n + 4) // self.multiple) * self.multiple - n) for n in (height, width)]
         edges = [(n // 2 + 1, n - n // 2 + 1) for n in padding]
 
@@ -292,7 +292,7 @@ class SeparableUNet(Network):
                 x = norm(layer(ops.relu(x)), training=training)
             return x
 
-        x = self.enter(ops.pad(pictures, [(0, 0), *edges, (0, 0)]))
+        x = self.enter(ops.pad(images, [(0, 0), *edges, (0, 0)]))
         x, across = timed(ops.relu(self.enter_norm(x, training=training)), 0), []
         for i, layers in enumerate(self.down):
             before, x = x, twice(x, i, layers)

@@ -31,7 +31,7 @@ class VAE(Coder):
     """Images (b, *image_shape) in [0, 1] -> {"outputs": (b, *image_shape), "mean": (b, k), "log_var": (b, k)}.
 
     coding_size: k. hidden_units: dense layers of the encoder; the decoder has them in reverse.
-    filters: convolutions (4x4, halving the picture) before the dense layers, and transposed ones after; () for none.
+    filters: convolutions (4x4, halving the image) before the dense layers, and transposed ones after; () for none.
     activation: of all hidden layers.
     likelihood: "gaussian", outputs are pixels and the loss is the squared error; or "bernoulli", outputs are logits
         of pixels and the loss is the cross-entropy.
@@ -177,7 +177,7 @@ class VAE(Coder):
         `UserError` for a count or a seed below 0.
         """
         count, seed = checked_draws(count, seed)
-        return self.pictures(ops.convert_to_numpy(self.draw(count, np.array([seed, 0], np.uint32))))
+        return self.decode_codings(ops.convert_to_numpy(self.draw(count, np.array([seed, 0], np.uint32))))
 
     def interpolate(self, images, steps=8):
         """From each image (n, ...) to the next in equal steps between their codings: ((n - 1) * steps, ...) in [0, 1].
@@ -188,7 +188,9 @@ class VAE(Coder):
         self.check("interpolate", steps=steps)
         if len(images) < 2:
             raise UserError(FEW_IMAGES)
-        return self.pictures(ops.convert_to_numpy(self.between(self.codings(images), ops.linspace(0.0, 1.0, steps))))
+        return self.decode_codings(
+            ops.convert_to_numpy(self.between(self.codings(images), ops.linspace(0.0, 1.0, steps)))
+        )
 
     def between(self, codings, shares):
         """Codings (n, k), shares (s,) -> codings ((n - 1) * s, k) on the lines from each to the next."""

@@ -3,7 +3,7 @@
 from homl_models.errors import UserError
 
 
-def fetched(name, url, otherwise):
+def download(name, url, otherwise):
     """The path of the file `name` in Keras' cache, fetched from `url` if it is not there.
 
     otherwise: what a person can do who has neither, for the `UserError`.

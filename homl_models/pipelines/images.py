@@ -19,7 +19,7 @@ import numpy as np
 
 from homl_models.errors import UserError
 from homl_models.pipelines.image_files import open_image, reason
-from homl_models.pipelines.stream import Stream, permuted
+from homl_models.pipelines.random_access import RandomAccessDataset, permuted
 
 NO_LABEL = -1
 SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}  # names that are no classes
@@ -338,7 +338,7 @@ def checked(images, name="images"):
 
 
 def batches(images, batch_size, seed=None, targets=None, augment=None):
-    """Batches (images, targets) as a `Stream`; without `targets` (n, ...) an image is its own.
+    """Batches (images, targets) as a `RandomAccessDataset`; without `targets` (n, ...) an image is its own.
 
     seed: draws without replacement in an order of its own for each pass; None takes all as they come,
         and the last batch is smaller.
@@ -367,4 +367,4 @@ def batches(images, batch_size, seed=None, targets=None, augment=None):
         example = step * batch_size + tf.range(batch_size, dtype=tf.int64)
         return pair(permuted(example % count, count, seed, example // count, 0), step)
 
-    return Stream(ordered if seed is None else shuffled, steps)
+    return RandomAccessDataset(ordered if seed is None else shuffled, steps)

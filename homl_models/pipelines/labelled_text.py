@@ -9,7 +9,7 @@ import dataclasses
 import numpy as np
 
 from homl_models.errors import UserError
-from homl_models.pipelines.stream import IGNORED, bucketed, by_length, num_batches, rows_of_batch
+from homl_models.pipelines.random_access import IGNORED, batch_indices, bucketed, length_buckets, num_batches
 
 COLUMNS = "input_ids", "token_type_ids", "attention_mask"
 OUTSIDE = np.iinfo(np.int32).max  # a position that is none
@@ -107,19 +107,19 @@ def asked(questions, wordpiece, max_length, overlap):
 
 
 def batches(examples, batch_size, seed=None, buckets=1):
-    """`Examples` as a `Stream` of batches (tokens, labels), each once an epoch.
+    """`Examples` as a `RandomAccessDataset` of batches (tokens, labels), each once an epoch.
 
     Labels are a dictionary, or an array if there is one kind. buckets: most lengths of batches; the last batch of a
     length is filled up with empty rows that do not count. seed: draws an order for each epoch; None takes the examples
     of a length as they come.
     """
-    parts = by_length(examples.tokens["attention_mask"].sum(axis=1), buckets)
+    parts = length_buckets(examples.tokens["attention_mask"].sum(axis=1), buckets)
     tables = [_table(examples, *part) for part in parts]
 
-    def give(i, epoch, number, step):
-        return _batch(tables[i], rows_of_batch(i, epoch, number, len(parts[i][0]), batch_size, seed))
+    def make_batch(i, epoch, number, step):
+        return _batch(tables[i], batch_indices(i, epoch, number, len(parts[i][0]), batch_size, seed))
 
-    return bucketed(give, [num_batches(len(rows), batch_size) for rows, _ in parts], seed)
+    return bucketed(make_batch, [num_batches(len(rows), batch_size) for rows, _ in parts], seed)
 
 
 def _table(examples, rows, length):

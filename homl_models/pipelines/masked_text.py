@@ -16,7 +16,14 @@ import random
 import numpy as np
 
 from homl_models.errors import UserError
-from homl_models.pipelines.stream import IGNORED, Stream, bucketed, by_length, num_batches, rows_of_batch
+from homl_models.pipelines.random_access import (
+    IGNORED,
+    RandomAccessDataset,
+    batch_indices,
+    bucketed,
+    length_buckets,
+    num_batches,
+)
 from homl_models.tokenizers.wordpiece import WordPiece
 
 CHUNK = 256  # sentences that are encoded together
@@ -182,7 +189,7 @@ def _laid(encoded, a, a_end, b=0, b_end=-1, labels=None):
 
 
 def batches(rows, batch_size, seed, mask_share=0.15, whole_words=False, always_mask=False, buckets=1):
-    """`Rows` as a `Stream` of batches ({input_ids, attention_mask, token_type_ids: (b, t), masked_positions: (b, k)},
+    """Batches ({input_ids, attention_mask, token_type_ids: (b, t), masked_positions: (b, k)},
     {labels: (b, k)}), all int32; with pairs the second has next_sentence_label (b,), too.
 
     Each row once an epoch, in an order of its own; the last batch of a length is filled up with empty rows, all of
@@ -201,12 +208,12 @@ def batches(rows, batch_size, seed, mask_share=0.15, whole_words=False, always_m
 
     rows_and_empty = [np.append(part[0], len(rows.lengths)) for part in parts]
 
-    def give(i, epoch, number, step):
-        index = rows_of_batch(i, epoch, number, len(parts[i][0]), batch_size, seed)
+    def make_batch(i, epoch, number, step):
+        index = batch_indices(i, epoch, number, len(parts[i][0]), batch_size, seed)
         index = tf.gather(rows_and_empty[i], index)
         return masking(index, *parts[i][1:], tf.stack([tf.cast(seed, tf.int64), step]))
 
-    return bucketed(give, [num_batches(len(part[0]), batch_size) for part in parts], seed)
+    return bucketed(make_batch, [num_batches(len(part[0]), batch_size) for part in parts], seed)
 
 
 def fixed(rows, batch_size, seed=0, mask_share=0.15, whole_words=False, always_mask=False, buckets=1):
@@ -223,11 +230,11 @@ def fixed(rows, batch_size, seed=0, mask_share=0.15, whole_words=False, always_m
         masked = masking(tf.range(count + 1), width, int(masking.budget.max()), tf.constant([seed, 0], tf.int64))
     rows_and_empty = [np.append(part[0], count) for part in parts]
 
-    def give(i, epoch, number, step):
-        index = tf.gather(rows_and_empty[i], rows_of_batch(i, epoch, number, len(parts[i][0]), batch_size))
+    def make_batch(i, epoch, number, step):
+        index = tf.gather(rows_and_empty[i], batch_indices(i, epoch, number, len(parts[i][0]), batch_size))
         return tuple(_cut_columns({name: tf.gather(x, index) for name, x in d.items()}, *parts[i][1:]) for d in masked)
 
-    return bucketed(give, [num_batches(len(part[0]), batch_size) for part in parts])
+    return bucketed(make_batch, [num_batches(len(part[0]), batch_size) for part in parts])
 
 
 def electra(stream):
@@ -238,12 +245,12 @@ def electra(stream):
         x, y = stream.batch(step)
         return x | {"masked_labels": y["labels"]}, tf.zeros_like(y["labels"][:, 0])
 
-    return Stream(batch, stream.steps)
+    return RandomAccessDataset(batch, stream.steps)
 
 
 def _parts(lengths, budget, buckets):
     """[(rows of a bucket (m,), their greatest length, and the most masked places in one), ...]."""
-    return [(index, length, int(budget[index].max())) for index, length in by_length(lengths, buckets)]
+    return [(index, length, int(budget[index].max())) for index, length in length_buckets(lengths, buckets)]
 
 
 def _cut_columns(batch, width, places):

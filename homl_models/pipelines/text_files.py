@@ -9,7 +9,7 @@ import zlib
 
 from homl_models.errors import UserError
 from homl_models.pipelines import lines, tables
-from homl_models.pipelines.download import fetched
+from homl_models.pipelines.download import download
 
 IMDB_URL = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
 IMDB_LABELS = "negative", "positive"
@@ -39,7 +39,7 @@ def imdb(part):
 
     The Large Movie Review Dataset (Maas et al., 2011), from Keras' cache or the network.
     """
-    path = fetched("aclImdb_v1.tar.gz", IMDB_URL, "name files of your own")
+    path = download("aclImdb_v1.tar.gz", IMDB_URL, "name files of your own")
     found = {label: [] for label in IMDB_LABELS}
     try:
         with gzip.open(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:

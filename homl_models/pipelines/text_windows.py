@@ -2,7 +2,7 @@
 
 Both give pairs (inputs, targets) of shape (b, t), the targets one character ahead,
 as functions of a seed and the step. Windows are gathered from the encoded text by
-index in a seeded order (`stream.permuted`, another one for each pass), so that nothing is
+index in a seeded order (`random_access.permuted`, another one for each pass), so that nothing is
 shuffled in memory: `benchmarks/windows.py` compares it with the book's
 `window().flat_map()`.
 """
@@ -11,8 +11,8 @@ from pathlib import Path
 
 from homl_models.errors import UserError
 from homl_models.pipelines import lines
-from homl_models.pipelines.download import fetched
-from homl_models.pipelines.stream import Stream, permuted
+from homl_models.pipelines.download import download
+from homl_models.pipelines.random_access import RandomAccessDataset, permuted
 
 SHAKESPEARE_URL = "https://homl.info/shakespeare"
 
@@ -20,7 +20,7 @@ SHAKESPEARE_URL = "https://homl.info/shakespeare"
 def shakespeare():
     """The book's text (Karpathy's tiny Shakespeare, 1,115,394 characters), from Keras' cache or the network."""
     otherwise = "pass --text-file PATH, or train char_rnn_reber, which needs no data"
-    return read_text(fetched("shakespeare.txt", SHAKESPEARE_URL, otherwise))
+    return read_text(download("shakespeare.txt", SHAKESPEARE_URL, otherwise))
 
 
 def sonnets():
@@ -56,7 +56,7 @@ def split(ids, parts=(1_000_000, 60_000), length=100):
 
 
 def windows(ids, length, batch_size, seed=None, steps=None, stride=1):
-    """Windows of `length` + 1 characters that start at every `stride`-th character, as a `Stream`.
+    """Windows of `length` + 1 characters that start at every `stride`-th character, as a `RandomAccessDataset`.
 
     seed: draws the windows without replacement in an order of its own for each pass over the
         text; None takes them as they come, and the last batch is smaller.
@@ -82,12 +82,12 @@ def windows(ids, length, batch_size, seed=None, steps=None, stride=1):
 
     if seed is None:
         steps = -(-count // batch_size)
-        return Stream(ordered, steps)
-    return Stream(shuffled, steps or max(1, count // batch_size))
+        return RandomAccessDataset(ordered, steps)
+    return RandomAccessDataset(shuffled, steps or max(1, count // batch_size))
 
 
 def streams(ids, length, batch_size):
-    """`batch_size` contiguous streams: row i of batch t + 1 continues row i of batch t, as a `Stream`.
+    """`batch_size` contiguous streams: row i of batch t + 1 continues row i of batch t, as a `RandomAccessDataset`.
 
     The text is cut into `batch_size` parts of the same length; an epoch reads each from its start.
     What is left of a part after the last whole window of `length` is not read.
@@ -110,4 +110,4 @@ def streams(ids, length, batch_size):
     def static(step):
         return tuple(tf.ensure_shape(x, (batch_size, length)) for x in batch(step))
 
-    return Stream(static, steps)
+    return RandomAccessDataset(static, steps)

@@ -18,8 +18,8 @@ import numpy as np
 
 from homl_models.errors import UserError
 from homl_models.pipelines import lines
-from homl_models.pipelines.download import fetched
-from homl_models.pipelines.stream import bucketed, by_length, num_batches, rows_of_batch
+from homl_models.pipelines.download import download
+from homl_models.pipelines.random_access import batch_indices, bucketed, length_buckets, num_batches
 from homl_models.tokenizers.base import END, PAD, START, UNKNOWN
 
 SPA_ENG_URL = "https://storage.googleapis.com/download.tensorflow.org/data/spa-eng.zip"
@@ -35,7 +35,7 @@ VARIATIONS = {*map(chr, range(0xFE00, 0xFE10))}  # variation selectors: a heart 
 def spa_eng():
     """The book's 118,964 English-Spanish pairs (Tatoeba, by manythings.org), from Keras' cache or the network."""
     otherwise = "pass --pairs-file PATH, or train dates, which needs no data"
-    return read_pairs(fetched("spa-eng.zip", SPA_ENG_URL, otherwise))
+    return read_pairs(download("spa-eng.zip", SPA_ENG_URL, otherwise))
 
 
 def read_pairs(path):
@@ -109,7 +109,7 @@ def book_split(pairs, seed, train=100_000):
     return pairs[:train], pairs[train : train + half], pairs[train + half :]
 
 
-def honest_split(pairs, seed, share=0.03):
+def group_split(pairs, seed, share=0.03):
     """Training, validation and test part without a sentence in common, on either side.
 
     Pairs that share a sentence (compared as `normalized` has it), directly or over
@@ -130,7 +130,7 @@ def honest_split(pairs, seed, share=0.03):
 
 
 def normalized(sentence):
-    """A sentence as `honest_split` compares it: letters, their marks and digits alone, in one case and one form.
+    """A sentence as `group_split` compares it: letters, their marks and digits alone, in one case and one form.
 
     The form is NFKC: composed and decomposed letters, ligatures and letters of full width are the same to a reader.
     """
@@ -218,7 +218,7 @@ def bucket(sources, targets, num_buckets):
     """
     return [
         tuple(_padded([side[i] for i in rows]) for side in (sources, targets))
-        for rows, _ in by_length(_lengths(sources, targets), num_buckets)
+        for rows, _ in length_buckets(_lengths(sources, targets), num_buckets)
     ]
 
 
@@ -230,7 +230,7 @@ def _padded(rows):
 
 
 def batches(buckets, batch_size, seed=None):
-    """Batches ((sources (b, s), targets so far (b, t)), targets (b, t)) as a `Stream`, each from one bucket.
+    """`RandomAccessDataset` of ((sources (b, s), targets so far (b, t)), targets (b, t)), each batch from one bucket.
 
     Each pair once an epoch; the last batch of a bucket is filled up with empty rows, which losses and metrics leave
     out. seed: draws an order of the pairs of a bucket, and of all batches, for each epoch; None takes them as they
@@ -241,9 +241,9 @@ def batches(buckets, batch_size, seed=None):
     counts = [len(source) for source, _ in buckets]
     constants = [tuple(tf.constant(np.pad(ids, [(0, 1), (0, 0)])) for ids in pair) for pair in buckets]
 
-    def give(i, epoch, number, step):
-        rows = rows_of_batch(i, epoch, number, counts[i], batch_size, seed)
+    def make_batch(i, epoch, number, step):
+        rows = batch_indices(i, epoch, number, counts[i], batch_size, seed)
         source, target = (tf.gather(ids, rows) for ids in constants[i])
         return (source, target[:, :-1]), target[:, 1:]
 
-    return bucketed(give, [num_batches(count, batch_size) for count in counts], seed)
+    return bucketed(make_batch, [num_batches(count, batch_size) for count in counts], seed)

@@ -5,7 +5,7 @@ import functools
 from typing import Literal
 
 from homl_models.errors import UserError
-from homl_models.recipes.images import SHOWN, Generative, Pictures
+from homl_models.recipes.images import SHOWN, Generative, ImageRecipe
 from homl_models.recipes.recipe import positive, rate
 
 
@@ -17,12 +17,12 @@ def unused(recipe, name, needed, idle):
 
 
 @dataclasses.dataclass(frozen=True)
-class Coding(Pictures):
+class Coding(ImageRecipe):
     """What all of them share: how codings and reconstructions are shown."""
 
     learning_rate: float = 2e-3
     map_size: int = 2000
-    """Validation pictures whose codings are laid out by t-SNE in codings.png. 0: none."""
+    """Validation images whose codings are laid out by t-SNE in codings.png. 0: none."""
     beta_2 = 0.99  # 0.999 remembers too long for a few thousand steps: denoising ends at 0.0168 instead of 0.0159
 
     def __post_init__(self):
@@ -30,20 +30,20 @@ class Coding(Pictures):
         if self.map_size < 0:
             raise UserError("--map-size must be 0 or more")
 
-    def objective(self):
+    def compile_kwargs(self):
         import keras
 
-        return {"loss": "mse", "metrics": [keras.metrics.MeanSquaredError("mse")]} | super().objective()
+        return {"loss": "mse", "metrics": [keras.metrics.MeanSquaredError("mse")]} | super().compile_kwargs()
 
     def show(self, model, folder):
         """reconstructions.png and codings.png, and what they show."""
         from homl_models.training import reports
 
-        images = model.checked(self.parts[1][0][:SHOWN])
-        reports.picture([images, model.reconstruct(images)], folder / "reconstructions.png")
-        lines = ["reconstructions.png  validation pictures above what their codings decode to"]
+        images = model.checked(self.splits[1][0][:SHOWN])
+        reports.image_grid([images, model.reconstruct(images)], folder / "reconstructions.png")
+        lines = ["reconstructions.png  validation images above what their codings decode to"]
         if self.map_size:
-            images, labels = model.checked(self.parts[1][0][: self.map_size]), self.parts[1][1][: self.map_size]
+            images, labels = model.checked(self.splits[1][0][: self.map_size]), self.splits[1][1][: self.map_size]
             how = reports.map_of_codings(model.codings(images), labels, images, folder / "codings.png", self.seed)
             lines.append(f"codings.png          codings of validation images in two dimensions, {how}")
         return "\n".join(lines)
@@ -51,12 +51,12 @@ class Coding(Pictures):
 
 @dataclasses.dataclass(frozen=True)
 class _Autoencoder(Coding):
-    """Those that reconstruct a picture from its coding."""
+    """Those that reconstruct a image from its coding."""
 
     coding_size: int = 30
     """Numbers in a coding."""
     noise: Literal["none", "dropout", "gaussian"] = "none"
-    """What spoils the pictures in training."""
+    """What spoils the images in training."""
     noise_amount: float = 0.5
     """Share of pixels that `dropout` blanks, or standard deviation of `gaussian` noise."""
 
@@ -84,22 +84,22 @@ class _Autoencoder(Coding):
         return {"mean_activity": float(np.mean(model.codings(images)))}
 
     def show(self, model, folder):
-        """As all do; excitement.png, and spoiled pictures if the model was trained on them."""
+        """As all do; excitement.png, and spoiled images if the model was trained on them."""
         import numpy as np
 
         from homl_models.training import reports
 
         text = super().show(model, folder)
-        images = model.checked(self.parts[1][0])
+        images = model.checked(self.splits[1][0])
         codings = model.codings(images)
         most = np.argsort(-codings[:, :SHOWN], axis=0, kind="stable")[:SHOWN].T
-        reports.picture([images[row] for row in most], folder / "excitement.png")
+        reports.image_grid([images[row] for row in most], folder / "excitement.png")
         text += "\nexcitement.png       a row for each of the first units of the coding: what excites it most"
         if model.noise is not None:
             spoiled = np.asarray(model.noise(images[:SHOWN], training=True))
-            rows = [images[:SHOWN], spoiled, model.pictures(model.run("encode", spoiled))]
-            reports.picture(rows, folder / "denoised.png")
-            text += "\ndenoised.png         pictures, the same spoiled, and what the model makes of those"
+            rows = [images[:SHOWN], spoiled, model.decode_codings(model.run("encode", spoiled))]
+            reports.image_grid(rows, folder / "denoised.png")
+            text += "\ndenoised.png         images, the same spoiled, and what the model makes of those"
         return text
 
 
@@ -119,7 +119,7 @@ class Stacked(_Autoencoder):
 
     kind = "fit"
     hidden_units: tuple[int, ...] = (100,)
-    """Units of the layers between picture and coding."""
+    """Units of the layers between image and coding."""
     activation: Literal["relu", "elu", "gelu", "silu", "tanh"] = "relu"
     """Of hidden layers."""
     coding_activation: Literal["relu", "sigmoid", "tanh", "linear"] = "relu"
@@ -210,7 +210,7 @@ class Conv(_Autoencoder):
 
     kind = "fit"
     filters: tuple[int, ...] = (16, 32, 64)
-    """Filters of the encoder's convolutions, each of which halves the picture."""
+    """Filters of the encoder's convolutions, each of which halves the image."""
     decoder_filters: tuple[int, ...] = (16, 32, 16)
     """Filters that the decoder starts with, and of its convolutions but the last."""
     convolutional = True
@@ -245,12 +245,12 @@ class VAE(Generative, Coding):
     """The book's variational autoencoder (dense 150, 100, coding 10) on Fashion MNIST.
 
     Measured: `python -m homl_models.train RECIPE`, 2 cores of an Intel Xeon, 25 epochs; validation loss (the book's
-    0.0311), ELBO of test pictures in nats (of a density with variance 1/2), and 10,000 drawn pictures against
+    0.0311), ELBO of test images in nats (of a density with variance 1/2), and 10,000 drawn images against
     10,000 of the test part, by the preset fashion_features.
                                                  Fréchet   kernel  precision  recall  density  coverage  score
         vae       0.9 minutes  0.0306   -472.6   212.3     15.72   0.177      0.006   0.062    0.036     5.74
         vae_conv  9.6 minutes  0.0293   -471.6   193.6     14.12   0.222      0.011   0.092    0.077     6.11
-        training pictures                          0.7      0.00   0.923      0.923   1.007    0.966     9.04
+        training images                          0.7      0.00   0.923      0.923   1.007    0.966     9.04
         noise                                    656.3    140.61   0.000      0.000   0.000    0.000     1.36
     (vae_conv beside other work.)
     """
@@ -263,7 +263,7 @@ class VAE(Generative, Coding):
     hidden_units: tuple[int, ...] = (150, 100)
     """Units of the encoder's dense layers; the decoder has them in reverse."""
     filters: tuple[int, ...] = ()
-    """Filters of convolutions before them, each of which halves the picture. Empty: none."""
+    """Filters of convolutions before them, each of which halves the image. Empty: none."""
     activation: Literal["relu", "elu", "gelu", "silu", "tanh"] = "relu"
     """Of hidden layers."""
     likelihood: Literal["gaussian", "bernoulli"] = "gaussian"
@@ -285,8 +285,8 @@ class VAE(Generative, Coding):
     def convolutional(self):
         return bool(self.filters)
 
-    def objective(self):
-        return Pictures.objective(self)  # the loss is the model's own
+    def compile_kwargs(self):
+        return ImageRecipe.objective(self)  # the loss is the model's own
 
     def model(self):
         from homl_models.models.vae import VAE
@@ -318,13 +318,13 @@ class VAE(Generative, Coding):
 
         text = super().show(model, folder)
         samples = model.sample(64, self.seed)
-        reports.picture(samples.reshape(8, 8, *samples.shape[1:]), folder / "samples.png")
-        first = [images[: 2 * 6] for images, _ in self.parts[1:]]  # of 10 images validation has one
+        reports.image_grid(samples.reshape(8, 8, *samples.shape[1:]), folder / "samples.png")
+        first = [images[: 2 * 6] for images, _ in self.splits[1:]]  # of 10 images validation has one
         images = model.checked(np.concatenate(first)[: 2 * 6])
         rows = [model.interpolate(images[i : i + 2], SHOWN) for i in range(0, len(images) - 1, 2)]
-        reports.picture(rows, folder / "interpolation.png")
-        text += "\nsamples.png          new pictures, from codings drawn at random"
-        return text + "\ninterpolation.png    from a validation picture to another, in equal steps between codings"
+        reports.image_grid(rows, folder / "interpolation.png")
+        text += "\nsamples.png          new images, from codings drawn at random"
+        return text + "\ninterpolation.png    from a validation image to another, in equal steps between codings"
 
 
 SPARSE = {"coding_size": 300, "coding_activation": "sigmoid"}

@@ -161,7 +161,7 @@ class _Pretrain(Encoder):
             raise UserError(f"--mask-share must be 1 at most, not {self.mask_share}")
 
     @functools.cached_property
-    def parts(self):
+    def splits(self):
         """Documents for training and, a twentieth of them, for validation."""
         import random
 
@@ -182,7 +182,7 @@ class _Pretrain(Encoder):
         return events.documents(self.num_documents or 2000, self.seed)
 
     def training_texts(self):
-        return (sentence for document in self.parts[0] for sentence in document)
+        return (sentence for document in self.splits[0] for sentence in document)
 
     def rows(self, documents, wordpiece):
         from homl_models.pipelines import masked_text
@@ -196,7 +196,7 @@ class _Pretrain(Encoder):
         return {name: getattr(self, name) for name in names} | {"buckets": self.num_buckets}
 
     def validation(self, documents, wordpiece):
-        """Documents as a `Stream` that is the same each time."""
+        """Documents as a `RandomAccessDataset` that is the same each time."""
         from homl_models.pipelines import masked_text
 
         return self.given(
@@ -211,9 +211,9 @@ class _Pretrain(Encoder):
     def _datasets(self):
         from homl_models.pipelines import masked_text
 
-        rows = self.rows(self.parts[0], self.wordpiece)
+        rows = self.rows(self.splits[0], self.wordpiece)
         train = masked_text.batches(rows, self.batch_size, self.seed, **self.masks())
-        return self.given(train), self.validation(self.parts[1], self.wordpiece)
+        return self.given(train), self.validation(self.splits[1], self.wordpiece)
 
     def datasets(self):
         return self._datasets
@@ -225,7 +225,7 @@ class _Pretrain(Encoder):
         if not model.compiled:
             model.compile()
         wordpiece = WordPiece(model.vocabulary, **{name: getattr(model, name) for name in SETTINGS})
-        stream = self.validation(self.documents(text_files) if text_files else self.parts[1], wordpiece)
+        stream = self.validation(self.documents(text_files) if text_files else self.splits[1], wordpiece)
         found = model.evaluate(stream.dataset(), return_dict=True, verbose=0)
         return {f"{'' if text_files else 'val_'}{name}": float(value) for name, value in found.items()}
 
@@ -234,7 +234,7 @@ class _Pretrain(Encoder):
         import random
 
         draw, found = random.Random(self.seed), []
-        for document in self.parts[1]:
+        for document in self.splits[1]:
             words = draw.choice(document).split(" ")
             whole = [i for i, word in enumerate(words) if word.isalpha() and len(word) > 3]
             if not whole or len(found) == SHOWN:
@@ -277,7 +277,7 @@ class BertPretrain(_Pretrain):
         return self.compiled(kind(bert.Bert(**self.settings(), add_pooling_layer=self.pairs), **self.reading()))
 
     def given(self, stream):
-        from homl_models.pipelines.stream import Stream
+        from homl_models.pipelines.random_access import RandomAccessDataset
 
         if self.pairs:
             return stream
@@ -286,7 +286,7 @@ class BertPretrain(_Pretrain):
             x, y = stream.batch(step)
             return x, y["labels"]
 
-        return Stream(batch, stream.steps)
+        return RandomAccessDataset(batch, stream.steps)
 
     def show(self, model, folder):
         """Held-out sentences with a word masked, and what it may have been."""

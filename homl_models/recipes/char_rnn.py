@@ -46,7 +46,7 @@ class _Characters(Recipe):
         return "".join(sorted(set(self.text)))
 
     @functools.cached_property
-    def parts(self):
+    def splits(self):
         """Ids of the training, validation and test part."""
         from homl_models.pipelines import text_windows
         from homl_models.tokenizers import characters
@@ -59,7 +59,7 @@ class _Characters(Recipe):
     def datasets(self):
         from homl_models.pipelines import text_windows
 
-        train, valid, _ = self.parts
+        train, valid, _ = self.splits
         if self.stateful:
             streams = text_windows.streams(train, self.length, self.batch_size)
             return dataclasses.replace(streams, steps=self.steps_per_epoch or streams.steps), self.judged(valid)
@@ -68,7 +68,7 @@ class _Characters(Recipe):
         return windows, self.judged(valid, stride=self.length)
 
     def judged(self, ids, stride=None):
-        """Ids as an evaluation `Stream`: windows, or for a stateful model the whole part as one row."""
+        """Ids as an evaluation `RandomAccessDataset`: windows, or for a stateful model the whole part as one row."""
         from homl_models.pipelines import text_windows
 
         if self.stateful:
@@ -95,10 +95,10 @@ class _Characters(Recipe):
             dtype=self.precision,
         )
         model.build()
-        model.compile(self.optimizer(self.epochs * self.datasets()[0].steps), **self.objective())
+        model.compile(self.optimizer(self.epochs * self.datasets()[0].steps), **self.compile_kwargs())
         return model
 
-    def objective(self):
+    def compile_kwargs(self):
         """What the model is compiled with beside an optimizer."""
         import keras
 
@@ -156,9 +156,9 @@ class CharRNN(_Characters):
             named = text_windows.read_text(text_file)
             parts = {"": characters.encode(named.lower() if self.lowercase else named, model.vocabulary)}
         else:
-            parts = {"val_": self.parts[1], "test_": self.parts[2]}
+            parts = {"val_": self.splits[1], "test_": self.splits[2]}
         if not model.compiled:
-            model.compile(**self.objective())
+            model.compile(**self.compile_kwargs())
         metrics = {}
         for prefix, ids in parts.items():
             for name, value in model.evaluate(self.judged(ids).dataset(), return_dict=True, verbose=0).items():

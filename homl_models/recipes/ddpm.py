@@ -4,30 +4,30 @@ import dataclasses
 from typing import Literal
 
 from homl_models.errors import UserError
-from homl_models.recipes.images import SHOWN, Generative, Pictures
+from homl_models.recipes.images import SHOWN, Generative, ImageRecipe
 from homl_models.recipes.recipe import positive, rate
 
 HOLE = 0.5  # share of the height that is painted anew in inpainting.png
 
 
 @dataclasses.dataclass(frozen=True)
-class DDPM(Generative, Pictures):
+class DDPM(Generative, ImageRecipe):
     """A diffusion model of Fashion MNIST: a U-Net with attention that predicts velocities.
 
     Measured: `python -m homl_models.train ddpm_conditional --precision mixed_bfloat16`, 2 cores of an Intel Xeon (with
-    AMX), 20 epochs, 94 minutes beside other work; validation loss 0.1319. 10,000 pictures, a class each in turn,
+    AMX), 20 epochs, 94 minutes beside other work; validation loss 0.1319. 10,000 images, a class each in turn,
     drawn in 25 steps with guidance 1.5, against 10,000 of the test part, by the preset fashion_features: Fréchet
     distance 9.0, kernel distance 0.69, precision 0.894, recall 0.643, density 0.862, coverage 0.799, classifier score
     9.03; 95.5 % of them are taken for the class that they were drawn for. It is the preset of that name.
-    Without guidance: Fréchet distance 13.0, recall 0.680, 87.8 % of the class. Of 1,000 pictures (whose distances are
+    Without guidance: Fréchet distance 13.0, recall 0.680, 87.8 % of the class. Of 1,000 images (whose distances are
     larger), by guidance: 1: 89.2 %, Fréchet distance 19.1; 1.5: 95.6 %, 13.9; 2: 98.2 %, 14.8; 3: 99.0 %, 21.6.
     `python -m homl_models.train ddpm --precision mixed_bfloat16`, the same machine, 20 epochs, 137 minutes beside other
-    work; validation loss 0.1467. 10,000 pictures in 25 steps: Fréchet distance 19.5, kernel distance 1.40, precision
+    work; validation loss 0.1467. 10,000 images in 25 steps: Fréchet distance 19.5, kernel distance 1.40, precision
     0.864, recall 0.696, density 0.743, coverage 0.684, classifier score 7.59, every class between 8.6 and 11.4 %.
     `python -m homl_models.train ddpm_book`, one core of an AMD EPYC (AVX2), 20 epochs, 92 minutes beside other work (12
     epochs on both cores took 36): validation loss 0.0390, the book 0.0375 after 100 epochs of 347 to 418 s. 10,000
-    pictures in 25 steps: Fréchet distance 50.0, kernel distance 2.15, precision 0.831, recall 0.442, density 0.664,
-    coverage 0.366, classifier score 6.15. The pictures show clothes and shoes, many with holes or frayed.
+    images in 25 steps: Fréchet distance 50.0, kernel distance 2.15, precision 0.831, recall 0.442, density 0.664,
+    coverage 0.366, classifier score 6.15. The images show clothes and shoes, many with holes or frayed.
     After 12 epochs of 12: 0.0403 and Fréchet distance 64.2. A learning rate that stays leads to the same: epoch 9 of 20
     has 0.0409 by it, 0.0408 by the cosine.
     """
@@ -38,7 +38,7 @@ class DDPM(Generative, Pictures):
     monitor: str = ""
     steps_per_execution: int = 10
     num_steps: int = 1000
-    """T, the steps from a picture to noise."""
+    """T, the steps from a image to noise."""
     schedule: Literal["cosine", "linear"] = "cosine"
     """How much noise each step adds."""
     prediction: Literal["noise", "x0", "velocity"] = "velocity"
@@ -46,7 +46,7 @@ class DDPM(Generative, Pictures):
     loss: Literal["mse", "mae", "huber"] = "mse"
     """Of each pixel, in [-1, 1]."""
     ema: float = 0.999
-    """Decay of the average of the weights that draws pictures."""
+    """Decay of the average of the weights that draws images."""
     network: Literal["unet", "separable"] = "unet"
     """`unet`: residual blocks and attention; `separable`: the book's, of separable convolutions."""
     filters: tuple[int, ...] = (64, 128)
@@ -58,11 +58,11 @@ class DDPM(Generative, Pictures):
     dropout: float = 0.0
     """Dropout rate in `unet`."""
     conditional: bool = False
-    """Learn the classes of the pictures, to draw those of a class."""
+    """Learn the classes of the images, to draw those of a class."""
     label_dropout: float = 0.1
-    """With --conditional: share of labels left out in training, for pictures without a class and for guidance."""
+    """With --conditional: share of labels left out in training, for images without a class and for guidance."""
     sampling_steps: int = 25
-    """Steps in which pictures are drawn for samples and measures."""
+    """Steps in which images are drawn for samples and measures."""
     guidance: float = 1.0
     """How strongly the class counts in those; 1 as learned."""
     convolutional = True
@@ -129,7 +129,7 @@ class DDPM(Generative, Pictures):
 
         from homl_models.training import reports
 
-        reports.picture(self.columns(model), folder / "samples.png")
+        reports.image_grid(self.columns(model), folder / "samples.png")
 
         seen, labels = [], np.arange(SHOWN) % model.num_classes if self.conditional else None
         last = model.sample(
@@ -141,19 +141,19 @@ class DDPM(Generative, Pictures):
             callback=lambda step, images: seen.append(images),
         )
         shown = np.unique(np.linspace(0, len(seen) - 1, 8).round().astype(int))
-        reports.picture([*(seen[i] for i in shown), last], folder / "process.png")
+        reports.image_grid([*(seen[i] for i in shown), last], folder / "process.png")
 
-        images = model.checked(self.parts[1][0][:SHOWN])
+        images = model.checked(self.splits[1][0][:SHOWN])
         mask = np.ones(model.image_shape[:2])
         height, width = mask.shape
         mask[round(height * (1 - HOLE)) :] = 0
         cut = np.where(mask.reshape(*mask.shape, *[1] * (images.ndim - 3)) > 0, images, 0.5)
         painted = [model.inpaint(images, mask, seed) for seed in range(3)]
-        reports.picture([images, cut, *painted], folder / "inpainting.png")
+        reports.image_grid([images, cut, *painted], folder / "inpainting.png")
         lines = [
             "samples.png     new images" + (", " + self.columns_are(model) if self.conditional else ""),
             "process.png     from top to bottom: what the network sees in the noise, step by step",
-            "inpainting.png  validation pictures, the same without their lower half, and three ways to complete them",
+            "inpainting.png  validation images, the same without their lower half, and three ways to complete them",
         ]
         return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""Recipes of classifiers with features (`models/feature_net.py`): to judge generated pictures, to need few labels."""
+"""Recipes of classifiers with features (`models/feature_net.py`): to judge generated images, to need few labels."""
 
 import dataclasses
 import functools
@@ -6,22 +6,22 @@ from typing import Literal
 
 from homl_models.errors import UserError
 from homl_models.recipes import autoencoders
-from homl_models.recipes.images import SHOWN, Pictures
+from homl_models.recipes.images import SHOWN, ImageRecipe
 from homl_models.recipes.recipe import positive, rate
 
 
 @dataclasses.dataclass(frozen=True)
-class _Classifier(Pictures):
+class _Classifier(ImageRecipe):
     """What both share: labels as targets, and how mistakes are shown."""
 
     def targets(self, part):
         return part[1]
 
-    def objective(self):
+    def compile_kwargs(self):
         import keras
 
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        return {"loss": loss, "metrics": ["accuracy"]} | super().objective()
+        return {"loss": loss, "metrics": ["accuracy"]} | super().compile_kwargs()
 
     def show(self, model, folder):
         """mistakes.png, and how much of each class of the test part is recognized."""
@@ -29,7 +29,7 @@ class _Classifier(Pictures):
 
         from homl_models.training import reports
 
-        images, labels = self.parts[2]
+        images, labels = self.splits[2]
         found = model.judged(images)[1].argmax(1)
         rows = []
         for label in np.unique(labels):
@@ -38,14 +38,14 @@ class _Classifier(Pictures):
             rows.append(f"{name:12} {100 * share:5.1f} %")
         wrong = model.checked(images[found != labels][: SHOWN * SHOWN])
         if len(wrong):
-            reports.picture([wrong[i : i + SHOWN] for i in range(0, len(wrong), SHOWN)], folder / "mistakes.png")
-            rows.append("mistakes.png  test pictures that are taken for something else")
+            reports.image_grid([wrong[i : i + SHOWN] for i in range(0, len(wrong), SHOWN)], folder / "mistakes.png")
+            rows.append("mistakes.png  test images that are taken for something else")
         return "\n".join(rows)
 
 
 @dataclasses.dataclass(frozen=True)
 class Features(_Classifier):
-    """A convolutional classifier of Fashion MNIST, whose features measure how good generated pictures are.
+    """A convolutional classifier of Fashion MNIST, whose features measure how good generated images are.
 
     Measured: `python -m homl_models.train fashion_features`, 2 cores of an Intel Xeon, 12 epochs, 16.5 minutes beside
     other work; test accuracy 93.38 %, validation accuracy 94.00 %. By `python -m homl_models.pack runs/fashion_features
@@ -60,7 +60,7 @@ class Features(_Classifier):
     monitor: str = "val_accuracy"
     monitor_mode: Literal["min", "max"] = "max"
     filters: tuple[int, ...] = (32, 64)
-    """Filters of the pairs of convolutions, each of which halves the picture."""
+    """Filters of the pairs of convolutions, each of which halves the image."""
     dim: int = 128
     """Number of features."""
     dropout: float = 0.3
@@ -91,10 +91,10 @@ class Features(_Classifier):
 
 @dataclasses.dataclass(frozen=True)
 class FewLabels(_Classifier):
-    """A classifier of few labelled pictures, on the encoder of an autoencoder (exercise 10 of chapter 17).
+    """A classifier of few labelled images, on the encoder of an autoencoder (exercise 10 of chapter 17).
 
     Measured: 500 labels, 2 cores of an Intel Xeon, about a minute each; mean and spread of the test accuracy
-    over `--seed` 0 to 4, which also draw the labelled pictures.
+    over `--seed` 0 to 4, which also draw the labelled images.
         `train fashion_few_labels`                                                   77.3 % +- 0.7
         `--encoder runs/autoencoder_conv`                                            80.8 % +- 0.7
         `--encoder runs/autoencoder_conv --frozen --learning-rate 0.01 --dropout 0`  78.8 % +- 0.3
@@ -119,11 +119,11 @@ class FewLabels(_Classifier):
         rate(dropout=self.dropout)
 
     @functools.cached_property
-    def parts(self):
+    def splits(self):
         """As of all, the training part with as many labels as wanted."""
         import numpy as np
 
-        train, valid, test = super().parts
+        train, valid, test = super().splits
         chosen = np.random.default_rng(self.seed).permutation(len(train[0]))[: self.num_labels]
         return tuple(x[chosen] for x in train), valid, test
 

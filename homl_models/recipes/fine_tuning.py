@@ -8,14 +8,14 @@ from typing import Literal
 from homl_models.errors import UserError
 from homl_models.recipes.bert import SHOWN, SIZES, TINY, BertPretrain, Encoder
 
-MADE_UP = 5000  # examples
+SYNTHETIC = 5000  # examples
 
 
 @dataclasses.dataclass(frozen=True)
 class _FineTune(Encoder):
     """What these share: examples, their split, and a model to start from.
 
-    A subclass has `read(path)` and `made_up()`, which give lists of examples; `text(example)`, what is read of one;
+    A subclass has `read(path)` and `synthetic()`, which give lists of examples; `text(example)`, what is read of one;
     `labels_of(example)`, its labels; `examples(rows, wordpiece, labels)`, them as tokens and labels; and
     `judge(model, examples)`, metrics, for which it asks the model alone.
     """
@@ -78,11 +78,11 @@ class _FineTune(Encoder):
     # The data.
 
     @functools.cached_property
-    def parts(self):
+    def splits(self):
         """Lists of examples for training, validation and test; those with the same text are in one of them."""
         import random
 
-        given = self.read(self.data_file) if self.data_file else self.made_up()
+        given = self.read(self.data_file) if self.data_file else self.synthetic()
         groups = {}
         for example in given:
             groups.setdefault(self.text(example), []).append(example)
@@ -96,7 +96,7 @@ class _FineTune(Encoder):
             raise UserError(f"--num-examples must be at most {len(train)}, what there is to train on")
         return train[: self.num_examples or None], valid, test or own_test
 
-    def number(self, most=MADE_UP):
+    def number(self, most=SYNTHETIC):
         """Examples to make up: ten times --num-examples, if that is less."""
         return min(10 * self.num_examples, most) or most
 
@@ -105,7 +105,7 @@ class _FineTune(Encoder):
         return self.read(self.test_file) if self.test_file else []
 
     def training_texts(self):
-        return map(self.text, self.parts[0])
+        return map(self.text, self.splits[0])
 
     def labels_of(self, example):
         return ()
@@ -115,7 +115,7 @@ class _FineTune(Encoder):
         """Names of the labels, in order: O first, numbers as numbers. `UserError` where --test-file has others."""
         own, other = [
             {label for part in some for example in part for label in self.labels_of(example)}
-            for some in ((self.parts[:2], self.parts[2:]) if self.test_file else (self.parts, ()))
+            for some in ((self.splits[:2], self.splits[2:]) if self.test_file else (self.splits, ()))
         ]
         if other - own:
             raise UserError(f"--test-file has the label {min(other - own)!r}, which --data-file does not have")
@@ -125,7 +125,7 @@ class _FineTune(Encoder):
     def _datasets(self):
         from homl_models.pipelines import labelled_text
 
-        train, valid = (self.examples(part, self.wordpiece, self.labels) for part in self.parts[:2])
+        train, valid = (self.examples(part, self.wordpiece, self.labels) for part in self.splits[:2])
         return (
             labelled_text.batches(train, self.batch_size, self.seed, self.num_buckets),
             labelled_text.batches(valid, self.batch_size, buckets=self.num_buckets),
@@ -138,7 +138,7 @@ class _FineTune(Encoder):
         """Metrics of the validation and the test part, or of the examples in `data_file`."""
         if data_file:
             return self.judge(model, self.read(data_file))
-        parts = {"val_": self.parts[1], "test_": self.parts[2]}
+        parts = {"val_": self.splits[1], "test_": self.splits[2]}
         return {f"{at}{name}": value for at, part in parts.items() for name, value in self.judge(model, part).items()}
 
     # The model.
@@ -258,7 +258,7 @@ class Classify(_FineTune):
 
         return list(zip(*text_files.read_labelled(path)))
 
-    def made_up(self):
+    def synthetic(self):
         from homl_models.pipelines import events, text_files
 
         return list(
@@ -315,7 +315,7 @@ class Classify(_FineTune):
         """Texts of the test part, their labels, and what is found."""
         from homl_models.training import reports
 
-        texts, labels = zip(*self.parts[2][:SHOWN])
+        texts, labels = zip(*self.splits[2][:SHOWN])
         found, p = model.classify(list(texts))
         short = [text if len(text) < 300 else f"{text[:300]}..." for text in texts]
         found = [f"{label} {row.max():.3f}" for label, row in zip(found, p)]
@@ -342,7 +342,7 @@ class Tag(_FineTune):
 
         return text_files.read_tagged(path, self.token_column, self.label_column)
 
-    def made_up(self):
+    def synthetic(self):
         from homl_models.pipelines import events
 
         return events.tagged(self.number(), self.seed)
@@ -389,7 +389,7 @@ class Tag(_FineTune):
     def show(self, model, folder):
         """Sentences of the test part, with the labels that are found, and those that are wrong."""
         lines = []
-        for (words, labels), found in zip(self.parts[2][:SHOWN], self.tags(model, self.parts[2][:SHOWN])):
+        for (words, labels), found in zip(self.splits[2][:SHOWN], self.tags(model, self.splits[2][:SHOWN])):
             marks = [
                 word + (f"/{tag}" if tag != "O" else "") + (f" (wrong: {label})" if tag != label else "")
                 for word, label, tag in zip(words, labels, found)
@@ -442,7 +442,7 @@ class Answer(_FineTune):
 
         return text_files.read_questions(path)
 
-    def made_up(self):
+    def synthetic(self):
         from homl_models.pipelines import events
 
         return events.questions(self.number(20_000), self.seed)
@@ -451,7 +451,7 @@ class Answer(_FineTune):
         return example[1]
 
     def training_texts(self):
-        return (text for question, context, _ in self.parts[0] for text in (question, context))
+        return (text for question, context, _ in self.splits[0] for text in (question, context))
 
     def examples(self, rows, wordpiece, names):
         from homl_models.pipelines import labelled_text
@@ -462,7 +462,7 @@ class Answer(_FineTune):
         from homl_models.models.bert_heads import BertForQuestionAnswering
         from homl_models.models.electra import ElectraForQuestionAnswering
 
-        answered = [bool(answers) for _, _, answers in self.parts[0]]
+        answered = [bool(answers) for _, _, answers in self.splits[0]]
         if not any(answered):
             raise UserError("none of the questions to learn has an answer in its context; give some that have")
         return self.head(BertForQuestionAnswering, ElectraForQuestionAnswering, unanswerable=not all(answered))
@@ -482,7 +482,7 @@ class Answer(_FineTune):
         """Questions of the test part, and answers."""
         from homl_models.training import reports
 
-        questions, contexts, right = zip(*self.parts[2][:SHOWN])
+        questions, contexts, right = zip(*self.splits[2][:SHOWN])
         found = [f"{text or '(none)'} ({p:.2f})" for text, p in model.answer(list(questions), list(contexts))]
         right = [" | ".join(text for _, text in some) or "(none)" for some in right]
         return reports.blocks({"context": contexts, "question": questions, "answer": right, "found": found})

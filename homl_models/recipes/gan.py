@@ -6,38 +6,38 @@ import sys
 from typing import Literal
 
 from homl_models.errors import UserError
-from homl_models.recipes.images import FEWEST, SHOWN, Generative, Pictures, by_pixels, in_units_of
+from homl_models.recipes.images import FEWEST, SHOWN, Generative, ImageRecipe, by_pixels, in_units_of
 from homl_models.recipes.recipe import positive, rate
 
-NEIGHBOURS = 500  # pictures whose coverage is measured after each epoch
+NEIGHBOURS = 500  # images whose coverage is measured after each epoch
 
 
 @dataclasses.dataclass(frozen=True)
-class GAN(Generative, Pictures):
+class GAN(Generative, ImageRecipe):
     """A generative adversarial network on Fashion MNIST.
 
-    Measured on 2 cores of an Intel Xeon beside other work, by the preset fashion_features, 10,000 drawn pictures
+    Measured on 2 cores of an Intel Xeon beside other work, by the preset fashion_features, 10,000 drawn images
     against 10,000 of the test part:
     `python -m homl_models.train gan` (dense), 50 epochs, 5.9 minutes: Fréchet distance 94.7, kernel distance 4.19,
     precision 0.889, recall 0.022, density 0.931, coverage 0.243, classifier score 5.31; the generator of epoch 40 was
-    the best. Trousers are almost never drawn (0.5 %), shirts in a quarter of pictures.
+    the best. Trousers are almost never drawn (0.5 %), shirts in a quarter of images.
     `python -m homl_models.train dcgan --precision mixed_bfloat16`, 50 epochs, 76 minutes (an epoch alone takes 60 s):
     Fréchet distance 27.8, kernel distance 1.08, precision 0.730, recall 0.676, density 0.491, coverage 0.490,
     classifier score 6.67, every class between 7.0 and 13.7 %; the generator of epoch 45 was the best.
     `python -m homl_models.train dcgan_conditional --epochs 20` on 2 cores of an AMD EPYC, 145 minutes beside other work
     (an epoch alone takes 156 s): Fréchet distance 13.0, kernel distance 0.72, precision 0.848, recall 0.598, density
-    0.788, coverage 0.713, classifier score 8.50; 92.4 % of the pictures are of the class asked for (the features tell
-    93.4 % of the real test pictures right), every class has between 9.3 and 10.9 %; the generator of epoch 19 was the
-    best. The pictures show clothes of the class, a few with holes, bags and sandals most often. It comes with the
-    package, as the preset dcgan_conditional. Shorter codings give purer pictures that are more alike:
-    `model.pictures(0.8 * model.codings(n), labels)` 94.5 % and Fréchet distance 26.9, recall 0.407; with 0.9 93.8 %
-    and 18.3, 0.517.
+    0.788, coverage 0.713, classifier score 8.50; 92.4 % of the images are of the class asked for (the features tell
+    93.4 % of the real test images right), every class has between 9.3 and 10.9 %; the generator of epoch 19 was the
+    best. The images show clothes of the class, a few with holes, bags and sandals most often. It comes with the
+    package, as the preset dcgan_conditional. Shorter codings give purer images that are more alike:
+    `model.decode_codings(0.8 * model.codings(n), labels)` 94.5 % and Fréchet distance 26.9, recall 0.407; with 0.9
+    93.8 % and 18.3, 0.517.
     `python -m homl_models.train dcgan_replay --epochs 10` on one core of that EPYC (an epoch takes 265 s there),
     61 minutes: Fréchet distance 47.9, kernel distance 2.09, precision 0.748, recall 0.346, density 0.498, coverage
-    0.315, classifier score 6.13, every class between 7.0 and 16.2 %. The pictures show clothes, many with holes.
+    0.315, classifier score 6.13, every class between 7.0 and 16.2 %. The images show clothes, many with holes.
     `python -m homl_models.train wgan_gp --epochs 10`, the same core, 48 minutes: Fréchet distance 80.3, kernel distance
     3.75, precision 0.645, recall 0.143, density 0.324, coverage 0.137, classifier score 5.28, every class between 7.0
-    and 16.2 %. The pictures show the kind of clothes, blotted: 3,430 steps of the generator are few, and it was
+    and 16.2 %. The images show the kind of clothes, blotted: 3,430 steps of the generator are few, and it was
     still getting better, by 5 % from epoch to epoch.
     """
 
@@ -52,7 +52,7 @@ class GAN(Generative, Pictures):
     """Decay of Adam's mean of the gradients, of both."""
     monitor: str = "frechet"
     judged: int = 2000
-    """Pictures drawn after each epoch to be judged. 0: none."""
+    """ImageRecipe drawn after each epoch to be judged. 0: none."""
     coding_size: int = 100
     """Numbers in a coding."""
     generator_units: tuple[int, ...] = (100, 150)
@@ -62,25 +62,25 @@ class GAN(Generative, Pictures):
     generator_filters: tuple[int, ...] = ()
     """Filters that the generator starts with, and of its transposed convolutions but the last."""
     discriminator_filters: tuple[int, ...] = ()
-    """Filters of the discriminator's convolutions, each of which halves the picture."""
+    """Filters of the discriminator's convolutions, each of which halves the image."""
     dropout: float = 0.4
     """Dropout rate after each hidden layer of the discriminator."""
     minibatch_stddev: bool = False
-    """Show the discriminator how much the pictures of a batch differ."""
+    """Show the discriminator how much the images of a batch differ."""
     loss: Literal["non_saturating", "hinge", "wasserstein"] = "non_saturating"
     """What the two compete for."""
     label_smoothing: float = 0.0
-    """Real pictures count as real to 1 minus that."""
+    """Real images count as real to 1 minus that."""
     gradient_penalty: float = 0.0
     """Weight of the penalty on gradients of the discriminator that are not of length 1."""
     critic_steps: int = 1
     """Steps of the discriminator before each of the generator, which share the batch."""
     replay: int = 0
-    """Generated pictures that are remembered, to be shown to the discriminator again."""
+    """Generated images that are remembered, to be shown to the discriminator again."""
     ema: float = 0.999
-    """Decay of the average of the generator's weights that draws pictures."""
+    """Decay of the average of the generator's weights that draws images."""
     conditional: bool = False
-    """Learn the classes of the pictures, to draw those of a class."""
+    """Learn the classes of the images, to draw those of a class."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -113,25 +113,25 @@ class GAN(Generative, Pictures):
         return bool(self.generator_filters or self.discriminator_filters)
 
     def datasets(self):
-        train = self.parts[0]
+        train = self.splits[0]
         if self.batch_size > len(train[0]):
-            raise UserError(f"--batch-size must be at most {len(train[0])}, the training pictures")
+            raise UserError(f"--batch-size must be at most {len(train[0])}, the training images")
         return self.stream(train, self.batch_size, self.seed), None
 
     def optimizer(self, steps):
         """Adam for each of the two."""
         import keras
 
-        from homl_models.optimizers import Alternating
+        from homl_models.optimizers import GANOptimizer
 
         def adam(learning_rate):
             adam = keras.optimizers.Adam(learning_rate, self.beta_1, self.beta_2)
             return keras.optimizers.LossScaleOptimizer(adam) if self.precision == "mixed_float16" else adam
 
-        return Alternating(adam(self.learning_rate), adam(self.discriminator_learning_rate))
+        return GANOptimizer(adam(self.learning_rate), adam(self.discriminator_learning_rate))
 
-    def objective(self):
-        return super().objective() | {"auto_scale_loss": False}
+    def compile_kwargs(self):
+        return super().compile_kwargs() | {"auto_scale_loss": False}
 
     def model(self):
         from homl_models.models import gan
@@ -153,10 +153,10 @@ class GAN(Generative, Pictures):
 
     @functools.cached_property
     def judge_of_epochs(self):
-        """Images (n, ...) -> metrics of them against validation pictures."""
+        """Images (n, ...) -> metrics of them against validation images."""
         from homl_models import loading, metrics
 
-        images = self.parts[1][0][: self.judged]
+        images = self.splits[1][0][: self.judged]
         if len(images) < FEWEST:
             return lambda fake: {}  # too few to say anything
         if not self.features:
@@ -180,19 +180,19 @@ class GAN(Generative, Pictures):
         return judge
 
     def end_epoch(self, model, epoch, folder):
-        """progress/epoch_NNNN.png, always of the same codings; how good pictures are, and a word if all are alike."""
+        """progress/epoch_NNNN.png, always of the same codings; how good images are, and a word if all are alike."""
         from homl_models.training import reports
 
         (folder / "progress").mkdir(exist_ok=True)
         samples = self.drawn(model, 64)[0]
         rows = samples.reshape(8, 8, *samples.shape[1:])
-        reports.picture(rows, folder / "progress" / f"epoch_{epoch:04d}.png", scale=1, gap=2)
+        reports.image_grid(rows, folder / "progress" / f"epoch_{epoch:04d}.png", scale=1, gap=2)
         if not self.judged:
             return {}
         found = self.judge_of_epochs(self.drawn(model, self.judged)[0])
         if found.get("largest_class", 0) > 0.5:
             share = 100 * found["largest_class"]
-            print(f"\nepoch {epoch}: mode collapse: {share:.0f} % of the pictures are of one class", file=sys.stderr)
+            print(f"\nepoch {epoch}: mode collapse: {share:.0f} % of the images are of one class", file=sys.stderr)
         return found
 
     def drawn(self, model, count, labels=None):
@@ -206,15 +206,15 @@ class GAN(Generative, Pictures):
         """samples.png, interpolation.png, training.gif, and what they show."""
         from homl_models.training import reports
 
-        reports.picture(self.columns(model), folder / "samples.png")
+        reports.image_grid(self.columns(model), folder / "samples.png")
         codings = model.codings(12, self.seed + 1)
         rows = [model.interpolate(codings[i : i + 2], SHOWN, 0 if self.conditional else None) for i in range(0, 12, 2)]
-        reports.picture(rows, folder / "interpolation.png")
+        reports.image_grid(rows, folder / "interpolation.png")
         animate(sorted(folder.glob("progress/*.png")), folder / "training.gif")
         lines = [
             "samples.png        new images" + (", " + self.columns_are(model) if self.conditional else ""),
             "interpolation.png  from a coding to another, in each row",
-            "training.gif       pictures of the same codings, epoch by epoch",
+            "training.gif       images of the same codings, epoch by epoch",
         ]
         return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""What recipes of pictures share: where the pictures come from, batches of them, and how models are judged on them."""
+"""What recipes of images share: where the images come from, batches of them, and how models are judged on them."""
 
 import dataclasses
 import functools
@@ -9,7 +9,7 @@ from typing import Literal
 from homl_models.errors import UserError
 from homl_models.recipes.recipe import Recipe, positive
 
-SHOWN = 10  # pictures in a row
+SHOWN = 10  # images in a row
 JUDGED, SMALL = 500, 32  # images in a batch of evaluation, at most, and of parts that are evaluated at once
 FEWEST = 100  # images to measure generation by
 MOST_COLUMNS = 20  # classes that are shown side by side
@@ -17,8 +17,8 @@ FASHION = "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", 
 
 
 @dataclasses.dataclass(frozen=True)
-class Pictures(Recipe):
-    """A recipe whose data are pictures, in three parts."""
+class ImageRecipe(Recipe):
+    """A recipe whose data are images, in three parts."""
 
     monitor: str = "val_loss"
     data: Literal["fashion_mnist", "mnist", "digits"] = "fashion_mnist"
@@ -59,7 +59,7 @@ class Pictures(Recipe):
         return data
 
     @functools.cached_property
-    def parts(self):
+    def splits(self):
         """Training, validation and test part: (images, labels) each."""
         from homl_models.pipelines import images
 
@@ -73,7 +73,7 @@ class Pictures(Recipe):
 
     @property
     def image_shape(self):
-        return self.parts[0][0].shape[1:]
+        return self.splits[0][0].shape[1:]
 
     def learnt_from(self):
         return super().learnt_from() | ({"classes": self.own.classes} if self.own else {})
@@ -87,7 +87,7 @@ class Pictures(Recipe):
 
     @property
     def num_classes(self):
-        labels = [labels for _, labels in self.parts]
+        labels = [labels for _, labels in self.splits]
         if missing := sum(int((part < 0).sum()) for part in labels):
             wanted = "give each class a folder of its own, or an .npz with `labels`"
             raise UserError(f"{missing} of {sum(map(len, labels))} images have no label; {wanted}")
@@ -100,17 +100,17 @@ class Pictures(Recipe):
         return images.batches(part[0], batch_size, seed, self.targets(part))
 
     def targets(self, part):
-        """What a part's pictures are to be mapped to; None for themselves."""
+        """What a part's images are to be mapped to; None for themselves."""
         return None
 
     def datasets(self):
-        train, valid, _ = self.parts
-        return self.stream(train, self.batch_size, self.seed), self.stream(valid, batch_of(valid, self.parts[1:]))
+        train, valid, _ = self.splits
+        return self.stream(train, self.batch_size, self.seed), self.stream(valid, batch_of(valid, self.splits[1:]))
 
     def compiled(self, model):
         """`model` with its optimizer and objective."""
         model.build()
-        model.compile(self.optimizer(self.epochs * self.datasets()[0].steps), **self.objective())
+        model.compile(self.optimizer(self.epochs * self.datasets()[0].steps), **self.compile_kwargs())
         return model
 
     @property
@@ -118,7 +118,7 @@ class Pictures(Recipe):
         """Whether the time goes into convolutions, which TensorFlow's kernels for a CPU do faster than XLA's."""
         return False
 
-    def objective(self):
+    def compile_kwargs(self):
         """What the model is compiled with beside an optimizer."""
         jit_compile = "auto" if self.convolutional else True  # "auto": XLA wherever there is more than a CPU
         return {"jit_compile": jit_compile, "steps_per_execution": self.steps_per_execution}
@@ -135,7 +135,7 @@ class Pictures(Recipe):
         from homl_models.pipelines import images as pipeline
 
         if not images:
-            return {"val_": self.parts[1], "test_": self.parts[2]}
+            return {"val_": self.splits[1], "test_": self.splits[2]}
         data = pipeline.read(images, model.image_shape[:2], model.channels)
         if num_classes := getattr(model, "num_classes", 0):
             names = model.class_names or (() if self.images and self.data != "mnist" else self.class_names)
@@ -145,7 +145,7 @@ class Pictures(Recipe):
     def scores(self, model, parts):
         """The loss and its parts, and what `judge` adds, on `parts`."""
         if not model.compiled:
-            model.compile(**self.objective())
+            model.compile(**self.compile_kwargs())
         if any(labels is not None and labels.min() < 0 for labels in map(self.targets, parts.values())):
             raise UserError("there are images without a label; give each class a folder of its name")
         metrics = {}
@@ -177,16 +177,16 @@ def listed(names):
     return ", ".join(names[:MOST_COLUMNS]) + (", ..." if len(names) > MOST_COLUMNS else "")
 
 
-class Generative(Pictures):
-    """A recipe of a model that draws pictures: `model.sample(count, seed)`."""
+class Generative(ImageRecipe):
+    """A recipe of a model that draws images: `model.sample(count, seed)`."""
 
     conditional = False  # whether it is trained on pairs (images, labels)
 
     def stream(self, part, batch_size, seed=None):
-        from homl_models.pipelines.stream import Stream
+        from homl_models.pipelines.random_access import RandomAccessDataset
 
         pairs = super().stream(part, batch_size, seed)
-        return Stream(lambda step: (pairs.batch(step),), pairs.steps) if self.conditional else pairs
+        return RandomAccessDataset(lambda step: (pairs.batch(step),), pairs.steps) if self.conditional else pairs
 
     def targets(self, part):
         return part[1] if self.conditional else None
@@ -250,11 +250,11 @@ class Generative(Pictures):
         return model.sample(count, self.seed), None
 
     def measured(self, model, real, features):
-        """`metrics.generation` of as many pictures that `model` draws as there are of `real`, and shares of classes.
+        """`metrics.generation` of as many images that `model` draws as there are of `real`, and shares of classes.
 
-        Beside it the same of training pictures, NAME_floor, and of noise, NAME_noise. Pictures are compared by
+        Beside it the same of training images, NAME_floor, and of noise, NAME_noise. ImageRecipe are compared by
         `FeatureNet.described`, each number in units of its standard deviation among the real. label_agreement: the
-        share of pictures that the features' classifier takes for what they were drawn for.
+        share of images that the features' classifier takes for what they were drawn for.
         """
         import numpy as np
 
@@ -265,11 +265,11 @@ class Generative(Pictures):
         if not isinstance(net, FeatureNet):
             raise UserError(f"{features} is no run of a feature network, as fashion_features trains one")
         if math.prod(net.image_shape) != math.prod(model.image_shape):
-            raise UserError(f"{features} judges pictures of {net.image_shape}, the model draws {model.image_shape}")
+            raise UserError(f"{features} judges images of {net.image_shape}, the model draws {model.image_shape}")
         if count < FEWEST:
-            raise UserError(f"{count} pictures are too few to measure generation by; give {FEWEST} at least")
+            raise UserError(f"{count} images are too few to measure generation by; give {FEWEST} at least")
         rng = np.random.default_rng(self.seed)
-        train = self.parts[0][0]
+        train = self.splits[0][0]
         images, labels = self.drawn(model, count)
         kinds = {
             "": images,

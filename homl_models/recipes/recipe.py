@@ -97,7 +97,7 @@ class Recipe:
             raise UserError("--patience needs --monitor, the metric to watch")
 
     def datasets(self):
-        """(training, validation) as `pipelines.stream.Stream`; validation may be None."""
+        """(training, validation) as `pipelines.random_access.RandomAccessDataset`; validation may be None."""
         raise TypeError(f"{type(self).__name__} must say what its data is")
 
     def learnt_from(self):
@@ -105,7 +105,7 @@ class Recipe:
 
         Arrays, texts and numbers, of which the run keeps digests; it goes on with the same only.
         """
-        return {"data": self.parts}
+        return {"data": self.splits}
 
     def model(self):
         """A new model, built and compiled."""
@@ -132,7 +132,7 @@ class Recipe:
         raise TypeError(f"{type(self).__name__} must say how it is judged")
 
     def show(self, model, folder):
-        """Samples of what the model makes, as text; pictures are written into `folder`."""
+        """Samples of what the model makes, as text; images are written into `folder`."""
         raise TypeError(f"{type(self).__name__} must show what it makes")
 
     def optimizer(self, steps):

@@ -43,22 +43,22 @@ class _Translation(Recipe):
         positive(num_judged=self.num_judged)
         if self.num_pairs < 0:
             raise UserError("--num-pairs must be 0 (all) or more")
-        if self.made_up and self.split == "book":
+        if self.synthetic and self.split == "book":
             raise UserError("--split book is for files of pairs; a generated date of a test is never trained on")
 
     @property
-    def made_up(self):
+    def synthetic(self):
         """Whether pairs are generated."""
         return self.data == "dates" and not self.pairs_file
 
     @functools.cached_property
-    def parts(self):
+    def splits(self):
         """Training, validation and test pairs."""
         import random
 
         from homl_models.pipelines import dates, translation
 
-        if self.made_up:
+        if self.synthetic:
             count = self.num_pairs or 20_000
             held_out = dates.generate(2 * max(16, min(2000, count // 10)), self.seed + 1)
             train = dates.generate(count, self.seed, without={iso for _, iso in held_out})
@@ -66,7 +66,7 @@ class _Translation(Recipe):
         pairs = translation.read_pairs(self.pairs_file) if self.pairs_file else translation.spa_eng()
         if self.num_pairs:
             pairs = random.Random(self.seed).sample(pairs, min(self.num_pairs, len(pairs)))
-        split = translation.book_split if self.split == "book" else translation.honest_split
+        split = translation.book_split if self.split == "book" else translation.group_split
         parts = split(pairs, self.seed)
         if not all(parts):
             raise UserError(f"{len(pairs)} pairs are too few to split; give more")
@@ -79,7 +79,7 @@ class _Translation(Recipe):
         from homl_models.tokenizers.characters import learn_characters
         from homl_models.tokenizers.words import learn_words
 
-        sources, targets = map(list, zip(*self.parts[0]))
+        sources, targets = map(list, zip(*self.splits[0]))
         if self.tokenizer == "subwords":
             return (subwords.learn_subwords(sources + targets, self.vocab_size),) * 2
         if self.tokenizer == "characters":
@@ -90,7 +90,7 @@ class _Translation(Recipe):
         return super().learnt_from() | {"vocabulary": self.vocabularies}
 
     def stream(self, pairs, vocabularies, max_length=None, seed=None):
-        """The pairs with at most `max_length` tokens on a side, and batches of them as a `Stream`."""
+        """The pairs with at most `max_length` tokens on a side, and batches of them as a `RandomAccessDataset`."""
         from homl_models.pipelines import translation
         from homl_models.tokenizers import TOKENIZERS
 
@@ -102,7 +102,7 @@ class _Translation(Recipe):
 
     @functools.cached_property
     def _datasets(self):
-        train, valid, _ = self.parts
+        train, valid, _ = self.splits
         how = self.vocabularies, self.max_length
         return self.stream(train, *how, self.seed)[1], self.stream(valid, *how)[1]
 
@@ -112,10 +112,10 @@ class _Translation(Recipe):
     def compiled(self, model):
         """`model` with its optimizer and objective."""
         model.build()
-        model.compile(self.optimizer(self.epochs * self.datasets()[0].steps), **self.objective())
+        model.compile(self.optimizer(self.epochs * self.datasets()[0].steps), **self.compile_kwargs())
         return model
 
-    def objective(self):
+    def compile_kwargs(self):
         """What the model is compiled with beside an optimizer."""
         import keras
 
@@ -132,11 +132,11 @@ class _Translation(Recipe):
         from homl_models.pipelines import translation
 
         if not model.compiled:
-            model.compile(**self.objective())
+            model.compile(**self.compile_kwargs())
         if pairs_file:
             parts = {"": translation.read_pairs(pairs_file)}
         else:
-            parts = {"val_": self.parts[1], "test_": self.parts[2]}
+            parts = {"val_": self.splits[1], "test_": self.splits[2]}
         metrics, vocabularies = {}, (model.source_vocabulary, model.target_vocabulary)
         for prefix, pairs in parts.items():
             pairs, stream = self.stream(pairs, vocabularies, model.max_length)
@@ -163,7 +163,7 @@ class _Translation(Recipe):
         from homl_models.training import reports
 
         pairs = [(s, "") for s in BOOK_SENTENCES] if self.data == "spa-eng" and not self.pairs_file else []
-        pairs += self.parts[2][:8]
+        pairs += self.splits[2][:8]
         sources, references = map(list, zip(*pairs))
         columns = {"source": sources, "reference": references, "greedy": model.translate(sources)}
         columns["beam 4"] = model.translate(sources, beam_width=4)
@@ -366,12 +366,12 @@ class TransformerBook(_Translation):
         schedule = InverseSquareRoot(self.learning_rate, self.warmup_steps or max(1, steps // 10))
         return Adam(schedule, beta_2=0.98, epsilon=1e-9, clipnorm=1.0)
 
-    def objective(self):
+    def compile_kwargs(self):
         if not self.label_smoothing:
-            return super().objective()
+            return super().compile_kwargs()
         from homl_models.losses import SmoothedCrossentropy
 
-        return super().objective() | {"loss": SmoothedCrossentropy(self.label_smoothing)}
+        return super().compile_kwargs() | {"loss": SmoothedCrossentropy(self.label_smoothing)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What people read of a run: history.csv, TensorBoard, learning curves, tables, attention maps, pictures."""
+"""What people read of a run: history.csv, TensorBoard, learning curves, tables, attention maps, images."""
 
 import contextlib
 import csv
@@ -84,7 +84,7 @@ def blocks(columns):
 
 
 def attention(source, target, weights, path):
-    """Weights (t, s) as a picture, source tokens across and target tokens down, as a PNG."""
+    """Weights (t, s) as a image, source tokens across and target tokens down, as a PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(1.5 + 0.35 * len(source), 1.2 + 0.3 * len(target)), layout="constrained")
@@ -98,8 +98,8 @@ def attention(source, target, weights, path):
         figure.savefig(aside, dpi=120, format="png")
 
 
-def picture(rows, path, scale=2, gap=4):
-    """Rows of pictures (n, h, w) or (n, h, w, c), floats in [0, 1], all of one size -> a PNG, row below row."""
+def image_grid(rows, path, scale=2, gap=4):
+    """Rows of images (n, h, w) or (n, h, w, c), floats in [0, 1], all of one size -> a PNG, row below row."""
     import numpy as np
     from PIL import Image
 

@@ -19,7 +19,7 @@ from homl_models.layers.dropout import Dropout
 from homl_models.layers.gaussian import GaussianNoise, Sampling
 from homl_models.layers.minibatch import MinibatchStddev
 from homl_models.layers.normalization import GroupNormalization
-from homl_models.layers.positional import PositionalEncoding, TrainedPositions
+from homl_models.layers.positional import LearnedPositionalEmbedding, PositionalEncoding
 from homl_models.layers.recurrent import GRU, LSTM
 from homl_models.layers.tied import DenseTranspose
 from homl_models.models.bert import Block, Embeddings, RelativeAttention
@@ -61,8 +61,8 @@ def row(settings, inputs, output, weights=0, seeds=0, frozen=0):
 
 BERT = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 12}
 BLOCK = {"dim": 8, "num_heads": 2, "hidden_units": 12}
-TEXT, MEMORY, MAPS, PICTURES = (2, 5, 8), (2, 3, 8), (2, 4, 4, 8), (2, 8, 8, 1)
-NOISY = {"pictures": PICTURES, "times": (2,), "labels": (2,)}
+TEXT, MEMORY, MAPS, IMAGES = (2, 5, 8), (2, 3, 8), (2, 4, 4, 8), (2, 8, 8, 1)
+NOISY = {"images": IMAGES, "times": (2,), "labels": (2,)}
 ROWS = {
     Attention: [
         row({}, {"query": TEXT, "memory": MEMORY}, (TEXT, (2, 5, 3))),
@@ -96,7 +96,7 @@ ROWS = {
         row({"groups": 2, "axis": 1}, MAPS, MAPS, 2),
     ],
     PositionalEncoding: [row({"max_wavelength": 100.0}, TEXT, TEXT)],
-    TrainedPositions: [row({"max_length": 7}, TEXT, TEXT, 1)],
+    LearnedPositionalEmbedding: [row({"max_length": 7}, TEXT, TEXT, 1)],
     GRU: [
         row({"units": 4}, TEXT, (2, 4), 3, 1),
         row({"units": 4, "return_sequences": True, "dropout": 0.1, "go_backwards": True}, TEXT, (2, 5, 4), 3, 1),
@@ -126,19 +126,19 @@ ROWS = {
     ],
     AttentionBlock: [row({"num_heads": 2}, MAPS, MAPS, 10)],
     UNet: [
-        row({"filters": (8, 16), "attention_levels": (), "num_classes": 3, "dropout": 0.1}, NOISY, PICTURES, None, 6),
+        row({"filters": (8, 16), "attention_levels": (), "num_classes": 3, "dropout": 0.1}, NOISY, IMAGES, None, 6),
     ],
     SeparableUNet: [
-        row({"filters": (4, 8), "time_dim": 8, "num_classes": 3}, NOISY, PICTURES, None, 0, frozen=None),
+        row({"filters": (4, 8), "time_dim": 8, "num_classes": 3}, NOISY, IMAGES, None, 0, frozen=None),
     ],
     Generator: [
-        row({"maps_shape": PICTURES[1:], "hidden_units": (6, 5)}, (2, 3), PICTURES, 6),
-        row({"maps_shape": PICTURES[1:], "filters": (6, 5)}, (2, 3), PICTURES, 10, frozen=4),
+        row({"maps_shape": IMAGES[1:], "hidden_units": (6, 5)}, (2, 3), IMAGES, 6),
+        row({"maps_shape": IMAGES[1:], "filters": (6, 5)}, (2, 3), IMAGES, 10, frozen=4),
     ],
     Discriminator: [
-        row({"maps_shape": PICTURES[1:], "hidden_units": (6, 5)}, PICTURES, (2,), 6, 2),
-        row({"maps_shape": PICTURES[1:], "filters": (5, 6), "num_classes": 3, "minibatch_stddev": True},
-            {"maps": PICTURES, "labels": (2,)}, (2,), 7, 2),
+        row({"maps_shape": IMAGES[1:], "hidden_units": (6, 5)}, IMAGES, (2,), 6, 2),
+        row({"maps_shape": IMAGES[1:], "filters": (5, 6), "num_classes": 3, "minibatch_stddev": True},
+            {"maps": IMAGES, "labels": (2,)}, (2,), 7, 2),
     ],
 }  # fmt: skip
 

@@ -16,7 +16,7 @@ def test_the_last_place_is_the_mean_of_all_standard_deviations(x):
     checks.close(y[..., -1], np.full(x.shape[:-1], np.float64(x).std(0).mean()))
 
 
-def test_equal_pictures_give_nothing_and_have_a_gradient():
+def test_equal_images_give_nothing_and_have_a_gradient():
     import tensorflow as tf
 
     x = tf.Variable(np.repeat(X[:1], 5, axis=0))

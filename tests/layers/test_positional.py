@@ -6,12 +6,12 @@ import pytest
 from keras import ops
 
 from homl_models.errors import UserError
-from homl_models.layers.positional import PositionalEncoding, TrainedPositions, sinusoids
+from homl_models.layers.positional import LearnedPositionalEmbedding, PositionalEncoding, sinusoids
 from tests import checks
 
 B, T, D = 3, 7, 6
 X = np.random.default_rng(0).normal(size=(B, T, D)).astype("float32")
-LAYERS = {"sinusoids": PositionalEncoding, "trained": lambda **settings: TrainedPositions(T, **settings)}
+LAYERS = {"sinusoids": PositionalEncoding, "trained": lambda **settings: LearnedPositionalEmbedding(T, **settings)}
 BOTH = pytest.mark.parametrize("kind", LAYERS)
 
 
@@ -70,7 +70,7 @@ def test_an_odd_dimension_is_refused():
 
 
 def test_trained_positions_add_a_weight_for_each_position():
-    layer = TrainedPositions(T + 2)
+    layer = LearnedPositionalEmbedding(T + 2)
     layer(X)
     assert [w.shape for w in layer.trainable_weights] == [(T + 2, D)]
     checks.close(layer(X), expected(layer, X, range(T)))
@@ -79,8 +79,8 @@ def test_trained_positions_add_a_weight_for_each_position():
 
 def test_more_positions_than_were_trained_are_refused():
     with pytest.raises(UserError, match="7 positions are more than the 6"):
-        TrainedPositions(T - 1)(X)
-    layer = TrainedPositions(T)
+        LearnedPositionalEmbedding(T - 1)(X)
+    layer = LearnedPositionalEmbedding(T)
     assert layer(X).shape == X.shape
     with pytest.raises(UserError, match="8 positions are more than the 7"):
         layer(keras.Input((T + 1, D)))
@@ -116,23 +116,23 @@ def test_batch_and_length_can_be_unknown(kind):
 
 def test_configs_come_back():
     checks.config_round_trip(PositionalEncoding, max_wavelength=123.0, name="there")
-    checks.config_round_trip(TrainedPositions, max_length=9)
+    checks.config_round_trip(LearnedPositionalEmbedding, max_length=9)
 
 
 def test_layers_and_weights_come_back_from_a_keras_file(tmp_path):
-    model = keras.Sequential([keras.Input((None, D)), PositionalEncoding(50.0), TrainedPositions(T)])
+    model = keras.Sequential([keras.Input((None, D)), PositionalEncoding(50.0), LearnedPositionalEmbedding(T)])
     model.save(tmp_path / "model.keras")
     checks.close(keras.models.load_model(tmp_path / "model.keras")(X), model(X), 0)
 
 
 def test_gradients_reach_the_trained_positions():
-    layer = TrainedPositions(T)
+    layer = LearnedPositionalEmbedding(T)
     layer(X)
     checks.gradients_reach(layer, layer.trainable_weights, X)
 
 
 def test_trained_positions_work_in_mixed_precision():
-    checks.mixed_precision(lambda **settings: TrainedPositions(T, **settings), 3 * X)
+    checks.mixed_precision(lambda **settings: LearnedPositionalEmbedding(T, **settings), 3 * X)
 
 
 @pytest.mark.parametrize("policy", checks.HALF)

@@ -82,7 +82,7 @@ def test_tied_is_stacked_with_transposed_kernels_and_half_of_the_parameters():
 
 
 def test_conv_is_the_books(tmp_path):
-    """The book's network in Keras' layers, for pictures of 28x28, with the weights copied; gradients as well."""
+    """The book's network in Keras' layers, for images of 28x28, with the weights copied; gradients as well."""
     layers = keras.layers
     book = keras.Sequential([layers.Input((28, 28)), layers.Reshape([28, 28, 1])])
     for filters in (16, 32, 64):
@@ -127,7 +127,7 @@ def test_recurrent_is_the_books():
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (9, 12), (12, 10, 3), (28, 28), (7, 7, 1)])
-def test_any_shape_of_pictures(shape):
+def test_any_shape_of_images(shape):
     x = np.random.default_rng(0).uniform(size=(2, *shape)).astype("float32")
     for model in (
         StackedAutoencoder((5,), 3, image_shape=shape),
@@ -143,7 +143,7 @@ def test_any_shape_of_pictures(shape):
 
 
 @pytest.mark.parametrize("noise", [Dropout(0.5, seed=1), GaussianNoise(0.3, seed=1)])
-def test_denoising_reads_spoiled_pictures_in_training_alone(noise):
+def test_denoising_reads_spoiled_images_in_training_alone(noise):
     plain, model = make("stacked"), make("stacked", noise=type(noise).from_config(noise.get_config()))
     checks.close(model(X), plain(X))
     spoiled = noise(X, training=True)
@@ -338,7 +338,7 @@ def test_endpoints_are_the_methods(kind, tmp_path):
         saved.encode(tf.constant(X * 255))
 
 
-def test_reconstructions_take_bytes_many_pictures_and_stay_in_range():
+def test_reconstructions_take_bytes_many_images_and_stay_in_range():
     model = make("stacked")
     many = np.concatenate([DIGITS[:700]])
     checks.close(model.reconstruct(many), np.clip(np.float64(model(many)), 0, 1))
@@ -355,7 +355,7 @@ def test_reconstructions_take_bytes_many_pictures_and_stay_in_range():
         (X[0], "shape"),
     ],
 )
-def test_pictures_that_do_not_fit_are_refused(images, message):
+def test_images_that_do_not_fit_are_refused(images, message):
     with pytest.raises(UserError, match=message):
         make("stacked").codings(images)
 

@@ -116,7 +116,7 @@ def test_times_are_uniform_and_spread_over_the_batch():
     assert times.min() == 1
     assert times.max() == 20
     for i in range(40):
-        assert set(times[:, i]) == {i // 2 + 1}  # two pictures to a time
+        assert set(times[:, i]) == {i // 2 + 1}  # two images to a time
     odd = np.concatenate([np.array(draw(7)) for _ in range(1000)])
     assert scipy.stats.chisquare(np.bincount(odd, minlength=21)[1:]).pvalue > 1e-3
 
@@ -179,16 +179,16 @@ def test_training_lowers_the_loss(kind):
 
 @pytest.mark.parametrize("prediction", ["noise", "x0", "velocity"])
 @pytest.mark.parametrize("method", ["ancestral", "ddim", "dpm_solver"])
-def test_pictures_of_a_known_network_have_the_moments_of_its_data(prediction, method):
+def test_images_of_a_known_network_have_the_moments_of_its_data(prediction, method):
     """With guidance 1 those of the class; the network predicts what is best for N(0.5, 0.2^2) in [-1, 1]."""
     model = best(prediction)
-    pictures = 2 * model.sample(300, seed=3, steps=50, labels=1, method=method) - 1
-    assert pictures.mean() == pytest.approx(0.5, abs=0.02)
-    assert pictures.std() == pytest.approx(0.2, abs=0.03)
+    images = 2 * model.sample(300, seed=3, steps=50, labels=1, method=method) - 1
+    assert images.mean() == pytest.approx(0.5, abs=0.02)
+    assert images.std() == pytest.approx(0.2, abs=0.03)
 
 
 def test_guidance_goes_from_any_class_to_the_class_and_beyond():
-    """Of the prediction: 0 none, 1 the class, 2 as far again; in pictures: means 0.1, 0.6 and beyond 1.0 (clipped)."""
+    """Of the prediction: 0 none, 1 the class, 2 as far again; in images: means 0.1, 0.6 and beyond 1.0 (clipped)."""
     model = best()
     x, t = np.random.default_rng(0).normal(size=(4, 4, 5, 1)).astype("float32"), np.array([3, 10, 20, 50], "int32")
     labels, none = np.full(4, 2, "int32"), np.full(4, 3, "int32")
@@ -205,21 +205,21 @@ def test_guidance_goes_from_any_class_to_the_class_and_beyond():
 
 def test_labels_are_taken_in_turn():
     model = best()
-    pictures = 2 * model.sample(60, labels=[0, 2], steps=10) - 1
-    assert pictures[::2].mean() == pytest.approx(0.4, abs=0.05)
-    assert pictures[1::2].mean() == pytest.approx(0.6, abs=0.05)
+    images = 2 * model.sample(60, labels=[0, 2], steps=10) - 1
+    assert images[::2].mean() == pytest.approx(0.4, abs=0.05)
+    assert images[1::2].mean() == pytest.approx(0.6, abs=0.05)
 
 
 @EVERY
 @pytest.mark.usefixtures("eager")
 def test_a_seed_draws_the_same_and_batches_differ(kind):
     model = make(kind)
-    pictures = model.sample(210, seed=1, steps=3)
-    assert pictures.shape == (210, 8, 8)
-    assert 0 <= pictures.min() <= pictures.max() <= 1
-    np.testing.assert_array_equal(pictures, model.sample(210, seed=1, steps=3))
-    assert len({picture.tobytes() for picture in pictures}) == 210
-    assert (pictures[:50] != model.sample(50, seed=2, steps=3)).any()
+    images = model.sample(210, seed=1, steps=3)
+    assert images.shape == (210, 8, 8)
+    assert 0 <= images.min() <= images.max() <= 1
+    np.testing.assert_array_equal(images, model.sample(210, seed=1, steps=3))
+    assert len({image.tobytes() for image in images}) == 210
+    assert (images[:50] != model.sample(50, seed=2, steps=3)).any()
     assert model.sample(0).shape == (0, 8, 8)
 
 
@@ -287,7 +287,7 @@ def test_variations_keep_the_more_the_less_noise_they_begin_with():
 
 @pytest.mark.parametrize("noise", [0.02, 0.3, 2.0])
 def test_denoising_is_the_mean_of_what_may_lie_below(noise):
-    """Of N(0.1, 0.2^2) in [-1, 1], for pictures without a class: between the noisy pixel and the mean."""
+    """Of N(0.1, 0.2^2) in [-1, 1], for images without a class: between the noisy pixel and the mean."""
     model = best("velocity", schedule="cosine")
     noisy = np.random.default_rng(2).normal(0.5, 0.5, (5, 4, 5)).astype("float32")
     share = 0.1**2 / (0.1**2 + noise**2)
@@ -325,7 +325,7 @@ def test_denoising_is_the_mean_of_what_may_lie_below(noise):
         (lambda m: make(loss="l3"), "loss must be one of mse, mae, huber"),
         (lambda m: make(schedule="square"), "schedule must be one of cosine, linear"),
         (lambda m: make(prediction="score"), "prediction must be one of noise, x0, velocity"),
-        (lambda m: make(image_shape=(8, 8, 3)), "the network is for 1 channels, the pictures have 3"),
+        (lambda m: make(image_shape=(8, 8, 3)), "the network is for 1 channels, the images have 3"),
     ],
 )
 def test_bad_input_is_one_line(wrong, message):

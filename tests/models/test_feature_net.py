@@ -1,4 +1,4 @@
-"""Classifiers of pictures: the one whose features judge others, and the one on an autoencoder's encoder."""
+"""Classifiers of images: the one whose features judge others, and the one on an autoencoder's encoder."""
 
 import dataclasses
 
@@ -99,7 +99,7 @@ def test_any_batch_by_xla():
     checks.any_batch_and_length(make(), X, unknown=(0,))
 
 
-def test_pictures_that_are_too_small_are_refused():
+def test_images_that_are_too_small_are_refused():
     with pytest.raises(UserError, match="cannot be halved 4 times"):
         FeatureNet(filters=(1, 2, 3, 4), image_shape=(8, 8))
 
@@ -154,7 +154,7 @@ def test_an_encoder_classifier_is_saved_with_its_encoder(frozen, tmp_path):
     checks.export_agrees(model, tmp_path / "saved", {"classify": [X], "features": [X]})
 
 
-def test_an_encoder_of_other_pictures_is_refused():
+def test_an_encoder_of_other_images_is_refused():
     with pytest.raises(UserError, match="the encoder is for images of"):
         EncoderClassifier(StackedAutoencoder((20,), 6, image_shape=(28, 28)), image_shape=(8, 8))
 
@@ -165,16 +165,16 @@ def test_few_labels_start_from_the_weights_of_a_run_or_from_none(trained):
     reused = dataclasses.replace(recipe, encoder=str(folder)).model()
     checks.close(reused.features(X), learnt)
     assert np.abs(recipe.model().features(X) - learnt).max() > 0.01
-    labels = recipe.parts[0][1]
+    labels = recipe.splits[0][1]
     assert len(labels) == recipe.num_labels
-    assert (dataclasses.replace(recipe, seed=1).parts[0][1] != labels).any()
+    assert (dataclasses.replace(recipe, seed=1).splits[0][1] != labels).any()
     for bad, message in (("features_tiny", "is no autoencoder"), ("nothing", "neither a run folder")):
         with pytest.raises(UserError, match=message):
             dataclasses.replace(recipe, encoder=bad).model()
 
 
-def test_pictures_without_labels_are_refused(tmp_path):
-    np.save(tmp_path / "pictures.npy", X)
-    recipe = dataclasses.replace(get("features_tiny"), images=str(tmp_path / "pictures.npy"))
+def test_images_without_labels_are_refused(tmp_path):
+    np.save(tmp_path / "images.npy", X)
+    recipe = dataclasses.replace(get("features_tiny"), images=str(tmp_path / "images.npy"))
     with pytest.raises(UserError, match="40 of 40 images have no label"):
         recipe.model()

@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 from homl_models import recipes
 from homl_models.errors import UserError
 from homl_models.models.gan import GAN, LOSSES, input_gradient
-from homl_models.optimizers import Alternating
+from homl_models.optimizers import GANOptimizer
 from homl_models.training.saved_model import write_saved_model
 from tests import checks
 
@@ -38,7 +38,7 @@ def make(kind="dense", compiled=True, traced=False, **more):
         if "moving" not in weight.path:
             weight.assign(weight + keras.random.normal(weight.shape, stddev=0.1, seed=i))
     if compiled:
-        optimizer = Alternating(keras.optimizers.SGD(0.1), keras.optimizers.SGD(0.2))
+        optimizer = GANOptimizer(keras.optimizers.SGD(0.1), keras.optimizers.SGD(0.2))
         model.compile(optimizer, run_eagerly=not traced, jit_compile=False, auto_scale_loss=False)
         model.optimizer.build(model.trainable_variables)
     return model
@@ -93,8 +93,8 @@ def test_the_penalty_of_a_linear_discriminator_is_known():
 
 
 @pytest.mark.parametrize("kind", ["dense", "conv"])
-def test_the_penalty_is_of_slopes_between_real_and_generated_pictures(kind, monkeypatch):
-    """Each picture's slope by the Jacobian of all logits, at the places that the draws choose."""
+def test_the_penalty_is_of_slopes_between_real_and_generated_images(kind, monkeypatch):
+    """Each image's slope by the Jacobian of all logits, at the places that the draws choose."""
     model = make(kind)
     shares = np.linspace(0, 1, 4, dtype="float32")
     monkeypatch.setattr(model, "uniform", lambda count: ops.convert_to_tensor(shares[:count]))
@@ -203,7 +203,7 @@ def test_the_metrics_are_losses_and_shares_of_right_judgements():
 
 
 @pytest.mark.parametrize("kind", ["dense", "conditional"])
-def test_the_memory_holds_exactly_the_last_generated_pictures(kind):
+def test_the_memory_holds_exactly_the_last_generated_images(kind):
     model, seen, classes = make(kind, replay=10), [], []
     for i in range(7):
         count = 4 if i % 2 else 3
@@ -211,14 +211,14 @@ def test_the_memory_holds_exactly_the_last_generated_pictures(kind):
         labels = np.full(count, i % 3) if model.num_classes else None
         given, given_labels = model.replayed(fake, labels)
         seen, classes = [*seen, *fake], [*classes, *([i % 3] * count)]
-        known = {picture.tobytes(): label for picture, label in zip(seen[-10:], classes[-10:])}
-        held = [np.array(picture).tobytes() for picture in np.array(model.memory)][: len(seen)]
+        known = {image.tobytes(): label for image, label in zip(seen[-10:], classes[-10:])}
+        held = [np.array(image).tobytes() for image in np.array(model.memory)][: len(seen)]
         assert sorted(held) == sorted(known)
         checks.close(given[: count // 2], fake[: count // 2], 0)
-        assert all(np.array(picture).tobytes() in known for picture in given)
+        assert all(np.array(image).tobytes() in known for image in given)
         if model.num_classes:
-            assert [known[np.array(picture).tobytes()] for picture in given] == list(np.array(given_labels))
-            assert list(np.array(model.memory_labels)[: len(held)]) == [known[picture] for picture in held]
+            assert [known[np.array(image).tobytes()] for image in given] == list(np.array(given_labels))
+            assert list(np.array(model.memory_labels)[: len(held)]) == [known[image] for image in held]
         assert given.shape == fake.shape
 
 
@@ -241,7 +241,7 @@ def test_the_penalty_lies_between_images_of_one_class(monkeypatch):
         assert [asked[m.tobytes()] for m in np.array(fake)] == list(labels) == list(with_labels)
 
 
-def test_remembered_pictures_are_drawn_evenly():
+def test_remembered_images_are_drawn_evenly():
     model = make(replay=10)
     model.replayed(np.arange(10, dtype="float32").reshape(10, 1, 1, 1) * np.ones((1, 8, 8, 1), "float32"))
     model.memory.assign(np.arange(10).reshape(10, 1, 1, 1) * np.ones((10, 8, 8, 1)))
@@ -261,8 +261,8 @@ def test_the_discriminator_sees_what_is_remembered(monkeypatch):
     )
     for _ in range(2):
         model.discriminator_step(model.maps(X))
-    memory = {np.array(picture).tobytes() for picture in np.array(model.memory)}
-    assert all(picture.tobytes() in memory for picture in seen[3][6:])
+    memory = {np.array(image).tobytes() for image in np.array(model.memory)}
+    assert all(image.tobytes() in memory for image in seen[3][6:])
 
 
 # Networks.
@@ -328,15 +328,15 @@ def test_the_class_counts_by_projection():
     without = np.float64(model.discriminator(model.maps(X)))
     rows = np.float64(model.discriminator.classes)[LABELS]
     checks.close(with_label, without + (rows * seen[0]).sum(1), 1e-4)
-    pictures = [model.generator(model.with_labels(model.codings(4), np.full(4, label))) for label in (0, 2)]
-    assert (np.array(pictures[0]) != np.array(pictures[1])).any()
+    images = [model.generator(model.with_labels(model.codings(4), np.full(4, label))) for label in (0, 2)]
+    assert (np.array(images[0]) != np.array(images[1])).any()
 
 
 # Drawing.
 
 
 @EVERY
-def test_pictures_are_the_averages_and_come_from_a_seed(kind):
+def test_images_are_the_averages_and_come_from_a_seed(kind):
     model = make(kind)
     codings = model.codings(120, seed=3)
     assert scipy.stats.kstest(codings.ravel(), "norm").pvalue > 1e-3
@@ -362,7 +362,7 @@ def test_interpolation_keeps_to_the_arc_between_codings():
     angle = np.arccos(np.float64(units[0] @ units[1]))
     half = (codings[0] + codings[1]) * np.sin(angle / 2) / np.sin(angle)
     checks.close(path[0, 2], half, 1e-4)
-    checks.close(model.interpolate(codings, 5)[7], model.pictures(path[1, 2:3])[0], 1e-4)
+    checks.close(model.interpolate(codings, 5)[7], model.decode_codings(path[1, 2:3])[0], 1e-4)
     same = np.repeat(codings[:1], 2, axis=0)
     checks.close(
         model.between(ops.convert_to_tensor(same), np.float32([0, 0.5, 1])), np.repeat(same[:1], 3, axis=0), 1e-3
@@ -396,7 +396,7 @@ def test_mean_codings_are_those_of_each_class():
 
     means, counts = model.mean_codings(classify, 50, seed=2)
     codings = model.codings(50, 2)
-    found = classify(model.pictures(codings)).argmax(1)
+    found = classify(model.decode_codings(codings)).argmax(1)
     checks.close(means, np.stack([codings[found == label].mean(0) for label in (0, 1)]))
     assert list(counts) == [25, 25]
 
@@ -409,7 +409,7 @@ def test_mean_codings_are_those_of_each_class():
         (lambda: make().sample(2, seed=-1), "seed must lie in"),
         (lambda: make().sample(-2), "count must be 0 or more, not -2"),
         (lambda: make("conditional", class_names=("a", "b")), "there must be 3 class_names or none, not 2"),
-        (lambda: make().pictures(np.zeros((2, 4))), r"codings must have the shape \(n, 5\), not \(2, 4\)"),
+        (lambda: make().decode_codings(np.zeros((2, 4))), r"codings must have the shape \(n, 5\), not \(2, 4\)"),
         (lambda: make().interpolate(np.zeros((1, 5))), "needs 2 codings or more"),
         (lambda: make(loss="l2"), "loss must be one of non_saturating, hinge, wasserstein"),
     ],
@@ -484,9 +484,9 @@ def test_endpoints_are_the_methods(kind, tmp_path):
     for name, expected in {
         "sample": {"images": model.sample(6, 2, labels)},
         "codings": {"codings": model.codings(6, 2)},
-        "decode": {"images": model.pictures(codings, labels)},
+        "decode": {"images": model.decode_codings(codings, labels)},
         "interpolate": {"images": model.interpolate(codings, 5, labels)},
-        "combine": {"images": model.pictures(np.float32(weights) @ codings, labels)},
+        "combine": {"images": model.decode_codings(np.float32(weights) @ codings, labels)},
     }.items():
         endpoint = model.endpoints()[name]
         arguments = checks.tensors(endpoint, calls[name])

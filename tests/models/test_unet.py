@@ -56,15 +56,15 @@ def test_unet_is_the_one_of_pytorchs_layers(settings, shape):
     theirs = TorchUNet(**{names.get(key, key): value for key, value in (SMALL | settings).items()}).copy(network)
     x = RNG.normal(size=(3, *shape)).astype("float32")
     given = (torch.tensor(TIMES), torch.tensor(LABELS) if network.num_classes else None)
-    pictures = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)
-    expected = theirs(pictures, *given)
+    images = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)
+    expected = theirs(images, *given)
     expected.square().sum().backward()
     with tf.GradientTape() as tape:
         x = tf.constant(x)
         tape.watch(x)
         found = network(*inputs(network, x))
         loss = tf.reduce_sum(found**2)
-    wanted = [expected.detach().numpy(), pictures.grad.numpy(), theirs.enter.weight.grad.numpy()]
+    wanted = [expected.detach().numpy(), images.grad.numpy(), theirs.enter.weight.grad.numpy()]
     gradient, of_kernel = tape.gradient(loss, [x, network.enter.kernel.value])
     ours = [
         tf.transpose(found, (0, 3, 1, 2)),
@@ -122,7 +122,7 @@ def test_the_condition_is_the_positional_encoding_of_the_time(kind, monkeypatch)
 
 
 @EVERY
-def test_outputs_depend_on_the_time_the_class_and_the_whole_picture(kind):
+def test_outputs_depend_on_the_time_the_class_and_the_whole_image(kind):
     network = make(kind)
     before = np.array(network(*inputs(network)))
     for i in range(len(inputs(network))):
@@ -190,7 +190,7 @@ def test_odd_filters_are_refused():
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (28, 28), (8, 9)])
-def test_separable_pads_pictures_of_any_size(shape):
+def test_separable_pads_images_of_any_size(shape):
     network = make("separable", (None, *shape, 1), num_classes=0)
     x = RNG.normal(size=(2, *shape, 1)).astype("float32")
     assert network(x, TIMES[:2]).shape == (2, *shape, 1)

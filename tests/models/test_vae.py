@@ -32,7 +32,7 @@ def doubles(y_pred):
 
 
 def parts(kind, x, y):
-    """Squared error or cross-entropy, and KL, of each picture, from what the model gives, in double precision."""
+    """Squared error or cross-entropy, and KL, of each image, from what the model gives, in double precision."""
     outputs = y["outputs"]
     if kind == "bernoulli":
         p = 1 / (1 + np.exp(-outputs))
@@ -133,7 +133,7 @@ def test_samples_come_from_standard_normal_codings_and_a_seed():
     model = make()
     codings = ops.convert_to_numpy(model.draw(5_000, np.array([1, 0], "uint32")))
     assert scipy.stats.kstest(codings.ravel(), "norm").pvalue > 1e-3
-    checks.close(model.sample(7, seed=1), model.pictures(model.draw(7, np.array([1, 0], "uint32"))))
+    checks.close(model.sample(7, seed=1), model.decode_codings(model.draw(7, np.array([1, 0], "uint32"))))
     np.testing.assert_array_equal(model.sample(7, seed=1), model.sample(7, seed=1))
     assert (model.sample(7, seed=1) != model.sample(7, seed=2)).any()
     assert model.sample(0).shape == (0, 8, 8)
@@ -165,8 +165,8 @@ def test_interpolation_goes_in_equal_steps_between_codings():
     path = model.interpolate(X[:3], 5)
     assert len(path) == 10
     checks.close(path[[0, 4, 5, 9]], model.reconstruct(X[[0, 1, 1, 2]]))
-    checks.close(path[2], model.pictures(ends[:2].mean(0, keepdims=True))[0])
-    checks.close(path[8], model.pictures(0.25 * ends[1:2] + 0.75 * ends[2:])[0])
+    checks.close(path[2], model.decode_codings(ends[:2].mean(0, keepdims=True))[0])
+    checks.close(path[8], model.decode_codings(0.25 * ends[1:2] + 0.75 * ends[2:])[0])
     with pytest.raises(UserError, match="2 images and 2 steps at least, not 1"):
         model.interpolate(X[:1])
 

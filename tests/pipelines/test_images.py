@@ -21,11 +21,11 @@ from tests import checks
 from tests.conftest import DATA
 from tests.pipelines.test_text_windows import NO_NETWORK
 
-NUMBERED = np.arange(50, dtype=np.uint8)[:, None, None] * np.ones((1, 2, 3), np.uint8)  # picture i is all i
+NUMBERED = np.arange(50, dtype=np.uint8)[:, None, None] * np.ones((1, 2, 3), np.uint8)  # image i is all i
 
 
 def numbers(stream, first=0, last=None):
-    """The numbers of the pictures of each batch, whose pixels and targets have to be right."""
+    """The numbers of the images of each batch, whose pixels and targets have to be right."""
     found = []
     for x, y in stream.dataset(first, last):
         assert x.dtype == tf.float32
@@ -68,7 +68,7 @@ def test_floats_stay_as_they_are_and_bytes_are_divided():
     checks.close(x, np.uint8(floats * 255) / 255)
 
 
-def test_targets_belong_to_their_pictures():
+def test_targets_belong_to_their_images():
     for x, y in images.batches(NUMBERED, 10, seed=1, targets=np.arange(50) * 3).dataset():
         np.testing.assert_array_equal(np.round(x[:, 0, 0] * 255 * 3), y)
 

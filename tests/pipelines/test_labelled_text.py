@@ -20,7 +20,7 @@ from homl_models.models.bert_heads import (
 )
 from homl_models.pipelines import events, labelled_text, text_files
 from homl_models.pipelines.labelled_text import OUTSIDE, Examples
-from homl_models.pipelines.stream import IGNORED, by_length
+from homl_models.pipelines.random_access import IGNORED, length_buckets
 from homl_models.tokenizers.wordpiece import SPECIAL, WordPiece
 from tests import checks
 from tests.conftest import DATA
@@ -306,7 +306,7 @@ def test_answers_with_spaces_and_accents_around_them_are_found():
 # Batches. Token t of example i is 1000 * (i + 1) + t, so that a row tells where it comes from.
 
 
-def made_up(lengths, kind="labels"):
+def synthetic(lengths, kind="labels"):
     n, t = len(lengths), max(lengths)
     mask = (np.arange(t) < np.array(lengths)[:, None]).astype(np.int32)
     ids = (np.arange(t) + 1000 * (1 + np.arange(n))[:, None]).astype(np.int32) * mask
@@ -361,9 +361,9 @@ KINDS = pytest.mark.parametrize("kind", ["labels", "words", "spans"])
 @KINDS
 @pytest.mark.parametrize(("count", "buckets"), [(96, 1), (103, 1), (103, 4)])
 def test_training_takes_each_example_once_an_epoch(kind, count, buckets):
-    examples = made_up(lengths(count), kind)
+    examples = synthetic(lengths(count), kind)
     stream = labelled_text.batches(examples, 8, 5, buckets)
-    parts = by_length(np.array(lengths(count)), buckets)
+    parts = length_buckets(np.array(lengths(count)), buckets)
     assert len(parts) == buckets
     assert stream.steps == sum(-(-len(rows) // 8) for rows, _ in parts)
     found = read(stream.dataset(0, 3 * stream.steps))
@@ -383,7 +383,7 @@ def test_training_takes_each_example_once_an_epoch(kind, count, buckets):
 
 @pytest.mark.parametrize("buckets", [1, 3])
 def test_a_batch_is_a_function_of_its_step_and_the_seed(buckets):
-    examples = made_up(lengths(), "words")
+    examples = synthetic(lengths(), "words")
     one = labelled_text.batches(examples, 8, 5, buckets)
     whole = read(one.dataset(0, 2 * one.steps))
     assert len(whole) == 2 * one.steps
@@ -396,11 +396,11 @@ def test_a_batch_is_a_function_of_its_step_and_the_seed(buckets):
 
 @pytest.mark.parametrize("buckets", [1, 4])
 def test_shapes_are_few_and_those_of_a_single_length_are_static(buckets):
-    examples = made_up(lengths(), "words")
+    examples = synthetic(lengths(), "words")
     stream = labelled_text.batches(examples, 8, 0, buckets)
     found = read(stream.dataset())
     shapes = {tuple(v.shape for v in (*x.values(), y)) for x, y in found}
-    assert shapes == {((8, length),) * 4 for _, length in by_length(np.array(lengths()), buckets)}
+    assert shapes == {((8, length),) * 4 for _, length in length_buckets(np.array(lengths()), buckets)}
     x, y = stream.dataset().element_spec
     assert {spec.shape.rank for spec in (*x.values(), y)} == {2}
     assert (y.shape == x["input_ids"].shape == (8, 30)) == (buckets == 1)
@@ -409,9 +409,9 @@ def test_shapes_are_few_and_those_of_a_single_length_are_static(buckets):
 @KINDS
 @pytest.mark.parametrize(("batch_size", "buckets"), [(8, 1), (7, 3), (103, 1), (300, 2)])
 def test_validation_takes_each_once_in_order_and_fills_up_with_rows_that_do_not_count(kind, batch_size, buckets):
-    examples = made_up(lengths(), kind)
+    examples = synthetic(lengths(), kind)
     stream = labelled_text.batches(examples, batch_size, buckets=buckets)
-    parts = by_length(np.array(lengths()), buckets)
+    parts = length_buckets(np.array(lengths()), buckets)
     assert stream.steps == sum(-(-len(rows) // batch_size) for rows, _ in parts)
     found = read(stream.dataset())
     assert {len(x["input_ids"]) for x, _ in found} == {batch_size}

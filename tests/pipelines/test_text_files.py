@@ -282,15 +282,15 @@ def test_real_reviews_in_the_archive_of_imdb_are_those_of_the_table(tmp_path, mo
 @pytest.mark.slow
 def test_imdb_without_a_network_comes_from_the_cache_of_keras_or_not_at_all(tmp_path):
     """Without a cache, and with a made-up, a damaged and a real one."""
-    archives = [archive(ROWS, tmp_path / "made_up.tar.gz"), tmp_path / "damaged.tar.gz"]
+    archives = [archive(ROWS, tmp_path / "synthetic.tar.gz"), tmp_path / "damaged.tar.gz"]
     archives[1].write_bytes(archives[0].read_bytes()[:-40])
     rows, home = real_rows(), tmp_path / "home"
     archives.append(archive(rows, tmp_path / "real.tar.gz"))
     home.mkdir()
-    none, made_up, damaged, whole = checks.in_fresh_process(IMDB, home, *archives, KERAS_HOME=str(home), **NO_NETWORK)
+    none, synthetic, damaged, whole = checks.in_fresh_process(IMDB, home, *archives, KERAS_HOME=str(home), **NO_NETWORK)
     assert none.startswith(f"cannot fetch {text_files.IMDB_URL} and it is not cached as aclImdb_v1.tar.gz")
     assert "\n" not in none
-    assert made_up == [[text.replace("<br />", " ") for text, _ in ROWS], ["negative", "positive"] * 12]
+    assert synthetic == [[text.replace("<br />", " ") for text, _ in ROWS], ["negative", "positive"] * 12]
     assert "aclImdb_v1.tar.gz is damaged (" in damaged
     assert whole == [[text.replace("<br />", " ") for text, _ in rows], ["negative", "positive"] * 30]
 

@@ -174,7 +174,7 @@ def assert_apart(parts):
 
 
 def test_no_sentence_of_a_part_of_the_honest_split_occurs_in_another(spa_eng):
-    parts = translation.honest_split(spa_eng, 42)
+    parts = translation.group_split(spa_eng, 42)
     assert sorted(sum(parts, [])) == sorted(spa_eng)
     assert_apart(parts)
     wanted = 0.03 * len(spa_eng)
@@ -188,17 +188,17 @@ def test_no_sentence_of_a_part_of_the_honest_split_occurs_in_another(spa_eng):
 
 def test_seeds_give_other_honest_splits_and_the_same_seed_the_same():
     pairs = [(f"s{i}", f"t{i}") for i in range(2_000)]
-    splits = [translation.honest_split(pairs, seed) for seed in (0, 1, 1)]
+    splits = [translation.group_split(pairs, seed) for seed in (0, 1, 1)]
     assert splits[0] != splits[1] == splits[2]
     assert [len(part) for part in splits[0]] == [1_880, 60, 60]
-    assert [len(part) for part in translation.honest_split(pairs, 0, share=0.1)] == [1_600, 200, 200]
+    assert [len(part) for part in translation.group_split(pairs, 0, share=0.1)] == [1_600, 200, 200]
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_pairs_that_share_a_sentence_over_others_stay_together(seed):
     chain = [("a", "1"), ("B", "1!"), ("b.", "2"), ("C c", "¿2?"), ("c, C", "3")]  # a-1-b-2-c-3
     single = [(f"s{i}", f"t{i}") for i in range(1_000)]
-    parts = translation.honest_split(chain + single, seed, share=0.3)
+    parts = translation.group_split(chain + single, seed, share=0.3)
     held = [len(set(chain) & set(part)) for part in parts]
     assert sorted(held) == [0, 0, 5]
 
@@ -207,7 +207,7 @@ def test_a_chain_can_be_in_any_part():
     chain = [("a", "1"), ("b", "1"), ("b", "2")]
     single = [(f"s{i}", f"t{i}") for i in range(300)]
     held = {
-        next(i for i, part in enumerate(translation.honest_split(chain + single, seed, share=0.3)) if chain[0] in part)
+        next(i for i, part in enumerate(translation.group_split(chain + single, seed, share=0.3)) if chain[0] in part)
         for seed in range(40)
     }
     assert held == {0, 1, 2}
@@ -217,7 +217,7 @@ def test_a_large_group_is_for_training():
     group = [("hello", f"hola {i}") for i in range(40)]
     single = [(f"s{i}", f"t{i}") for i in range(1_000)]
     for seed in range(5):
-        assert set(group) <= set(translation.honest_split(group + single, seed)[0])
+        assert set(group) <= set(translation.group_split(group + single, seed)[0])
 
 
 def test_a_source_and_a_target_that_read_alike_do_not_tie_pairs_together():
@@ -250,7 +250,7 @@ def test_sources_end_and_targets_begin_and_end():
 def test_decomposed_letters_do_not_part_a_sentence():
     pairs = [(f"Is it café {i}?", f"¿Es café {i}?") for i in range(300)]
     twins = [tuple(unicodedata.normalize("NFD", text) for text in pair) for pair in pairs]
-    parts = translation.honest_split(pairs + twins, 1, share=0.1)
+    parts = translation.group_split(pairs + twins, 1, share=0.1)
     composed = [{tuple(unicodedata.normalize("NFC", text) for text in pair) for pair in part} for part in parts]
     assert [len(part) for part in parts] == [2 * len(part) for part in composed] == [480, 60, 60]
 

@@ -139,7 +139,7 @@ def test_every_endpoint_works_in_a_process_without_keras_and_this_package(name, 
     """And gives what the function of the loaded model gives."""
     folder, recipe = trained(name), RECIPES[name]
     endpoints = homl_models.load(str(folder)).endpoints()
-    images = np.float32(recipe.parts[2][0][:2]) if hasattr(recipe, "image_shape") else None
+    images = np.float32(recipe.splits[2][0][:2]) if hasattr(recipe, "image_shape") else None
     images = images / 255 if images is not None and images.max() > 1 else images
     given = {}
     for endpoint, declared in endpoints.items():

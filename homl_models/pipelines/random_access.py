@@ -10,7 +10,7 @@ IGNORED = -100  # label of what does not count
 
 
 @dataclasses.dataclass(frozen=True)
-class Stream:
+class RandomAccessDataset:
     """An endless sequence of batches of which any part can be had.
 
     batch: step (int64 scalar tensor, counted from 0 over all epochs) -> batch, in TensorFlow
@@ -45,10 +45,10 @@ def permuted(index, count, *key):
     return tf.raw_ops.RandomIndexShuffle(index=index, seed=key, max_index=count - 1, rounds=8)
 
 
-def bucketed(give, per_epoch, seed=None):
-    """`Stream` of batches from buckets, each of which has a shape of its own.
+def bucketed(make_batch, per_epoch, seed=None):
+    """`RandomAccessDataset` of batches from buckets, each of which has a shape of its own.
 
-    give: (bucket, epoch, number of the batch among those of the bucket, step) -> the batch, see `rows_of_batch`.
+    make_batch: (bucket, epoch, number of the batch among those of the bucket, step) -> the batch, see `batch_indices`.
     per_epoch: batches of each bucket. seed: draws an order of the batches for each epoch; None takes them one after the
     other, alike in every epoch.
     """
@@ -65,15 +65,15 @@ def bucketed(give, per_epoch, seed=None):
         else:
             slot = permuted(slot, steps, seed, epoch, -1)
         if len(per_epoch) == 1:
-            return give(0, epoch, slot, step)
+            return make_batch(0, epoch, slot, step)
         chosen = tf.searchsorted(firsts, slot[None], side="right")[0] - 1
         number = slot - tf.gather(firsts, chosen)
-        return tf.switch_case(chosen, [lambda i=i: give(i, epoch, number, step) for i in range(len(per_epoch))])
+        return tf.switch_case(chosen, [lambda i=i: make_batch(i, epoch, number, step) for i in range(len(per_epoch))])
 
-    return Stream(batch, steps)
+    return RandomAccessDataset(batch, steps)
 
 
-def rows_of_batch(i, epoch, number, count, batch_size, seed=None):
+def batch_indices(i, epoch, number, count, batch_size, seed=None):
     """Which of the `count` rows of bucket i are in its batch `number` of an epoch, (b,) int64.
 
     Each row once an epoch; the last batch is filled up with row `count`, an empty one, which is not to count.
@@ -91,7 +91,7 @@ def num_batches(count, batch_size):
     return -(-count // batch_size)
 
 
-def by_length(lengths, buckets):
+def length_buckets(lengths, buckets):
     """Lengths (n,) -> [(rows of a bucket (m,), the length to pad to), ...], at most so many, for the least padding."""
     bounds = _bounds(np.bincount(lengths), buckets)
     places = np.searchsorted(bounds, lengths)
