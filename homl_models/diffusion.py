@@ -1,6 +1,6 @@
-"""Diffusion: schedules of noise, steps from a image to noise and back, samplers; knows no network.
+"""Diffusion: schedules of noise, steps from an image to noise and back, samplers; knows no network.
 
-A image x0 becomes noise in T steps: x_t = signal[t] * x0 + noise[t] * e, where e is standard normal,
+An image x0 becomes noise in T steps: x_t = signal[t] * x0 + noise[t] * e, where e is standard normal,
 signal[t]^2 + noise[t]^2 = 1, and t = 0 is the image itself (Ho et al., 2020, https://arxiv.org/abs/2006.11239;
 equations 17-5 and 17-6 of the book). A sampler goes back, through all of the steps or a few of them. Whatever its
 name, from time t to time u it computes
@@ -9,7 +9,7 @@ name, from time t to time u it computes
 
 with the x0 that a network sees in x_t, the one that it saw a step earlier, and a new draw e: so a sampler is a
 table of four numbers a step (`sampler`), and one loop serves all (`walk`). Tables are float64, states float32.
-Shapes: b batch, ... those of a image, n steps of a sampler.
+Shapes: b batch, ... those of an image, n steps of a sampler.
 """
 
 import math
@@ -30,7 +30,7 @@ def cosine_betas(steps, offset=0.008, largest=0.999):
 def linear_betas(steps, first=1e-4, last=0.02, largest=0.999):
     """From `first` to `last` in equal steps for T = 1,000 (Ho et al., 2020), 1,000 / T times as much for T -> (steps,).
 
-    So as little is left of a image after fewer or more steps (as in the code of Nichol & Dhariwal, 2021).
+    So as little is left of an image after fewer or more steps (as in the code of Nichol & Dhariwal, 2021).
     """
     return np.minimum(np.linspace(first, last, steps) * (1000 / steps), largest)
 
@@ -152,7 +152,7 @@ def walk(
 
     Beside it, the x0 that the last step saw.
     denoise: (x (b, ...), t (b,)) -> the x0 that it sees. seed: a whole number, or a tensor of one.
-    known, mask (b, ...): a image and 1 where it is to stay, which is put in after each step with the noise of
+    known, mask (b, ...): an image and 1 where it is to stay, which is put in after each step with the noise of
         its time, drawn by `schedule` (Lugmayr et al., 2022, https://arxiv.org/abs/2201.09865, without resampling).
     clip: keep x0 in [-1, 1].
     part: (first, last), to take only the steps first <= i < last, where `before` is the x0 that was seen before.

@@ -215,7 +215,7 @@ def _images(result):
 def show(result):
     """Print a result: lines of text for a single output, else JSON; images need --out."""
     if _images(result):
-        raise UserError("the result is a image; name a file for it with --out PATH.png")
+        raise UserError("the result is an image; name a file for it with --out PATH.png")
     print(as_text(result), flush=True)
 
 

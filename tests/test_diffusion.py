@@ -44,7 +44,7 @@ def test_cosine_schedule_is_equation_17_7():
 
 @BOTH
 def test_q_sample_in_one_jump_has_the_moments_of_all_the_small_steps(schedule):
-    """x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) e_t, from a image of 0.7: mean and variance, step by step."""
+    """x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) e_t, from an image of 0.7: mean and variance, step by step."""
     mean, variance = 0.7, 0.0
     for t in range(1, 1001):
         beta = schedule.beta[t]

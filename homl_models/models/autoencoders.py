@@ -1,6 +1,6 @@
 """Autoencoders (*Hands-On Machine Learning*, 3rd ed., chapter 17).
 
-An encoder maps a image to a few numbers, its coding; a decoder makes the image again from them. What
+An encoder maps an image to a few numbers, its coding; a decoder makes the image again from them. What
 the coding is worth depends on what keeps the two from copying: its size, noise, sparsity, shared weights.
 Recipes: `autoencoder_linear`, `autoencoder_stacked`, `autoencoder_tied`, `autoencoder_greedy`,
 `autoencoder_conv`, `autoencoder_recurrent`, `autoencoder_denoising`, `autoencoder_sparse_l1`,
@@ -266,7 +266,7 @@ class ConvAutoencoder(Autoencoder):
 
 @keras.saving.register_keras_serializable("homl_models")
 class RecurrentAutoencoder(Autoencoder):
-    """LSTMs that read a image row by row and write it again from its coding, the last state.
+    """LSTMs that read an image row by row and write it again from its coding, the last state.
 
     units: of the outer LSTMs. coding_size: k, the units of the one in the middle.
     """

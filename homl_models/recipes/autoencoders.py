@@ -51,7 +51,7 @@ class Coding(ImageRecipe):
 
 @dataclasses.dataclass(frozen=True)
 class _Autoencoder(Coding):
-    """Those that reconstruct a image from its coding."""
+    """Those that reconstruct an image from its coding."""
 
     coding_size: int = 30
     """Numbers in a coding."""
@@ -286,7 +286,7 @@ class VAE(Generative, Coding):
         return bool(self.filters)
 
     def compile_kwargs(self):
-        return ImageRecipe.objective(self)  # the loss is the model's own
+        return ImageRecipe.compile_kwargs(self)  # the loss is the model's own
 
     def model(self):
         from homl_models.models.vae import VAE

@@ -38,7 +38,7 @@ class DDPM(Generative, ImageRecipe):
     monitor: str = ""
     steps_per_execution: int = 10
     num_steps: int = 1000
-    """T, the steps from a image to noise."""
+    """T, the steps from an image to noise."""
     schedule: Literal["cosine", "linear"] = "cosine"
     """How much noise each step adds."""
     prediction: Literal["noise", "x0", "velocity"] = "velocity"

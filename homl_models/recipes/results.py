@@ -1,6 +1,6 @@
 """Results: what training a recipe gave here, as data beside the recipe.
 
-Each module of recipes has `RESULTS`, a list of `Result`; the tables of README.md and docs/results.md are made from them.
+Each module of recipes has `RESULTS`, a list of `Result`; README.md's table and docs/results.md are made of them.
 """
 
 import dataclasses

@@ -84,7 +84,7 @@ def blocks(columns):
 
 
 def attention(source, target, weights, path):
-    """Weights (t, s) as a image, source tokens across and target tokens down, as a PNG."""
+    """Weights (t, s) as an image, source tokens across and target tokens down, as a PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(1.5 + 0.35 * len(source), 1.2 + 0.3 * len(target)), layout="constrained")
