@@ -62,7 +62,7 @@ def claim(seconds):
 
 @dataclasses.dataclass
 class Bench:
-    """What the claims share: sizes, precision, PyTorch's runtime (None where there is none) and the product's rate."""
+    """Settings of all claims: sizes, precision, PyTorch's runtime (None where there is none) and the product's rate."""
 
     small: bool
     precision: str

@@ -1,4 +1,4 @@
-"""What pre-training is worth: film reviews judged after few labelled ones, from scratch and by BERT and ELECTRA.
+"""Gain of pre-training: sentiment of reviews from few labels, from scratch and from BERT and ELECTRA.
 
     python benchmarks/pretraining.py --bert runs/bert_pretrain --electra runs/electra_pretrain
         [--data-file reviews.csv --test-file reviews_test.csv] [--labels 1000] [--seeds 0 1 2 3 4] [--tested 5000]

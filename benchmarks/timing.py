@@ -1,4 +1,4 @@
-"""What the benchmarks share: two sides timed in turn, the matrix-product peak, one JSON line per claim."""
+"""Shared parts of the benchmarks: two sides timed in turn, the matrix-product peak, one JSON line per claim."""
 
 import json
 import statistics

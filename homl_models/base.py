@@ -1,4 +1,4 @@
-"""What every layer and model of the package has: a configuration equal to its constructor arguments; endpoints."""
+"""Base classes of layers and models: a configuration equal to the constructor's arguments; endpoints."""
 
 import functools
 import inspect
@@ -13,7 +13,7 @@ XLA = os.environ.get("HOML_XLA", "1") != "0"  # whether anything is compiled by 
 
 
 class Configured:
-    """Saves what it was constructed with.
+    """Mixin whose configuration is the constructor's arguments.
 
     Store every constructor argument under its own name; `get_config` reads them
     back from there. (A plain `keras.Model` subclass whose arguments all have
@@ -45,7 +45,7 @@ class Configured:
 
 
 class Layer(Configured, keras.layers.Layer):
-    """A `keras.layers.Layer` that saves what it was constructed with, and passes masks on."""
+    """`keras.layers.Layer` whose configuration is the constructor's arguments, and which passes masks on."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -53,7 +53,7 @@ class Layer(Configured, keras.layers.Layer):
 
 
 class Model(Configured, keras.Model):
-    """A `keras.Model` that saves what it was constructed with; see `Configured`."""
+    """`keras.Model` whose configuration is the constructor's arguments; see `Configured`."""
 
     @property
     def optimizers(self):
@@ -62,7 +62,7 @@ class Model(Configured, keras.Model):
 
     @property
     def jit_compile(self):
-        """Keras', but False with HOML_XLA=0 in the environment; the configuration keeps what was asked for."""
+        """As Keras' `jit_compile`, but False with HOML_XLA=0 in the environment; the configuration keeps the setting."""
         return XLA and super().jit_compile
 
     @jit_compile.setter
@@ -70,7 +70,7 @@ class Model(Configured, keras.Model):
         keras.Model.jit_compile.fset(self, value)
 
     def make_train_function(self, force=False):
-        """Keras', with the optimizer's variables made before the step is traced, or else it is traced twice."""
+        """As Keras', with the optimizer built before the step is traced, which would otherwise be traced twice."""
         if self.built and self.optimizer is not None and not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
         return super().make_train_function(force)
@@ -80,10 +80,10 @@ class Model(Configured, keras.Model):
         return self.weights
 
     def unpacked(self):
-        """Called when a preset has brought `packed_weights` back."""
+        """Called after a preset has restored `packed_weights`."""
 
     def endpoints(self):
-        """What the SavedModel offers: {name: `endpoints.Endpoint`}; it takes and returns strings and images.
+        """The endpoints of the SavedModel, {name: `endpoints.Endpoint`}, which take and return strings and images.
 
         Called on every backend, so it imports TensorFlow within the functions of the endpoints alone.
         """

@@ -1,4 +1,4 @@
-"""What the commands share."""
+"""Shared parts of the commands: parsing, errors and exit status, output, a quiet import of TensorFlow."""
 
 import argparse
 import contextlib
@@ -14,7 +14,7 @@ CHATTER = re.compile(rb"WARNING: All log messages before absl::InitializeLog|[IW
 
 
 class Parser(argparse.ArgumentParser):
-    """Takes flags by their whole names alone; what is wrong with them is a `UserError`."""
+    """`argparse` parser without abbreviations, whose errors are `UserError`."""
 
     def __init__(self, **settings):
         super().__init__(**settings, allow_abbrev=False)
@@ -52,7 +52,7 @@ def utf8_output():
 
 
 def import_tensorflow():
-    """Import TensorFlow without what it tells its developers; errors, and what is no line of its log, are shown.
+    """Import TensorFlow without its information and warnings for developers; errors are shown.
 
     TF_CPP_MIN_LOG_LEVEL=0 or 1 in the environment shows everything.
     """

@@ -1,4 +1,4 @@
-"""python -m homl_models.evaluate RUN [flags]: the metrics of a run or preset again, on its test data or on yours."""
+"""python -m homl_models.evaluate RUN [flags]: the metrics of a run or preset, on its own test data or on yours."""
 
 import inspect
 import sys

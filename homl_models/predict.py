@@ -130,7 +130,7 @@ def parser(name, endpoint):
 
 
 def batches(endpoint, name, inputs, file):
-    """What to call the endpoint with, {input: values}, one after the other; without a main input {}.
+    """Batches of inputs, {input: values}, to call the endpoint with, one after the other; {} without a main input.
 
     A batch of texts; all images, where the endpoint wants one size, or else one after the other; numbers likewise.
     """

@@ -13,7 +13,7 @@ import sys
 
 from homl_models import cli, environment, recipes
 from homl_models.errors import UserError
-from homl_models.recipes import RECIPES
+from homl_models.recipes import FAMILIES, RECIPES, SUMMARIES
 from homl_models.training import loop
 
 
@@ -53,7 +53,7 @@ def parse(name, flags):
 
 
 def one_line(box):
-    """What tyro says in a box, on one line: the error, and the first flag that it proposes instead."""
+    """tyro's box of an error on one line: the error, and the first flag that it proposes instead."""
     lines = [line.strip("│ ") for line in box.splitlines()[1:]]
     error = " ".join(itertools.takewhile(lambda line: line and line[0] not in "─╰", lines))
     proposed = re.search(r"(?s)Perhaps you meant.*?(--[a-z-]+)", box)
@@ -61,28 +61,17 @@ def one_line(box):
 
 
 def listing():
-    """One line per recipe."""
-    width = max(map(len, RECIPES))
-    return "\n".join(f"  {name:{width}}  {described(name, recipe)}" for name, recipe in RECIPES.items())
+    """The recipes by family, a line each."""
+    width = max(map(len, SUMMARIES))
+    blocks = [
+        "\n".join([family.title, *(f"  {name:{width}}  {SUMMARIES.get(name, '')}" for name in family.recipes)])
+        for family in FAMILIES
+    ]
+    return "\n\n".join([*blocks, "Each class has a *_tiny recipe, which trains in seconds: " + ", ".join(tiny())])
 
 
-def described(name, recipe):
-    """What a recipe is, in a line: the summary of its class, and the settings in which it differs from it."""
-    line = type(recipe).__doc__.splitlines()[0]
-    if name.endswith("_tiny"):
-        return f"(seconds) {line}"
-    changed = {
-        f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe) if getattr(recipe, f.name) != f.default
-    }
-    return " ".join([line, *(_as_flag(name, value) for name, value in changed.items())])
-
-
-def _as_flag(name, value):
-    """A setting as it is given on the command line."""
-    flag = name.replace("_", "-")
-    if isinstance(value, bool):
-        return f"--{flag}" if value else f"--no-{flag}"
-    return " ".join([f"--{flag}", *map(str, value if isinstance(value, (tuple, list)) else [value])])
+def tiny():
+    return [name for name in RECIPES if name.endswith("_tiny")]
 
 
 def train(name, **settings):

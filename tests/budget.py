@@ -37,7 +37,7 @@ def pace():
 
 
 def group(test):
-    """What the seconds of a test count for: the tiny recipe that it is about, or else its file."""
+    """The group that a test's seconds count for: the tiny recipe that it is about, or else its file."""
     recipe = re.search(r"\[(\w+?_tiny)\b", test)
     return recipe[1] if recipe else test.split("::")[0]
 

@@ -1,4 +1,4 @@
-"""What every layer and model has to pass, one call each.
+"""Checks that every layer and model has to pass, one call each.
 
 `function` is a layer, a model or any function of its inputs: a NumPy array (b, t, ...)
 or a nest of them.

@@ -1,4 +1,4 @@
-"""What the tests share: a quiet TensorFlow, the real data where it is at hand, tiny recipes trained once, a budget.
+"""Shared fixtures: a quiet TensorFlow, the real data where it is at hand, tiny recipes trained once, a budget.
 
 XLA is off (HOML_XLA=0) but in tests marked `xla`, where compilation is the claim: tracing and compiling, not steps,
 are what tiny models cost. With HOML_REQUIRE_DATA=1 a test that skips has failed: nothing may be missing.
@@ -141,7 +141,7 @@ class Trained:
         return sorted(self(name).parent.glob("stopped_*"))
 
     def warned(self, name):
-        """What a person would have been warned of: all warnings that Python shows, all that is logged as one."""
+        """All warnings that a user would have seen: those that Python shows, and those that are logged."""
         return json.loads((self(name).parent / "warned.json").read_text())
 
     def train(self, name, folder):
@@ -226,6 +226,6 @@ def jax_process(tensorflow_process):
 
 @pytest.fixture(autouse=True)
 def trained_before(request):
-    """What tests of a recipe share is there before the seconds of one of them count."""
+    """Trains a recipe before the seconds of a test that shares the run count."""
     if {"trained", "name"} <= set(request.fixturenames):
         request.getfixturevalue("trained")(request.getfixturevalue("name"))

@@ -78,7 +78,7 @@ def latest(folder):
 
 
 def results(folder):
-    """What a finished run says of itself: metrics but for the time, samples and history, byte for byte."""
+    """Metrics but for the time, samples and history of a finished run, byte for byte."""
     metrics = json.loads((folder / "metrics.json").read_text())
     metrics.pop("minutes")
     return metrics, (folder / "samples.txt").read_bytes(), (folder / "history.csv").read_bytes()

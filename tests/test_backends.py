@@ -182,7 +182,7 @@ print(json.dumps(found))
 @on_jax
 @pytest.mark.slow
 def test_on_jax_every_class_of_recipes_takes_steps_and_is_saved_and_loaded(tmp_path):
-    """Those that the steps above are not of."""
+    """Classes of recipes that the steps above leave out."""
     others = {type(recipes.get(name)) for name in TINY} - {type(recipes.get(name)) for name in OF_KIND.values()}
     of_class = {type(recipes.get(name)): name for name in TINY if type(recipes.get(name)) in others}
     found = processes.run(EACH_CLASS, tmp_path, *of_class.values(), process=processes.JAX)

@@ -1,4 +1,4 @@
-"""What the commands share: TensorFlow without its chatter, oneDNN, output in UTF-8."""
+"""Shared parts of the commands: TensorFlow without its chatter, oneDNN, output in UTF-8."""
 
 import os
 import subprocess

@@ -27,7 +27,7 @@ def run(trained):
 
 
 def output(capsys, *args, main=predict.main):
-    """What a command prints; it must succeed."""
+    """The output of a command, which must succeed."""
     status = main([str(arg) for arg in args])
     out, errors = capsys.readouterr()
     assert status == 0, errors

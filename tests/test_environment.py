@@ -1,4 +1,4 @@
-"""What the process around the package can be set to, and what is said of it."""
+"""Settings of the process: Keras' backend and keras.json, matplotlib's backend."""
 
 import json
 import os

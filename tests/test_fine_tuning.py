@@ -1,4 +1,4 @@
-"""What recipes of BERT and ELECTRA do beyond what all recipes do: starting from other models, files of one's own."""
+"""Recipes of BERT and ELECTRA: starting from other models, files of one's own."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""What generated things are worth: against closed forms, other packages, and a ladder of what should be worse."""
+"""Metrics of generated images, against closed forms, other packages, and a ladder of ever worse samples."""
 
 import contextlib
 import io

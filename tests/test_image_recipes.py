@@ -97,7 +97,7 @@ def test_own_images_are_trained_on_and_reported(tmp_path_factory, name, count, c
 ])  # fmt: skip
 def test_codings_of_any_number_are_laid_out(codings, how, tmp_path):
     given = np.float32(codings), np.zeros(len(codings)), np.zeros((len(codings), 3, 3))
-    assert reports.map_of_codings(*given, tmp_path / "map.png") == how
+    assert reports.coding_map(*given, tmp_path / "map.png") == how
     assert Image.open(tmp_path / "map.png").size == (1000, 800)
 
 

@@ -1,4 +1,4 @@
-"""What holds the house together: the direction of imports, a quick command line, the README's two commands."""
+"""The package as a whole: the direction of imports, public names, a quick command line."""
 
 import ast
 import importlib
@@ -140,7 +140,8 @@ def test_without_arguments_train_lists_every_recipe_on_a_line(outcomes):
     status, output, errors = outcomes[()]
     assert status == 0, errors
     for name in RECIPES:
-        assert re.search(rf"^  {name} +\S", output, re.MULTILINE), name
+        line = rf"[ ,]{name}\b" if name.endswith("_tiny") else rf"^  {name} +\S"
+        assert re.search(line, output, re.MULTILINE), name
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -28,7 +28,7 @@ def load():
 
 
 def saved(name):
-    """What a preset's metrics were when it was trained."""
+    """The metrics of a preset when it was trained."""
     return json.loads((loading.PRESETS / name / "metrics.json").read_text())
 
 

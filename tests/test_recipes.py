@@ -1,6 +1,6 @@
-"""What every recipe has to itself: it builds, takes steps and comes back; its kind, its flags, its bad values.
+"""Every recipe by itself: it builds, takes steps and comes back; its kind, its contract, its bad values.
 
-What belongs to a kind of training is tested in test_train.py and test_resume.py, once for each kind.
+Everything that a kind of training has in common is tested in tests/training, once for each kind.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import pytest
 import homl_models
 from homl_models import train
 from homl_models.errors import UserError
-from homl_models.recipes import RECIPES, get
+from homl_models.recipes import FAMILIES, RECIPES, RESULTS, SUMMARIES, get
 from homl_models.recipes.recipe import KINDS, Recipe
 from homl_models.training import loop
 from tests import checks
@@ -24,6 +24,37 @@ def test_every_recipe_class_has_a_tiny_instance_and_a_documented_real_one():
     tiny = {type(RECIPES[name]) for name in TINY}
     assert {type(recipe) for recipe in RECIPES.values()} == tiny
     assert all(type(recipe).__doc__ for recipe in RECIPES.values())
+
+
+def test_every_recipe_has_a_line_and_belongs_to_a_family():
+    """Tiny ones belong to the tests."""
+    real = [name for name in RECIPES if name not in TINY]
+    assert sorted(SUMMARIES) == sorted(real)
+    assert sorted(name for family in FAMILIES for name in family.recipes) == sorted(real)
+    for name, line in SUMMARIES.items():
+        assert line[0].isupper(), name
+        assert not line.endswith("."), name
+        assert len(line) <= 100, name
+        assert "--" not in line, name
+
+
+def test_every_result_belongs_to_a_recipe_and_has_figures():
+    assert {result.recipe for result in RESULTS} <= RECIPES.keys() - set(TINY)
+    for result in RESULTS:
+        assert result.metrics, result.recipe
+        assert result.machine, result.recipe
+        train.parse(result.recipe, result.flags)
+
+
+@EACH
+def test_what_is_not_a_flag_is_marked_as_such(name):
+    """A class attribute without an annotation would be a setting that nobody can set."""
+    recipe = type(RECIPES[name])
+    for cls in recipe.__mro__[:-1]:
+        annotated = cls.__dict__.get("__annotations__", {})
+        for key, value in vars(cls).items():
+            plain = not key.startswith("_") and isinstance(value, (bool, int, float, str, tuple))
+            assert not plain or key in annotated, f"{cls.__name__}.{key}"
 
 
 def unnamed(classes):
@@ -58,7 +89,6 @@ def test_a_recipe_builds_takes_steps_and_comes_back(name, tmp_path):
     (tmp_path / "checkpoints").mkdir()
     keras.utils.set_random_seed(recipe.seed)
     batches, valid, model, progress = loop.prepare(recipe, recipe.stages()[0], tmp_path)
-    recipe.begin_epoch(model, 0)
     before = checks.arrays(model.trainable_variables)
     progress.on_train_begin()
     model.fit(batches.dataset(0, 2), shuffle=False, verbose=0)  # the first warms up from a learning rate of 0

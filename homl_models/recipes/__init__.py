@@ -6,18 +6,14 @@ from pathlib import Path
 
 from homl_models.errors import UserError
 from homl_models.recipes import autoencoders, bert, char_rnn, ddpm, feature_net, fine_tuning, gan, translation
+from homl_models.recipes.families import FAMILIES
 from homl_models.training import files
 
-RECIPES = {
-    **char_rnn.RECIPES,
-    **translation.RECIPES,
-    **autoencoders.RECIPES,
-    **feature_net.RECIPES,
-    **ddpm.RECIPES,
-    **gan.RECIPES,
-    **bert.RECIPES,
-    **fine_tuning.RECIPES,
-}
+MODULES = char_rnn, translation, autoencoders, feature_net, ddpm, gan, bert, fine_tuning
+RECIPES = {name: recipe for module in MODULES for name, recipe in module.RECIPES.items()}
+SUMMARIES = {name: line for module in MODULES for name, line in getattr(module, "SUMMARIES", {}).items()}
+RESULTS = [result for module in MODULES for result in getattr(module, "RESULTS", [])]
+__all__ = ["FAMILIES", "RECIPES", "RESULTS", "SUMMARIES", "get", "of_run"]
 
 
 def get(name):

@@ -44,7 +44,7 @@ class Coding(ImageRecipe):
         lines = ["reconstructions.png  validation images above what their codings decode to"]
         if self.map_size:
             images, labels = model.checked(self.splits[1][0][: self.map_size]), self.splits[1][1][: self.map_size]
-            how = reports.map_of_codings(model.codings(images), labels, images, folder / "codings.png", self.seed)
+            how = reports.coding_map(model.codings(images), labels, images, folder / "codings.png", self.seed)
             lines.append(f"codings.png          codings of validation images in two dimensions, {how}")
         return "\n".join(lines)
 

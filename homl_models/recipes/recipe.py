@@ -1,8 +1,20 @@
-"""What every recipe is: settings that become flags, and five things that it can do."""
+"""Recipe: a way of training one model, as a frozen dataclass.
+
+The contract, which tests/test_recipes.py holds:
+- Fields are the settings: flags of `train`, arguments in Python, kept in recipe.json. Their docstrings are the help.
+  A class attribute that is no setting is annotated `typing.ClassVar`.
+- Methods import TensorFlow, models and pipelines when they are called, so that the command line costs nothing.
+- `model()` gives a model that is built and compiled; every constructor argument of a model is stored under its own
+  name (see `base.Configured`), and `build()` works without arguments.
+- The class docstring is what `--help` shows. A module has `RECIPES` {name: instance}, `SUMMARIES` {name: a line for the
+  listing} and `RESULTS`, a list of `results.Result`.
+- Each class has an instance named `*_tiny`, which needs no network and trains in seconds; the tests train it. It names
+  in `kind` which of `KINDS` its training is: what a kind has in common is tested once.
+"""
 
 import dataclasses
 import typing
-from typing import Literal
+from typing import ClassVar, Literal
 
 from homl_models.errors import UserError
 from homl_models.training.stages import Stage
@@ -20,14 +32,14 @@ KINDS = {
 
 
 def positive(**values):
-    """Refuse values that are not above zero, in terms of their flags."""
+    """`UserError` for values that are not above 0; it names their flags."""
     for name, value in values.items():
         if not value > 0:
             raise UserError(f"--{name.replace('_', '-')} must be above 0, not {value}")
 
 
 def rate(**values):
-    """Refuse values outside [0, 1)."""
+    """`UserError` for values outside [0, 1)."""
     for name, value in values.items():
         if not 0 <= value < 1:
             raise UserError(f"--{name.replace('_', '-')} must lie in [0, 1), not {value}")
@@ -52,11 +64,9 @@ def check_type(name, value, wanted):
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A way of training one model: fields are the flags, methods build, judge and show.
+    """Settings and methods that all recipes have."""
 
-    Methods import what they need, so that this costs nothing until it is used. A class says in `kind` which of `KINDS`
-    its training is: what belongs to a kind (resuming, saving, export) is tested once, not for each recipe.
-    """
+    kind: ClassVar[str]
 
     run_dir: str = ""
     """Folder of the run. Default: runs/RECIPE."""
@@ -82,7 +92,7 @@ class Recipe:
     """Seconds between checkpoints within an epoch; one is always written at its end."""
     verbose: Literal[0, 1, 2] = 1
     """0: silent, 1: progress bar, 2: one line per epoch."""
-    beta_2 = 0.999  # of Adam
+    beta_2: ClassVar[float] = 0.999  # of Adam
 
     def __post_init__(self):
         known = typing.get_type_hints(type(self))
@@ -98,21 +108,21 @@ class Recipe:
 
     def datasets(self):
         """(training, validation) as `pipelines.random_access.RandomAccessDataset`; validation may be None."""
-        raise TypeError(f"{type(self).__name__} must say what its data is")
+        raise TypeError(f"{type(self).__name__} must define datasets()")
 
     def learnt_from(self):
-        """What a run holds on to: {"data": what it is trained on, and perhaps more, such as "vocabulary": of the data}.
+        """The data of a run, and what was learned from it: {"data": ..., "vocabulary": ...}.
 
-        Arrays, texts and numbers, of which the run keeps digests; it goes on with the same only.
+        Arrays, texts and numbers, of which the run keeps digests; it resumes with the same only.
         """
         return {"data": self.splits}
 
     def model(self):
         """A new model, built and compiled."""
-        raise TypeError(f"{type(self).__name__} must say what its model is")
+        raise TypeError(f"{type(self).__name__} must define model()")
 
     def stages(self):
-        """The stages of the training, `training.stages.Stage`, each from the weights of the one before; here one."""
+        """The stages of the training (`training.stages.Stage`), each from the weights of the one before; by default one."""
         return [self.stage("")]
 
     def stage(self, name, **changes):
@@ -129,11 +139,11 @@ class Recipe:
 
     def evaluate(self, model):
         """Metrics of a trained model: {name: number}. Keyword arguments with defaults become flags of `evaluate`."""
-        raise TypeError(f"{type(self).__name__} must say how it is judged")
+        raise TypeError(f"{type(self).__name__} must define evaluate()")
 
     def show(self, model, folder):
-        """Samples of what the model makes, as text; images are written into `folder`."""
-        raise TypeError(f"{type(self).__name__} must show what it makes")
+        """Samples of the model, as text; images are written into `folder`."""
+        raise TypeError(f"{type(self).__name__} must define show()")
 
     def optimizer(self, steps):
         """Adam with a warm-up (2 % of `steps`) to the learning rate and a cosine down to zero."""

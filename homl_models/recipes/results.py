@@ -1,9 +1,10 @@
-"""Results: what training a recipe gave here, as data beside the recipe.
+"""Results: trainings that were measured here, as data beside the recipe.
 
 Each module of recipes has `RESULTS`, a list of `Result`; README.md's table and docs/results.md are made of them.
 """
 
 import dataclasses
+import shlex
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,7 +13,7 @@ class Result:
 
     Args:
         recipe: its name.
-        command: what was run, after `python -m homl_models.train`; by default the recipe's name.
+        command: the arguments of `python -m homl_models.train`; by default the recipe's name.
         machine: processor, and what else ran beside.
         minutes: of training; None where it was not timed.
         metrics: {name: value}, as `metrics.json` has them, or in words.
@@ -27,3 +28,8 @@ class Result:
     metrics: dict = dataclasses.field(default_factory=dict)
     reference: dict = dataclasses.field(default_factory=dict)
     note: str = ""
+
+    @property
+    def flags(self):
+        """The arguments after the recipe's name, as a list."""
+        return shlex.split(self.command or self.recipe)[1:]

@@ -4,8 +4,8 @@ What a step depends on is the variables (weights, optimizers, metrics, seed gene
 carried states) and the number of the step; the data is a function of the latter. All
 of it is in each checkpoint, but for the best weights so far, which are written when they
 change; so a run that goes on from any of its checkpoints takes the same steps as one that
-was never stopped. What people read (history.csv, TensorBoard) is made from the
-checkpoint's history, never the other way round.
+was never stopped. history.csv and TensorBoard are made from the checkpoint's history,
+never the other way round.
 """
 
 import errno
@@ -237,7 +237,7 @@ def read_checkpoint(folder):
 
 
 def _read_whole(path, otherwise):
-    """What `files.read_arrays` gives, or None of a file that is damaged or not there."""
+    """The result of `files.read_arrays`, or None of a file that is damaged or not there."""
     try:
         return files.read_arrays(path)
     except DAMAGE as error:

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and that notice when they are damaged."""
+"""Atomic writes, files with checksums, digests."""
 
 import contextlib
 import hashlib
@@ -15,7 +15,7 @@ from homl_models.errors import UserError
 
 @contextlib.contextmanager
 def atomic_write(path):
-    """A path beside `path` to write to; renamed to `path` if all goes well, removed if not.
+    """Atomic write: a temporary path beside `path`, renamed to `path` on success, removed on failure.
 
     Replaces a file; a folder only if it is not there yet.
     """
@@ -41,7 +41,7 @@ def remove(path):
 
 
 def remove_leftovers(folder):
-    """Remove what a killed process was writing."""
+    """Remove the temporary files of a killed process."""
     for path in [*Path(folder).glob(".aside-*"), *Path(folder).glob("*/.aside-*")]:
         remove(path)
 
@@ -87,7 +87,7 @@ def write_arrays(path, arrays, info):
 
 
 def read_arrays(path):
-    """What `write_arrays` wrote: ({name: array}, info). Raises `zipfile.BadZipFile` if any byte is wrong."""
+    """Arrays {name: array} and info of a file of `write_arrays`. Raises `zipfile.BadZipFile` if any byte is wrong."""
     with zipfile.ZipFile(path) as archive:
         if bad := archive.testzip():
             raise zipfile.BadZipFile(f"checksum of {bad} does not match")

@@ -133,8 +133,8 @@ def scope(strategy):
 def finish(recipe, model, progress, folder):
     """Take the best weights, save and export them, then evaluate them and show samples; metrics.json comes last.
 
-    Where a report fails, the others are made all the same, and the first error is raised at the end: the same command
-    then only finishes.
+    If a report fails, the others are made nevertheless and the first error is raised at the end; the same command then
+    only makes the reports.
     """
     progress.take_best_weights()
     with files.atomic_write(folder / "model.keras") as aside:

@@ -1,4 +1,4 @@
-"""What people read of a run: history.csv, TensorBoard, learning curves, tables, attention maps, images."""
+"""Reports of a run: history.csv, TensorBoard, learning curves, tables, attention maps, image grids."""
 
 import contextlib
 import csv
@@ -7,10 +7,9 @@ from homl_models.training import files
 
 
 class HistoryLog:
-    """Keeps history.csv and TensorBoard in step with a run's history.
+    """history.csv and TensorBoard, kept equal to a run's history.
 
-    What is on disk from before is written anew, so that it never holds an epoch twice
-    or one that a stopped run did not save.
+    Both are written anew when a run resumes, so that no epoch stands there twice, or was never saved.
     """
 
     def __init__(self, folder, history):
@@ -113,10 +112,10 @@ def image_grid(rows, path, scale=2, gap=4):
         Image.fromarray(pixels).save(aside, format="PNG")
 
 
-def map_of_codings(codings, labels, images, path, seed=0):
-    """Codings (n, k) in two dimensions, coloured by label, with some of their images, as a PNG -> how they got there.
+def coding_map(codings, labels, images, path, seed=0):
+    """Codings (n, k) in two dimensions, coloured by label, with some of their images, as a PNG -> "by t-SNE" or not.
 
-    By t-SNE; codings of one or two numbers, fewer than four and such as do not differ as they are.
+    t-SNE, except for codings of one or two numbers, fewer than four codings, and codings that do not differ.
     """
     import numpy as np
     from matplotlib.figure import Figure
@@ -126,20 +125,22 @@ def map_of_codings(codings, labels, images, path, seed=0):
     by_tsne = len(codings) > 3 and codings.shape[1] > 2 and len(np.unique(codings, axis=0)) > 3
     if by_tsne:
         perplexity = min(30, (len(codings) - 1) / 3)
-        places = TSNE(init="pca", learning_rate="auto", perplexity=perplexity, random_state=seed).fit_transform(codings)
+        positions = TSNE(init="pca", learning_rate="auto", perplexity=perplexity, random_state=seed).fit_transform(
+            codings
+        )
     else:
-        places = np.pad(codings[:, :2], [(0, 0), (0, max(0, 2 - codings.shape[1]))])
-    places = (places - places.min(0)) / np.maximum(np.ptp(places, axis=0), 1e-9)
+        positions = np.pad(codings[:, :2], [(0, 0), (0, max(0, 2 - codings.shape[1]))])
+    positions = (positions - positions.min(0)) / np.maximum(np.ptp(positions, axis=0), 1e-9)
     figure = Figure(figsize=(10, 8), layout="constrained")
     axes = figure.subplots()
-    axes.scatter(*places.T, c=labels, s=6, cmap="tab10")
+    axes.scatter(*positions.T, c=labels, s=6, cmap="tab10")
     axes.axis("off")
     shown = np.full((1, 2), np.inf)
-    for place, image in zip(places, images):
-        if np.square(shown - place).sum(1).min() > 0.004:  # far enough from all that are shown
-            shown = np.concatenate([shown, place[None]])
+    for position, image in zip(positions, images):
+        if np.square(shown - position).sum(1).min() > 0.004:  # far enough from all that are shown
+            shown = np.concatenate([shown, position[None]])
             thumbnail = OffsetImage(image, cmap="binary", zoom=28 / max(image.shape))
-            axes.add_artist(AnnotationBbox(thumbnail, place, pad=0.1, bboxprops={"lw": 0.5}))
+            axes.add_artist(AnnotationBbox(thumbnail, position, pad=0.1, bboxprops={"lw": 0.5}))
     with files.atomic_write(path) as aside:
         figure.savefig(aside, dpi=100, format="png")
     return "by t-SNE" if by_tsne else "their first two numbers"

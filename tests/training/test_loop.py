@@ -240,7 +240,8 @@ def test_a_run_goes_on_with_its_own_data_only(tmp_path):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
 
     def prepare():
-        return loop.prepare(dataclasses.replace(recipe), recipe.stages()[0], tmp_path / "run")  # which has read nothing
+        fresh = dataclasses.replace(recipe)  # which has read nothing
+        return loop.prepare(fresh, fresh.stages()[0], tmp_path / "run")
 
     text.write_text(first)
     _, _, model, progress = prepare()
@@ -265,7 +266,7 @@ def test_a_report_that_fails_costs_nothing_else_and_the_same_command_finishes(tm
     assert (folder / "learning_curves.png").is_file()
     assert not (folder / "metrics.json").exists()
     weights = homl_models.load(str(folder)).get_weights()
-    monkeypatch.setattr(train, "fit_epoch", None)  # there is nothing left to train
+    monkeypatch.setattr(loop, "fit_epoch", None)  # there is nothing left to train
     train.train("char_rnn_tiny", **settings)
     assert {"metrics.json", "samples.txt"} <= {path.name for path in folder.iterdir()}
     for one, other in zip(weights, homl_models.load(str(folder)).get_weights(), strict=True):

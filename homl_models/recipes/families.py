@@ -1,0 +1,114 @@
+"""Families of recipes: system -> paper -> file -> recipes -> notebook -> presets."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A system of the package.
+
+    Args:
+        title: its name.
+        paper: {authors and year, or a chapter: link}.
+        file: of the model, below `homl_models/`.
+        notebook: its name, without the suffix.
+        recipes: names of the recipes that train it.
+        presets: names of the presets that come with the package.
+    """
+
+    title: str
+    paper: dict
+    file: str
+    notebook: str
+    recipes: tuple
+    presets: tuple = ()
+
+
+def arxiv(number):
+    return f"https://arxiv.org/abs/{number}"
+
+
+BOOK = "https://github.com/ageron/handson-ml3"
+FAMILIES = [
+    Family(
+        "Character RNN",
+        {"chapter 16": BOOK},
+        "models/char_rnn.py",
+        "char_rnn",
+        ("char_rnn", "char_rnn_stateful", "char_rnn_large", "char_rnn_reber"),
+        ("char_rnn_large",),
+    ),
+    Family(
+        "Encoder-decoder with attention",
+        {"Sutskever 2014": arxiv("1409.3215"), "Bahdanau 2014": arxiv("1409.0473"), "Luong 2015": arxiv("1508.04025")},
+        "models/seq2seq.py",
+        "translation",
+        ("seq2seq", "seq2seq_bidirectional", "seq2seq_attention", "seq2seq_bahdanau", "dates"),
+        ("dates",),
+    ),
+    Family(
+        "Transformer",
+        {"Vaswani 2017": arxiv("1706.03762")},
+        "models/transformer.py",
+        "translation",
+        ("transformer_book", "transformer"),
+        ("transformer",),
+    ),
+    Family(
+        "BERT",
+        {"Devlin 2018": arxiv("1810.04805")},
+        "models/bert.py",
+        "bert",
+        ("bert_pretrain", "bert_classify", "bert_tag", "bert_answer"),
+    ),
+    Family(
+        "ELECTRA",
+        {"Clark 2020": arxiv("2003.10555")},
+        "models/electra.py",
+        "electra",
+        ("electra_pretrain", "electra_classify"),
+    ),
+    Family(
+        "Autoencoders",
+        {"chapter 17": BOOK},
+        "models/autoencoders.py",
+        "autoencoders",
+        (
+            "autoencoder_linear", "autoencoder_stacked", "autoencoder_tied", "autoencoder_greedy", "autoencoder_conv",
+            "autoencoder_recurrent", "autoencoder_denoising", "autoencoder_sparse_l1", "autoencoder_sparse_kl",
+            "autoencoder_hashing", "autoencoder_digits",
+        ),
+    ),
+    Family(
+        "Variational autoencoder",
+        {"Kingma 2013": arxiv("1312.6114")},
+        "models/vae.py",
+        "vae",
+        ("vae", "vae_conv", "vae_digits"),
+        ("vae_conv",),
+    ),
+    Family(
+        "GANs",
+        {"Goodfellow 2014": arxiv("1406.2661"), "Radford 2015": arxiv("1511.06434"), "Gulrajani 2017": arxiv("1704.00028")},
+        "models/gan.py",
+        "gan",
+        ("gan", "dcgan", "dcgan_conditional", "dcgan_replay", "wgan_gp", "dcgan_digits"),
+        ("dcgan_conditional",),
+    ),
+    Family(
+        "Diffusion",
+        {"Ho 2020": arxiv("2006.11239"), "Song 2020": arxiv("2010.02502"), "Lu 2022": arxiv("2211.01095")},
+        "models/ddpm.py",
+        "ddpm",
+        ("ddpm_book", "ddpm", "ddpm_conditional", "ddpm_digits"),
+        ("ddpm_conditional",),
+    ),
+    Family(
+        "Image classifiers",
+        {"chapter 17": BOOK},
+        "models/feature_net.py",
+        "autoencoders",
+        ("fashion_features", "fashion_few_labels"),
+        ("fashion_features",),
+    ),
+]  # fmt: skip
