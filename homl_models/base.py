@@ -62,7 +62,7 @@ class Model(Configured, keras.Model):
 
     @property
     def jit_compile(self):
-        """As Keras' `jit_compile`, but False with HOML_XLA=0 in the environment; the configuration keeps the setting."""
+        """As Keras' `jit_compile`, but False with HOML_XLA=0 in the environment; the configuration keeps it."""
         return XLA and super().jit_compile
 
     @jit_compile.setter

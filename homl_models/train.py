@@ -62,7 +62,7 @@ def one_line(box):
 
 def listing():
     """The recipes by family, a line each."""
-    width = max(map(len, SUMMARIES))
+    width = max(len(name) for family in FAMILIES for name in family.recipes)
     blocks = [
         "\n".join([family.title, *(f"  {name:{width}}  {SUMMARIES.get(name, '')}" for name in family.recipes)])
         for family in FAMILIES

@@ -89,7 +89,11 @@ FAMILIES = [
     ),
     Family(
         "GANs",
-        {"Goodfellow 2014": arxiv("1406.2661"), "Radford 2015": arxiv("1511.06434"), "Gulrajani 2017": arxiv("1704.00028")},
+        {
+            "Goodfellow 2014": arxiv("1406.2661"),
+            "Radford 2015": arxiv("1511.06434"),
+            "Gulrajani 2017": arxiv("1704.00028"),
+        },
         "models/gan.py",
         "gan",
         ("gan", "dcgan", "dcgan_conditional", "dcgan_replay", "wgan_gp", "dcgan_digits"),

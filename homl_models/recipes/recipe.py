@@ -122,7 +122,7 @@ class Recipe:
         raise TypeError(f"{type(self).__name__} must define model()")
 
     def stages(self):
-        """The stages of the training (`training.stages.Stage`), each from the weights of the one before; by default one."""
+        """The stages of the training (`training.stages.Stage`), each from the weights of the one before; here one."""
         return [self.stage("")]
 
     def stage(self, name, **changes):
