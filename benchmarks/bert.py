@@ -196,7 +196,7 @@ def copy_to_hub(model, peer):
     for i, block in enumerate(model.blocks):
         layer = peer.get_layer(f"transformer_layer_{i}")
         attention, heads = layer._self_attention_layer, block.num_attention_heads
-        dense = dict(zip(("query", "key", "value", "output"), block.attention.denses))
+        dense = dict(zip(("query", "key", "value", "output"), block.attention.projections))
         for name in ("query", "key", "value"):
             kernel, bias = dense[name].kernel.numpy(), dense[name].bias.numpy()
             shapes = (len(kernel), heads, -1), (heads, -1)

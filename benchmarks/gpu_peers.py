@@ -175,8 +175,8 @@ def copy_block(block, ours):
     """Weights of a Transformer block of `layers.attention` or `models.bert`."""
     found = [getattr(ours, a) if isinstance(a, str) else a for a in ours.attentions]
     for attention, theirs in zip([block.attention, block.cross], found):
-        copy(attention.inputs, *theirs.denses[:3])
-        copy(attention.out, theirs.denses[3])
+        copy(attention.inputs, *theirs.projections[:3])
+        copy(attention.out, theirs.projections[3])
     copy(block.feed[0], ours.hidden)
     copy(block.feed[2], ours.output_dense)
     for norm, theirs in zip(block.norms, ours.norms, strict=True):

@@ -8,7 +8,7 @@ import keras
 
 from homl_models import environment
 
-environment.settle(keras)
+environment.set_keras_defaults(keras)
 XLA = os.environ.get("HOML_XLA", "1") != "0"  # whether anything is compiled by XLA; what compiles asks when it does
 
 

@@ -25,7 +25,7 @@ class Parser(argparse.ArgumentParser):
 
 def run_command(command):
     """Run a command; a user's mistake becomes one line on stderr and exit status 2."""
-    environment.draw_to_files()
+    environment.use_agg_backend()
     utf8_output()
     try:
         command()

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from homl_models.layers.dropout import mix
+from homl_models.layers.dropout import lowbias32
 
 PAD = -1  # stands in the output after a row has ended
 
@@ -72,10 +72,11 @@ def draw(seed, length, rows):
         seed = random.getrandbits(32)
     seed = np.uint32(seed & 0xFFFFFFFF) if isinstance(seed, (int, np.integer)) else ops.cast(seed, "uint32")
     rows = ops.arange(rows) if isinstance(rows, int) else rows
-    key = mix(seed)
+    key = lowbias32(seed)
     place, row = ops.arange(length)[:, None], ops.convert_to_tensor(rows)[None]
-    place, row = mix(ops.cast(place, "uint32") + key), mix(ops.cast(row, "uint32") + mix(key + np.uint32(0x9E3779B9)))
-    bits = mix(ops.bitwise_xor(place, row))
+    key_of_rows = lowbias32(key + np.uint32(0x9E3779B9))
+    place, row = lowbias32(ops.cast(place, "uint32") + key), lowbias32(ops.cast(row, "uint32") + key_of_rows)
+    bits = lowbias32(ops.bitwise_xor(place, row))
     return ops.cast(ops.bitwise_right_shift(bits, np.uint32(8)), "float32") * np.float32(2**-24)
 
 

@@ -9,17 +9,17 @@ import numpy as np
 from keras import ops
 
 
-def count():
+def num_replicas():
     """How many devices take this step together."""
     return 1 if _context() is None else _context().num_replicas_in_sync
 
 
-def number():
+def replica_id():
     """Which of them this is, uint32, from 0."""
     return np.uint32(0) if _context() is None else ops.cast(_context().replica_id_in_sync_group, "uint32")
 
 
-def total(x):
+def all_reduce_sum(x):
     """The sum over devices of a tensor, or of each of a list of them; its gradient reaches all of them."""
     if _context() is None:
         return x

@@ -31,7 +31,7 @@ def check_backend():
         raise UserError(f"{where} is {named!r}, which is not installed; install it, or set KERAS_BACKEND to tensorflow")
 
 
-def draw_to_files():
+def use_agg_backend():
     """Let a command draw its images to files, whatever matplotlib's backend of the surroundings is.
 
     A notebook passes its own on in MPLBACKEND; where that is not installed, importing matplotlib, as Keras does, fails.
@@ -47,7 +47,7 @@ def _configured(path):
     return found if isinstance(found, dict) else {}
 
 
-def settle(keras):
+def set_keras_defaults(keras):
     """Images (h, w, c) and float32, whatever keras.json says: what a model computes must not depend on it."""
     if keras.config.image_data_format() != "channels_last":
         keras.config.set_image_data_format("channels_last")

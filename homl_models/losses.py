@@ -14,9 +14,9 @@ def mean(values, weights=None):
     """
     values = ops.cast(values, "float32")
     if weights is None:
-        return ops.sum(values) / devices.total(ops.cast(ops.size(values), "float32"))
+        return ops.sum(values) / devices.all_reduce_sum(ops.cast(ops.size(values), "float32"))
     weights = ops.broadcast_to(ops.cast(weights, "float32"), ops.shape(values))
-    return ops.divide_no_nan(ops.sum(values * weights), devices.total(ops.sum(weights)))
+    return ops.divide_no_nan(ops.sum(values * weights), devices.all_reduce_sum(ops.sum(weights)))
 
 
 @keras.saving.register_keras_serializable("homl_models")

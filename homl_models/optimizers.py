@@ -12,10 +12,10 @@ class ClipsWhole:
     """An optimizer that clips a gradient as all devices make it together; Keras' clip each device's part of it."""
 
     def _clip_gradients(self, grads):
-        if devices.count() == 1 or not (self.clipnorm or self.global_clipnorm or self.clipvalue):
+        if devices.num_replicas() == 1 or not (self.clipnorm or self.global_clipnorm or self.clipvalue):
             return super()._clip_gradients(grads)
-        clipped = super()._clip_gradients(devices.total(grads))
-        return [_divided(grad, devices.count()) for grad in clipped]  # Keras adds them up once more
+        clipped = super()._clip_gradients(devices.all_reduce_sum(grads))
+        return [_divided(grad, devices.num_replicas()) for grad in clipped]  # Keras adds them up once more
 
 
 def _divided(gradient, number):

@@ -83,7 +83,7 @@ def _of_backbone(model):
     for i, block in enumerate(model.blocks):
         at = f"encoder.layer.{i}"
         for name, attention, norm in zip(("attention", "crossattention"), block.attentions, block.norms):
-            for part, layer in zip(("self.query", "self.key", "self.value", "output.dense"), attention.denses):
+            for part, layer in zip(("self.query", "self.key", "self.value", "output.dense"), attention.projections):
                 yield from _dense(f"{at}.{name}.{part}", layer)
             yield from _norm(f"{at}.{name}.output.LayerNorm", norm)
         if model.position_embedding_type != "absolute":

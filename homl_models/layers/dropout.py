@@ -17,7 +17,7 @@ from keras import ops
 from homl_models import devices
 
 
-def mix(x):
+def lowbias32(x):
     """A bijection of uint32 (any shape) in which every bit of the input changes every bit of the output."""
     for shift, factor in ((16, 0x21F0AAAD), (15, 0xD35A2D97)):
         x = ops.bitwise_xor(x, ops.bitwise_right_shift(x, np.uint32(shift))) * np.uint32(factor)
@@ -30,19 +30,19 @@ def random_bits(shape, seed, row=None):
     row: the number of the first row, to get rows of a larger array; None for 0.
     Others on each device of several that train together.
     """
-    key = ops.cast(seed, "uint32") + devices.number() * np.uint32([0, 0x85EBCA6B])
-    first, second = mix(mix(key[0]) + key[1]), mix(mix(key[1] + np.uint32(0x9E3779B9)) + key[0])
+    key = ops.cast(seed, "uint32") + devices.replica_id() * np.uint32([0, 0x85EBCA6B])
+    first, second = lowbias32(lowbias32(key[0]) + key[1]), lowbias32(lowbias32(key[1] + np.uint32(0x9E3779B9)) + key[0])
     place = ops.cast(ops.reshape(ops.arange(math.prod(shape)), shape), "uint32")
     if row is not None:
         place = place + ops.cast(row, "uint32") * ops.cast(math.prod(shape[1:]), "uint32")
-    return mix(ops.bitwise_xor(mix(place + first), second))
+    return lowbias32(ops.bitwise_xor(lowbias32(place + first), second))
 
 
 @keras.saving.register_keras_serializable("homl_models")
 class Dropout(keras.layers.Dropout):
     """(...) -> (...): in training a share `rate` of units is 0 and the rest grows by 1 / (1 - rate)."""
 
-    seed_of_now = None  # taken instead of the generator's next, if there is one
+    fixed_seed = None  # taken instead of the generator's next, if there is one
 
     def call(self, inputs, training=False):
         if not training or not self.rate:
@@ -51,7 +51,7 @@ class Dropout(keras.layers.Dropout):
             return super().call(inputs, training=training)
         if self.rate == 1:
             return ops.zeros_like(inputs)
-        seed = self.seed_generator.next() if self.seed_of_now is None else self.seed_of_now
+        seed = self.seed_generator.next() if self.fixed_seed is None else self.fixed_seed
         bits = random_bits(ops.shape(inputs), seed)
         kept = bits >= np.uint32(self.rate * 2**32)
         return ops.where(kept, inputs / (1 - self.rate), 0)
@@ -60,15 +60,15 @@ class Dropout(keras.layers.Dropout):
 @contextlib.contextmanager
 def _seeded(dropouts, seeds):
     for dropout, seed in zip(dropouts, seeds):
-        dropout.seed_of_now = seed
+        dropout.fixed_seed = seed
     try:
         yield
     finally:
         for dropout in dropouts:
-            dropout.seed_of_now = None
+            dropout.fixed_seed = None
 
 
-def recomputed(function, dropouts):
+def rematerialized(function, dropouts):
     """`function` of tensors, computed again for its gradients instead of kept (Chen et al., 2016, arXiv:1604.06174).
 
     dropouts: the layers of dropout in it, which drop the same units both times.

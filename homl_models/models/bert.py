@@ -22,7 +22,7 @@ from homl_models.base import Layer, Model
 from homl_models.errors import UserError
 from homl_models.layers.attention import MultiHeadAttention
 from homl_models.layers.dense import Dense, gelu
-from homl_models.layers.dropout import Dropout, recomputed
+from homl_models.layers.dropout import Dropout, rematerialized
 
 POSITIONS = "absolute", "relative_key", "relative_key_query"
 ACTIVATIONS = {
@@ -128,13 +128,13 @@ class RelativeAttention(MultiHeadAttention):
         shape = (2 * self.max_distance - 1, self.size)
         self.distances = self.add_weight(shape=shape, initializer=initializer(0.02), name="distances")
 
-    def scores(self, queries, keys, first=0):
-        """As in `MultiHeadAttention`; first: (), or (b,) for rows that begin at places of their own."""
+    def scores(self, queries, keys, query_offset=0):
+        """As in `MultiHeadAttention`; query_offset: (), or (b,) for rows that begin at positions of their own."""
         t, s = (x.shape[2] or ops.shape(x)[2] for x in (queries, keys))
         if isinstance(s, int) and s > self.max_distance:
             raise UserError(f"a text has {s} tokens; this model takes {self.max_distance} at most")
-        first = ops.cast(first, "int32")[..., None, None]
-        apart = first + ops.arange(t)[:, None] - ops.arange(s) + self.max_distance - 1
+        offset = ops.cast(query_offset, "int32")[..., None, None]
+        apart = offset + ops.arange(t)[:, None] - ops.arange(s) + self.max_distance - 1
         known = ops.take(ops.cast(self.distances, queries.dtype), apart, axis=0)  # (t, s, e), or (b, t, s, e)
         places = "tse" if len(known.shape) == 3 else "btse"
         scores = super().scores(queries, keys) + ops.einsum(f"bhte,{places}->bhts", queries, known)
@@ -189,7 +189,7 @@ class Block(Layer):
         if add_cross_attention:
             self.cross_attention = MultiHeadAttention(hidden_size, num_attention_heads, name="cross", **settings)
         self.attentions = [self.attention, self.cross_attention] if add_cross_attention else [self.attention]
-        for dense in (dense for attention in self.attentions for dense in attention.denses):
+        for dense in (dense for attention in self.attentions for dense in attention.projections):
             dense.kernel_initializer = start
         act = ACTIVATIONS[hidden_act]
         self.hidden = Dense(intermediate_size, act, kernel_initializer=start, name="hidden", dtype=dtype)
@@ -216,7 +216,7 @@ class Block(Layer):
             return found if memory else found[:2]
 
         if self.gradient_checkpointing and training:
-            block = recomputed(block, [*self.dropouts, *(attention.dropout_layer for attention in self.attentions)])
+            block = rematerialized(block, [*self.dropouts, *(attention.dropout_layer for attention in self.attentions)])
         return block(x) if memory is None else block(x, memory)
 
     def run(self, x, keys_values, seen, head_factors, memory, memory_seen, training=None, first=0):

@@ -243,7 +243,7 @@ class GAN(EMAModel):
 
             with tf.GradientTape() as tape:
                 found = function()
-                scaled = found[0] * factor / devices.count()
+                scaled = found[0] * factor / devices.num_replicas()
             gradients = tape.gradient(scaled, [weight.value for weight in weights])
         optimizer.apply(gradients, weights)
         return found

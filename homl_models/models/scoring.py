@@ -121,7 +121,8 @@ class Scored(Model):
         """The mean over the batch of all devices: this device's share of it, see `losses.mean`."""
         losses, _ = self.judge(x, y, y_pred, sample_weight)
         return sum(
-            factor * mean((losses[key][0], devices.total(losses[key][1]))) for key, factor in self.loss_factors.items()
+            factor * mean((losses[key][0], devices.all_reduce_sum(losses[key][1])))
+            for key, factor in self.loss_factors.items()
         )
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):

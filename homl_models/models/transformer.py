@@ -153,6 +153,6 @@ class Transformer(Translator):
         memory, mask = self.encode(source, training=False)
         x, weights = self.embed(1, target), []
         for block in self.decoder:
-            x, seen = block.explain(x, memory, mask)
+            x, seen = block.call_with_weights(x, memory, mask)
             weights.append(ops.mean(seen, axis=1))
         return sum(weights) / len(weights)

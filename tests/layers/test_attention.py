@@ -343,7 +343,7 @@ def test_the_weights_that_explain_are_those_of_torch(pre_norm):
     theirs.multihead_attn.forward = forward
     hidden = torch.ones(T, T, dtype=torch.bool).triu(1), torch.tensor(~MEMORY_MASK)
     expected = theirs(torch.tensor(X), torch.tensor(MEMORY), tgt_mask=hidden[0], memory_key_padding_mask=hidden[1])
-    checks.close(ours.explain(X, MEMORY, MEMORY_MASK), (expected.detach().numpy(), caught[0]))
+    checks.close(ours.call_with_weights(X, MEMORY, MEMORY_MASK), (expected.detach().numpy(), caught[0]))
 
 
 @NORMS
@@ -396,7 +396,7 @@ def test_a_row_without_any_key_gives_finite_numbers():
 
 
 def stepped(layer, x, memory, memory_mask, length, jit_compile=False):
-    """Rows (r, t, d) through `step`, token by token -> what `explain` gives, with weights grouped (b, h, k, s)."""
+    """`step`, token by token: rows (r, t, d) -> as `call_with_weights`, with weights grouped (b, h, k, s)."""
     step = tf.function(layer.step, jit_compile=True) if jit_compile else layer.step
     cache = layer.empty_cache(len(x), length)
     keys_values = layer.cross_attention.keys_values(memory)
@@ -415,7 +415,7 @@ def test_steps_with_a_cache_equal_the_whole_at_every_position(pre_norm, beams, l
     layer = block(DecoderBlock, pre_norm=pre_norm, head_dim=head_dim)
     x = normal(B * beams, T, D, seed=2)  # all rows differ, so that beams of one sentence do
     memory, mask = np.repeat(MEMORY, beams, axis=0), np.repeat(MEMORY_MASK, beams, axis=0)
-    expected, weights = layer.explain(x, memory, mask)
+    expected, weights = layer.call_with_weights(x, memory, mask)
     weights = np.swapaxes(ops.convert_to_numpy(weights).reshape(B, beams, H, T, S), 1, 2)
     checks.close(stepped(layer, x, MEMORY, MEMORY_MASK, length), (expected, weights))
 
@@ -423,7 +423,7 @@ def test_steps_with_a_cache_equal_the_whole_at_every_position(pre_norm, beams, l
 @pytest.mark.xla
 def test_a_compiled_step_equals_the_whole():
     layer = block(DecoderBlock)
-    expected, weights = layer.explain(X, MEMORY, MEMORY_MASK)
+    expected, weights = layer.call_with_weights(X, MEMORY, MEMORY_MASK)
     checks.close(stepped(layer, X, MEMORY, MEMORY_MASK, T, True), (expected, weights[:, :, None]))
 
 

@@ -7,7 +7,7 @@ import scipy.stats
 import tensorflow as tf
 from keras import ops
 
-from homl_models.layers.dropout import Dropout, random_bits, recomputed
+from homl_models.layers.dropout import Dropout, random_bits, rematerialized
 from tests import checks, processes
 
 X = np.random.default_rng(0).normal(size=(40, 30, 50)).astype("float32")
@@ -136,13 +136,13 @@ def test_an_error_in_what_is_computed_again_leaves_no_seed_behind():
     layer, calls = Dropout(0.5, seed=1), []
 
     def function(x):
-        calls.append(layer.seed_of_now)
+        calls.append(layer.fixed_seed)
         raise ArithmeticError
 
     with pytest.raises(ArithmeticError):
-        recomputed(function, [layer])(ops.convert_to_tensor(X))
+        rematerialized(function, [layer])(ops.convert_to_tensor(X))
     assert calls[0] is not None
-    assert layer.seed_of_now is None
+    assert layer.fixed_seed is None
 
 
 def test_configuration_and_mask():

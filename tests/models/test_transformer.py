@@ -110,7 +110,7 @@ def test_alignment_is_the_mean_over_heads_and_blocks(kind):
     memory, mask = model.encode(source)
     x, seen = model.embed(1, target), []
     for block in model.decoder:
-        x, weights = block.explain(x, memory, mask)
+        x, weights = block.call_with_weights(x, memory, mask)
         seen.append(np.float64(weights))
     assert np.concatenate(seen, axis=1).std(axis=1).max() > 0.01  # the heads differ
     checks.close(model.alignment(source, target), np.mean(np.concatenate(seen, axis=1), axis=1))
