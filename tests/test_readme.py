@@ -1,4 +1,4 @@
-"""The README can be followed: its commands are parsed by the parsers that they name, its Python is executed."""
+"""README.md and docs/usage.md can be followed: commands are parsed by their own parsers, Python is executed."""
 
 import ast
 import builtins
@@ -8,6 +8,8 @@ import itertools
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +28,9 @@ from homl_models.tokenizers.wordpiece import SPECIAL
 from homl_models.training.saved_model import write_saved_model
 from tests import checks
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+FIRST, USAGE = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/usage.md"))
+README = f"{FIRST}\n{USAGE}"
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
@@ -136,17 +140,23 @@ def test_a_command_that_it_does_not_know_is_noticed(command, message, tmp_path, 
         parse(name, words, {"runs/mine": "char_rnn"})
 
 
-def test_the_tables_name_recipes():
-    tables = re.findall(r"^\| recipe \|.*?(?=\n\n)", README, re.MULTILINE | re.DOTALL)
-    named = {name for table in tables for name in re.findall(r"`(\w+)`", re.sub(r"(?m)(^\|[^|]*\|).*", r"\1", table))}
-    assert len(named) > 30
-    assert named <= {*RECIPES}
+def test_tables_and_results_are_made_from_what_recipes_record():
+    made = subprocess.run([sys.executable, "docs/make.py", "--check"], cwd=ROOT, capture_output=True, text=True)
+    assert made.returncode == 0, made.stdout + made.stderr
+
+
+def test_the_first_screen_is_short_and_its_links_lead_somewhere():
+    assert len(FIRST.splitlines()) <= 150
+    assert (ROOT / "docs" / "overview.png").stat().st_size <= 300_000
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for link in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
+            assert link.startswith("https://") or (page.parent / link).exists(), (page.name, link)
 
 
 # Python.
 
 PYTHON = [text for language, text in BLOCKS if language == "python"]
-MODELS, BERT, SAVED_MODEL = PYTHON
+TEN_LINES, MODELS, BERT, SAVED_MODEL = PYTHON
 CHARACTERS, TRANSLATION, AUTOENCODER, DIFFUSION = (
     f"import numpy as np\nimport homl_models\nmodel = {text}" for text in MODELS.split("\nmodel = ")[1:]
 )
@@ -172,7 +182,7 @@ def of(values, beginning):
     return found
 
 
-@pytest.mark.parametrize("text", PYTHON, ids=["models", "bert", "saved_model"])
+@pytest.mark.parametrize("text", PYTHON, ids=["ten lines", "models", "bert", "saved_model"])
 def test_python_names_nothing_that_it_has_not_made_before(text):
     known = {*dir(builtins)}
     for node in ast.parse(text).body:
@@ -180,6 +190,15 @@ def test_python_names_nothing_that_it_has_not_made_before(text):
         assert {name.id for name in names if isinstance(name.ctx, ast.Load)} <= known, ast.unparse(node)
         known |= {name.id for name in names if isinstance(name.ctx, ast.Store)}
         known |= {(alias.asname or alias.name).split(".")[0] for alias in getattr(node, "names", [])}
+
+
+def test_the_ten_lines_print_what_stands_below_them(capsys):
+    """With 2 images instead of 64, in 2 steps instead of 25."""
+    shown = "model.sample(64, seed=1, labels=3"
+    assert shown in TEN_LINES
+    executed(TEN_LINES.replace(shown, "model.sample(2, steps=2, seed=1, labels=3"))
+    (printed,) = (text for language, text in BLOCKS if language == "text")
+    assert capsys.readouterr().out == printed
 
 
 def test_a_character_rnn_does_what_is_shown(capsys):
