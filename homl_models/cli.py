@@ -40,7 +40,7 @@ def run_command(command):
         print(f"error: cannot write or read{where}: {error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("stopped; the same command resumes from the last checkpoint", file=sys.stderr)
         return 130
 
 

@@ -57,7 +57,7 @@ def load(run_or_preset):
         return keras.models.load_model(folder / "model.keras")
     if (folder / "weights.npz").is_file():
         return _unpack(folder)
-    raise UserError(f"the run in {folder} is not finished; go on with it by the command that started it")
+    raise UserError(f"the run in {folder} is not finished; resume it with the command that started it")
 
 
 def pack(model, folder):
@@ -96,7 +96,7 @@ def find_saved_model(run):
             return folder
     folder = find(run)
     if not (folder / "weights.npz").is_file():
-        raise UserError(f"the run in {folder} has no SavedModel yet; go on with it by the command that started it")
+        raise UserError(f"the run in {folder} has no SavedModel yet; resume it with the command that started it")
     cache = preset_cache(folder)
     return cache if cache.is_dir() else None
 

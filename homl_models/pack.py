@@ -38,7 +38,7 @@ def pack(run, name, presets=loading.PRESETS):
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise UserError(f"{name!r} is no name for a preset; use small letters, digits and _")
     if not (source / "metrics.json").is_file():
-        raise UserError(f"the run in {source} is not finished; go on with it by the command that started it")
+        raise UserError(f"the run in {source} is not finished; resume it with the command that started it")
     if target.exists():
         raise UserError(f"{target} is there already; remove it first, or choose another name")
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """python -m homl_models.train RECIPE [flags]: data -> fit -> evaluate -> show -> save -> export.
 
-Without a recipe it lists them. The same command again goes on with a run that was
+Without a recipe it lists them. The same command again resumes a run that was
 stopped, exactly where it was. Importing this module loads neither TensorFlow nor Keras.
 """
 

@@ -21,12 +21,12 @@ from homl_models.training.stages import Stage
 
 KINDS = {
     "fit": "Keras' own step",
-    "stateful": "states that go on from batch to batch",
+    "stateful": "recurrent states carried from batch to batch",
     "stages": "several stages, each from the weights of the one before",
-    "draws": "noise that the step draws, from a seed generator of the model",
+    "draws": "random numbers within the step, from a seed generator of the model",
     "adversarial": "two networks, two optimizers and a replay buffer, in one step",
     "scheduled_sampling": "a decoder that is fed its own predictions, on batches of several lengths",
-    "joint": "two models that are trained at once, the second on what the first samples",
+    "joint": "two models trained at once, the second on samples of the first",
     "layerwise": "a learning rate for each layer of an encoder, which may come from another run",
 }
 

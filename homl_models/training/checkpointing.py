@@ -3,7 +3,7 @@
 What a step depends on is the variables (weights, optimizers, metrics, seed generators,
 carried states) and the number of the step; the data is a function of the latter. All
 of it is in each checkpoint, but for the best weights so far, which are written when they
-change; so a run that goes on from any of its checkpoints takes the same steps as one that
+change; so a run that resumes from any of its checkpoints takes the same steps as one that
 was never stopped. history.csv and TensorBoard are made from the checkpoint's history,
 never the other way round.
 """

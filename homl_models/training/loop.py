@@ -15,7 +15,7 @@ WEIGHTS = "final.weights.h5"  # of a stage, for the one after it
 
 
 def run(name, recipe):
-    """Train `recipe` into its run folder, or go on with the run that is there; returns the folder."""
+    """Train `recipe` into its run folder, or resume the run that is there; returns the folder."""
     folder = Path(recipe.run_dir or f"runs/{name}")
     with run_folder.locked_run_dir(folder, name, recipe):
         if (folder / "metrics.json").is_file():
@@ -45,7 +45,7 @@ def fit(recipe, folder):
         try:
             model, progress = fit_stage(recipe, stage, folder, before)
         except Interrupted as stop:
-            print(f"\nstopped and saved in {stop.where}; the same command goes on from there", file=sys.stderr)
+            print(f"\nstopped and saved in {stop.where}; the same command resumes from there", file=sys.stderr)
             raise SystemExit(128 + stop.number) from None
         if not last:
             progress.take_best_weights()

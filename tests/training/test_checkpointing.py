@@ -45,7 +45,7 @@ print(0)
 def test_stopped_in_mid_epoch_or_as_one_begins_a_run_goes_on_in_a_new_process(name, trained, tmp_path):
     """And ends as the one that never stopped.
 
-    Also from the checkpoint at the start of an epoch, which kills at random times rarely meet. One model goes on from
+    Also from the checkpoint at the start of an epoch, which kills at random times rarely meet. One model resumes from
     all of them: traced once; nothing of what it holds may matter.
     """
     finished, stops = trained(name), trained.stops(name)
@@ -108,7 +108,7 @@ def interrupted(tmp_path_factory):
     assert process.returncode == 130, errors
     message = errors.strip().splitlines()[-1]
     assert "stopped and saved in epoch" in message
-    assert "the same command goes on" in message
+    assert "the same command resumes" in message
     assert not (folder / "metrics.json").exists()
     assert len(list(folder.glob("checkpoints/step-*.npz"))) == 2
     return folder
@@ -263,7 +263,7 @@ print(json.dumps([status, errors.getvalue()]))
 def test_a_full_disk_ends_with_one_line_and_leaves_the_run_intact(interrupted, tmp_path):
     """The limit on the size of a file stands in for a full disk: the same error at the same place.
 
-    Intact: byte for byte the run that goes on exactly in the test of Ctrl-C.
+    Intact: byte for byte the run that resumes exactly in the test of Ctrl-C.
     """
     folder = shutil.copytree(interrupted, tmp_path / "run")
     before = contents(folder)

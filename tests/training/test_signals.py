@@ -1,6 +1,6 @@
-"""Signals: a first one saves, a second one does not wait; killed at any moment, a run goes on exactly.
+"""Signals: a first one saves, a second one does not wait; killed at any moment, a run resumes exactly.
 
-That a run goes on exactly from where Ctrl-C has stopped it is in test_resume.py. With `-m slow` every tiny recipe is
+Exact resume after Ctrl-C is in test_checkpointing.py. With `-m slow` every tiny recipe is
 killed in training, in as many rounds as HOML_KILL_ROUNDS says, and one while its results are written.
 """
 
@@ -70,7 +70,7 @@ def test_signals_stop_a_run_at_its_last_checkpoint(number, times, status, tmp_pa
                 found = ended.code
         assert found == status
         errors = capsys.readouterr().err.strip().splitlines()
-        assert "the same command goes on from" in errors[-1]
+        assert "the same command resumes from" in errors[-1]
         assert ("stopped and saved in epoch 1" in errors[-1]) == (times == 1)
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
