@@ -15,7 +15,7 @@ import tensorflow as tf
 from PIL import Image
 
 import homl_models
-from homl_models import evaluate, export, loading, metrics, pack, predict, recipes
+from homl_models import evaluate, export, loading, metrics, pack, predict, prediction, recipes
 from homl_models.errors import UserError
 from homl_models.recipes import get
 from homl_models.training.saved_model import write_saved_model
@@ -496,7 +496,7 @@ def test_predict_draws_of_a_class_and_fills_holes(trained, exported, tmp_path, c
     for flags, labels, guidance in ((["--labels", "[3, 1]", "--guidance", "1.5"], [3, 1], 1.5), ([], None, 1.0)):
         assert predict.main([run, "sample", "--count", "4", "--steps", "3", *flags, "--out", str(out)]) == 0
         wanted = model.sample(4, 0, 3, labels, guidance)
-        assert np.abs(np.asarray(Image.open(out)) / 255 - predict.grid([wanted]) / 255).max() < 0.01
+        assert np.abs(np.asarray(Image.open(out)) / 255 - prediction.grid([wanted]) / 255).max() < 0.01
     image, mask = np.uint8(get("ddpm_tiny").splits[2][0][0] * 255), np.zeros((8, 8), np.uint8)
     mask[:4] = 255
     Image.fromarray(image).save(image)

@@ -30,7 +30,7 @@ LAYERS = [
     {"serving", "loading"},
     {"training"},
     {"pipelines"},
-    {"recipes"},
+    {"recipes", "prediction"},
     {"export", "train", "predict", "evaluate", "pack"},
 ]
 FORBIDDEN = [("pipelines", "models"), ("pipelines", "checkpoints"), ("pipelines", "training")]
