@@ -110,7 +110,7 @@ def test_help_of_an_endpoint_names_its_flags_and_defaults(run, capsys):
         (["translate", "hi"], "no endpoint 'translate'; it has generate, next_char, score"),
         (["generate", "hi", "--temperature", "-1"], "--temperature must be 0 or more"),
         (["generate", "hi", "--top-p", "1.5"], "--top-p must lie in [0, 1]"),
-        (["generate", "hi", "--top-k", "-2"], "top_k must be 0"),
+        (["generate", "hi", "--top-k", "-2"], "--top-k must be 0"),
         (["generate", "hi", "--length", "-2"], "length must be 0 or more"),
         (["generate", "hi", "--length", "ten"], "--length must be int32, not 'ten'"),
         (["generate", "hi", "--length", "1.5"], "--length must be int32"),
