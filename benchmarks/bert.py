@@ -246,7 +246,7 @@ def tokens(args):
     syllables = [a + b for a in "bcdfghklmnprst" for b in ("a", "e", "i", "o", "u", "an", "er")]
     words = ["".join(draw.choice(syllables) for _ in range(draw.randint(1, 4))) for _ in range(5000)]
     some = [" ".join(draw.choices(words, k=200)) + "." for _ in range(2000)]
-    piece = WordPiece.learned(some, 3000)
+    piece = WordPiece.train(some, 3000)
     graph = tf.function(lambda texts: piece.tf_encode(texts, max_length=512)["input_ids"])
     fed = tf.constant(some)
     np.testing.assert_array_equal(graph(fed), piece.encode(some, max_length=512)["input_ids"])

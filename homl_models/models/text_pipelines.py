@@ -306,7 +306,7 @@ class Answers:
         for i in range(0, len(questions), CHUNK):
             both = questions[i : i + CHUNK], contexts[i : i + CHUNK]
             windows = self.tokenizer.windows(*both, self.max_length, self.overlap)
-            origins = i + windows.pop("origins")
+            origins = i + windows.pop("overflow_to_sample_mapping")
             for origin, (tokens, (first, last, p, p_none)) in zip(origins, self.found("spans", windows)):
                 none[origin] = min(none[origin], p_none)
                 if p > best[origin][1]:
@@ -337,7 +337,7 @@ class Answers:
             import tensorflow as tf
 
             tokens = self.tokenizer.tf_windows(questions, contexts, self.max_length, self.overlap)
-            origins, rows = tokens.pop("origins"), tf.size(questions)
+            origins, rows = tokens.pop("overflow_to_sample_mapping"), tf.size(questions)
             tokens = _with_a_column(tokens)
             first, last, p, none = self.tf_spans(tokens)
             best, none = (
@@ -370,7 +370,7 @@ class Tags:
         """Texts -> for each text [(word, label, p), ...]; a word has the label of its first piece."""
         tagged = []
         for text, (tokens, (labels, p)) in zip(texts, self.read("label_ids", texts)):
-            words, offsets = tokens["words"], tokens["offsets"]
+            words, offsets = tokens["word_ids"], tokens["offsets"]
             ends = {word: offsets[at, 1] for at, word in enumerate(words) if word >= 0}
             firsts = {word: at for at, word in reversed(list(enumerate(words))) if word >= 0}
             tagged.append([
@@ -386,7 +386,7 @@ class Tags:
 
             tokens = self.tf_read(texts)
             ids, p = self.label_ids(of_model(tokens))
-            words = tokens["words"]
+            words = tokens["word_ids"]
             first = (words >= 0) & (words != tf.pad(words, [[0, 0], [1, 0]], constant_values=-1)[:, :-1])
             final = (words >= 0) & (words != tf.pad(words, [[0, 0], [0, 1]], constant_values=-1)[:, 1:])
             start, end = (tf.boolean_mask(tokens["offsets"][..., i], part) for i, part in enumerate((first, final)))
@@ -411,7 +411,7 @@ class Detects:
         """Texts -> for each text [(token, p), ...] without the tokens that are added."""
         found = []
         for tokens, p in self.read("replaced", texts):
-            some = zip(tokens["input_ids"], tokens["words"], p)
+            some = zip(tokens["input_ids"], tokens["word_ids"], p)
             found.append([(self.vocabulary[i], float(x)) for i, word, x in some if word >= 0])
         return found
 
@@ -421,7 +421,7 @@ class Detects:
             import tensorflow as tf
 
             tokens = self.tf_read(texts)
-            inside = tokens["words"] >= 0
+            inside = tokens["word_ids"] >= 0
             names = tf.gather(tf.constant(self.vocabulary), tokens["input_ids"])
             p = self.replaced(of_model(tokens))
             return {"tokens": tf.where(inside, names, ""), "scores": tf.where(inside, p, 0.0)}

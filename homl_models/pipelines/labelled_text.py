@@ -53,7 +53,7 @@ def tagged(sentences, label_names, wordpiece, max_length):
     words = np.full(labels.shape, -1, np.int32)
     for row, (origin, first, some) in enumerate(parts):
         starts = np.cumsum([0, *(len(word) + 1 for word in some)])
-        piece = tokens["words"][row]
+        piece = tokens["word_ids"][row]
         begins = np.flatnonzero((piece >= 0) & (piece != np.append(-1, piece[:-1])))
         places = first + np.searchsorted(starts, tokens["offsets"][row, begins, 0], side="right") - 1
         new = places != np.append(-1, places[:-1])
@@ -88,22 +88,22 @@ def asked(questions, wordpiece, max_length, overlap):
     Labels are the first and the last token of the first answer; 0, the place of [CLS], where a window does not hold it.
     """
     tokens = wordpiece.windows([q for q, _, _ in questions], [c for _, c, _ in questions], max_length, overlap)
-    inside = (tokens["token_type_ids"] == 1) & (tokens["words"] >= 0)
+    inside = (tokens["token_type_ids"] == 1) & (tokens["word_ids"] >= 0)
     spans = [answers[0] if answers else (-1, "") for _, _, answers in questions]
-    start = np.array([start for start, _ in spans])[tokens["origins"], None]
-    end = start + np.array([len(text) for _, text in spans])[tokens["origins"], None]
+    start = np.array([start for start, _ in spans])[tokens["overflow_to_sample_mapping"], None]
+    end = start + np.array([len(text) for _, text in spans])[tokens["overflow_to_sample_mapping"], None]
     first, last = tokens["offsets"][..., 0], tokens["offsets"][..., 1]
     of_answer = inside & (last > start) & (first < end)
     begin, finish = np.where(of_answer, first, OUTSIDE).min(axis=1), np.where(of_answer, last, -1).max(axis=1)
-    windows = np.flatnonzero(np.diff(tokens["origins"], prepend=-1))  # the first of each question
-    whole = of_answer.any(axis=1) & (begin == np.minimum.reduceat(begin, windows)[tokens["origins"]])
-    whole &= finish == np.maximum.reduceat(finish, windows)[tokens["origins"]]
+    windows = np.flatnonzero(np.diff(tokens["overflow_to_sample_mapping"], prepend=-1))  # the first of each question
+    whole = of_answer.any(axis=1) & (begin == np.minimum.reduceat(begin, windows)[tokens["overflow_to_sample_mapping"]])
+    whole &= finish == np.maximum.reduceat(finish, windows)[tokens["overflow_to_sample_mapping"]]
     places = np.arange(of_answer.shape[1])
     labels = {
         "start_positions": np.where(whole, np.where(of_answer, places, OUTSIDE).min(axis=1), 0).astype(np.int32),
         "end_positions": np.where(whole, np.where(of_answer, places, -1).max(axis=1), 0).astype(np.int32),
     }
-    return Examples({name: tokens[name] for name in COLUMNS}, labels, tokens["origins"])
+    return Examples({name: tokens[name] for name in COLUMNS}, labels, tokens["overflow_to_sample_mapping"])
 
 
 def batches(examples, batch_size, seed=None, buckets=1):

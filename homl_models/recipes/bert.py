@@ -79,7 +79,8 @@ class Encoder(Recipe):
     @functools.cached_property
     def wordpiece(self):
         """The vocabulary, from its file or learned on the training part."""
-        from homl_models.tokenizers.wordpiece import WordPiece, has_capitals, tensorflow_text
+        from homl_models.tokenizers.wordpiece import WordPiece, has_capitals
+        from homl_models.tokenizers.wordpiece_graph import tensorflow_text
 
         tensorflow_text()  # the SavedModel needs it in the end
         if self.vocab_file:
@@ -87,7 +88,7 @@ class Encoder(Recipe):
             if self.lowercase and has_capitals(found.vocabulary):
                 raise UserError(f"the words of --vocab-file {self.vocab_file} have capitals: give --no-lowercase")
             return found
-        return WordPiece.learned(self.training_texts(), self.sizes["vocab_size"], self.lowercase)
+        return WordPiece.train(self.training_texts(), self.sizes["vocab_size"], self.lowercase)
 
     def learnt_from(self):
         return super().learnt_from() | {"vocabulary": self.wordpiece.vocabulary}

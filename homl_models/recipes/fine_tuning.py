@@ -160,7 +160,8 @@ class _FineTune(Encoder):
         if not self.pretrained:
             return super().wordpiece
         from homl_models.checkpoints import huggingface
-        from homl_models.tokenizers.wordpiece import WordPiece, tensorflow_text
+        from homl_models.tokenizers.wordpiece import WordPiece
+        from homl_models.tokenizers.wordpiece_graph import tensorflow_text
 
         tensorflow_text()
         texts = huggingface.texts_of(self.start)

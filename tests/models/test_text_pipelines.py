@@ -216,9 +216,9 @@ def test_a_long_context_is_read_in_parts_and_the_best_answer_of_all_counts():
     context = " ".join(["The cat sat on the mat, it was in the house."] * 9)
     [(answer, p)] = model.answer(QUESTIONS[:1], [context])
     windows = model.tokenizer.windows(QUESTIONS[:1], [context], 32, 8)
-    assert len(windows["origins"]) > 3
+    assert len(windows["overflow_to_sample_mapping"]) > 3
     spans = []
-    for i in range(len(windows["origins"])):
+    for i in range(len(windows["overflow_to_sample_mapping"])):
         row = {name: windows[name][i : i + 1] for name in ("input_ids", "token_type_ids", "attention_mask")}
         (first,), (last,), (score,), _ = (np.array(x) for x in model.spans(row))
         start, end = windows["offsets"][i, first, 0], windows["offsets"][i, last, 1]
@@ -337,7 +337,7 @@ def test_an_answer_is_none_where_cls_is_as_probable_in_every_part():
         answers = model.answer(questions, contexts)
         model.unanswerable = False
         for i, ((text, p), (best, best_p)) in enumerate(zip(answers, model.answer(questions, contexts))):
-            least = none[windows["origins"] == i].min()
+            least = none[windows["overflow_to_sample_mapping"] == i].min()
             seen.add(least >= best_p)
             assert best
             assert text == ("" if least >= best_p else best)

@@ -52,7 +52,7 @@ def assert_int32(examples):
 def alone(text):
     """Ids, places in the text and numbers of the words of a text by itself, without special tokens."""
     found = {name: array[0, 1:-1].tolist() for name, array in PIECES.encode([text], offsets=True).items()}
-    return list(zip(found["input_ids"], found["offsets"], found["words"]))
+    return list(zip(found["input_ids"], found["offsets"], found["word_ids"]))
 
 
 # One label for a text.

@@ -34,7 +34,7 @@ def test_tokens_are_those_of_each_sentence_alone():
     for text, first, last in zip(sentences, encoded.sentences, encoded.sentences[1:]):
         alone = PIECES.encode([text], offsets=True)
         np.testing.assert_array_equal(encoded.ids[first:last], alone["input_ids"][0, 1:-1])
-        words, wanted = encoded.words[first:last], alone["words"][0, 1:-1]
+        words, wanted = encoded.words[first:last], alone["word_ids"][0, 1:-1]
         special = np.isin(encoded.ids[first:last], [CLS, SEP, MASK, PAD])
         assert set(words[special]) <= {-1}
         same = words[:, None] == words

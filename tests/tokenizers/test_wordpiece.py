@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 from homl_models.errors import UserError
-from homl_models.tokenizers import wordpiece
+from homl_models.tokenizers import basic_tokenizer, wordpiece_rows
 from homl_models.tokenizers.wordpiece import SPECIAL, WordPiece
 from tests import checks, processes
 from tests.conftest import DATA
@@ -40,10 +40,10 @@ def real(lowercase=True):
 @functools.cache
 def letters(lowercase=True):
     """A vocabulary of single letters, so that no [UNK] hides how a text was cleaned."""
-    page, table = wordpiece._table(lowercase, lowercase, True)
+    page, table = basic_tokenizer.unicode_table(lowercase, lowercase, True)
     codes = np.array([*range(0x3400), *range(0xA000, 0xAC00), *range(0xF900, 0x20000)])
     found = table[page[codes // 256], codes % 256, 0]
-    cleaned = map(chr, np.unique((found + codes[:, None])[found < wordpiece.NOTHING]))
+    cleaned = map(chr, np.unique((found + codes[:, None])[found < basic_tokenizer.REMOVED]))
     cleaned = [letter for letter in cleaned if letter not in "\ue000\ue001"]
     return WordPiece((*SPECIAL, *cleaned, *(f"##{letter}" for letter in cleaned)), lowercase)
 
@@ -181,12 +181,12 @@ def test_a_batch_by_hand():
         "input_ids": [[cls, un, aff, able, mark, sep, unk, sep], [cls, unk, sep, mark, un, sep, 0, 0]],
         "token_type_ids": [[0, 0, 0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1, 1, 0, 0]],
         "attention_mask": [[1] * 8, [1] * 6 + [0] * 2],
-        "words": [[-1, 0, 0, 0, 1, -1, 0, -1], [-1, 0, -1, 0, 1, -1, -1, -1]],
+        "word_ids": [[-1, 0, 0, 0, 1, -1, 0, -1], [-1, 0, -1, 0, 1, -1, -1, -1]],
     }
     assert {name: found[name].tolist() for name in expected} == expected
     assert found["offsets"][0].tolist() == [[0, 0], [0, 2], [2, 5], [5, 9], [9, 10], [0, 0], [0, 1], [0, 0]]
     assert all(array.dtype == np.int32 for array in found.values())
-    assert set(small().encode(["a"])) == set(small().tf_encode(["a"])) == {*wordpiece.COLUMNS}
+    assert set(small().encode(["a"])) == set(small().tf_encode(["a"])) == {*wordpiece_rows.COLUMNS}
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_texts_come_back_by_hand():
 
 def parts(tokenizer, found, row):
     """A row of windows -> ids, offsets and words of its text and of its pair; checks what is added."""
-    ids, types, mask, words = (found[name][row] for name in (*wordpiece.COLUMNS, "words"))
+    ids, types, mask, words = (found[name][row] for name in (*wordpiece_rows.COLUMNS, "word_ids"))
     size = mask.sum()
     first, last = np.flatnonzero(types[:size])[0] - 1, size - 1
     assert (ids[0], ids[first], ids[last]) == (tokenizer.cls, tokenizer.sep, tokenizer.sep)
@@ -257,34 +257,34 @@ def parts(tokenizer, found, row):
 
 def tokens_alone(tokenizer, text):
     found = tokenizer.encode([text], offsets=True)
-    columns = list(zip(found["input_ids"][0], map(tuple, found["offsets"][0]), found["words"][0]))
+    columns = list(zip(found["input_ids"][0], map(tuple, found["offsets"][0]), found["word_ids"][0]))
     return columns[1:-1]
 
 
 @KINDS
 @pytest.mark.parametrize(
-    ("max_length", "overlap"), [(5, 0), (5, 9), (6, 1), (13, 0), (13, 3), (40, 10), (40, 39), (900, 5)]
+    ("max_length", "doc_stride"), [(5, 0), (5, 9), (6, 1), (13, 0), (13, 3), (40, 10), (40, 39), (900, 5)]
 )
-def test_windows_hold_every_token_of_a_pair_and_overlap_as_asked(lowercase, max_length, overlap):
+def test_windows_hold_every_token_of_a_pair_and_overlap_as_asked(lowercase, max_length, doc_stride):
     tokenizer, draw = small(lowercase), random.Random(max_length)
     texts, pairs = list(odd_texts(draw, 60)), [" ".join(odd_texts(draw, draw.randint(0, 9))) for _ in range(60)]
     texts[3] = pairs[4] = pairs[5] = ""
-    found = tokenizer.windows(texts, pairs, max_length, overlap)
+    found = tokenizer.windows(texts, pairs, max_length, doc_stride)
     assert {array.dtype for array in found.values()} == {np.dtype("int32")}
-    assert set(found) == {*wordpiece.COLUMNS, "offsets", "words", "origins"}
+    assert set(found) == {*wordpiece_rows.COLUMNS, "offsets", "word_ids", "overflow_to_sample_mapping"}
     assert found["attention_mask"].sum(axis=1).max() == found["input_ids"].shape[1] <= max_length
-    assert found["origins"].tolist() == sorted(found["origins"])
-    assert set(found["origins"]) == {*range(60)}
+    assert found["overflow_to_sample_mapping"].tolist() == sorted(found["overflow_to_sample_mapping"])
+    assert set(found["overflow_to_sample_mapping"]) == {*range(60)}
     several = 0
     for i, (text, pair) in enumerate(zip(texts, pairs)):
-        windows = [parts(tokenizer, found, row) for row in np.flatnonzero(found["origins"] == i)]
+        windows = [parts(tokenizer, found, row) for row in np.flatnonzero(found["overflow_to_sample_mapping"] == i)]
         head = tokens_alone(tokenizer, text)[: max(1, max_length // 2 - 2)]
         assert all(first == head for first, _ in windows)
         room = max_length - 3 - len(head)
         joined = windows[0][1]
         for (_, before), (_, after) in itertools.pairwise(windows):
             assert len(before) == room
-            shared = min(overlap, room - 1)
+            shared = min(doc_stride, room - 1)
             assert before[room - shared :] == after[:shared]
             assert len(after) > shared  # it has something new
             joined = joined + after[shared:]
@@ -298,7 +298,7 @@ def test_a_pair_that_fits_is_a_single_window_as_encode_gives_it():
     draw = random.Random(2)
     texts, pairs = list(odd_texts(draw, 50)), list(odd_texts(draw, 50))
     found = real().windows(texts, pairs, 2000, 30)
-    assert found.pop("origins").tolist() == [*range(50)]
+    assert found.pop("overflow_to_sample_mapping").tolist() == [*range(50)]
     checks.close(found, real().encode(texts, pairs, offsets=True))
 
 
@@ -311,8 +311,8 @@ def test_windows_by_hand():
         [cls, sep, a, sep, 0, 0, 0, 0],
     ]
     assert found["offsets"][1].tolist() == [[0, 0], [0, 1], [2, 3], [0, 0], [2, 5], [5, 9], [10, 11], [0, 0]]
-    assert found["words"][1].tolist() == [-1, 0, 1, -1, 0, 0, 1, -1]
-    assert found["origins"].tolist() == [0, 0, 1]
+    assert found["word_ids"][1].tolist() == [-1, 0, 1, -1, 0, 0, 1, -1]
+    assert found["overflow_to_sample_mapping"].tolist() == [0, 0, 1]
 
 
 # Learning.
@@ -322,39 +322,39 @@ LEARNED = """
 import json, sys
 from homl_models.tokenizers.wordpiece import WordPiece
 corpus = json.loads(sys.argv[1])
-print(json.dumps([WordPiece.learned(corpus, 500, lowercase).vocabulary for lowercase in (True, False)]))
+print(json.dumps([WordPiece.train(corpus, 500, lowercase).vocabulary for lowercase in (True, False)]))
 """
 
 
 def test_learning_is_the_same_in_every_process():
     one = checks.in_fresh_process(LEARNED, json.dumps(CORPUS), PYTHONHASHSEED="1")  # this one has another seed
-    assert one == [list(WordPiece.learned(iter(CORPUS), 500, lowercase).vocabulary) for lowercase in (True, False)]
+    assert one == [list(WordPiece.train(iter(CORPUS), 500, lowercase).vocabulary) for lowercase in (True, False)]
     assert one[0] != one[1]
 
 
 @KINDS
 def test_a_learned_vocabulary_has_the_special_tokens_first_and_no_more_than_its_size(lowercase):
     with pytest.raises(UserError, match="a vocabulary of 10 tokens is too small; give [0-9]+ or more") as error:
-        WordPiece.learned(CORPUS, 10, lowercase)
+        WordPiece.train(CORPUS, 10, lowercase)
     least = int(str(error.value).split()[-3])
     with pytest.raises(UserError, match=f"give {least} or more"):
-        WordPiece.learned(CORPUS, least - 1, lowercase)
+        WordPiece.train(CORPUS, least - 1, lowercase)
     for size in (least, least + 1, least + 40):
-        found = WordPiece.learned(CORPUS, size, lowercase)
+        found = WordPiece.train(CORPUS, size, lowercase)
         assert len(found.vocabulary) == size
         assert found.vocabulary[: len(SPECIAL)] == SPECIAL
         assert found.lowercase == lowercase
         letters = found.vocabulary[len(SPECIAL) : least]
         assert {len(token.removeprefix("##")) for token in letters} == {1}
         assert all(len(token.removeprefix("##")) > 1 for token in found.vocabulary[least:])
-    assert set(WordPiece.learned(["ab"], 500, lowercase).vocabulary) == {*SPECIAL, "a", "b", "##b", "ab"}  # no more
+    assert set(WordPiece.train(["ab"], 500, lowercase).vocabulary) == {*SPECIAL, "a", "b", "##b", "ab"}  # no more
 
 
 @KINDS
 def test_all_that_was_learned_from_can_be_read(lowercase):
     texts = [text for text in CORPUS if "[UNK]" not in text] + reviews(100)
     for size in (1000, 3000):
-        found = WordPiece.learned(texts, size, lowercase)
+        found = WordPiece.train(texts, size, lowercase)
         ids = both(found, texts)["input_ids"]
         assert not (ids == found.unknown).any()
         assert (found.encode(["\u0e01"])["input_ids"] == found.unknown).any()
@@ -509,12 +509,12 @@ def test_a_token_twice_has_the_last_of_its_places():
 WINDOWS = [("", ""), ("a", ""), ("", "a a"), ("a don", "a a don"), ("a " * 9, "a un naive " * 9), ("a", "a " * 40)]
 
 
-@pytest.mark.parametrize(("max_length", "overlap"), [(5, 0), (12, 3), (20, 99)])
-def test_windows_of_the_graph_are_those_of_python(max_length, overlap):
+@pytest.mark.parametrize(("max_length", "doc_stride"), [(5, 0), (12, 3), (20, 99)])
+def test_windows_of_the_graph_are_those_of_python(max_length, doc_stride):
     firsts, seconds = zip(*WINDOWS)
-    windows = functools.partial(small().tf_windows, max_length=max_length, overlap=overlap)
-    wanted = small().windows(firsts, seconds, max_length, overlap)
-    assert len(wanted["origins"]) >= 12
+    windows = functools.partial(small().tf_windows, max_length=max_length, doc_stride=doc_stride)
+    wanted = small().windows(firsts, seconds, max_length, doc_stride)
+    assert len(wanted["overflow_to_sample_mapping"]) >= 12
     checks.close(tf.function(windows, input_signature=[STRINGS] * 2)(*map(tf.constant, (firsts, seconds))), wanted)
     none = windows(tf.constant([], tf.string), tf.constant([], tf.string))
     assert {name: x.shape[0] for name, x in none.items()} == dict.fromkeys(none, 0)
@@ -540,7 +540,7 @@ def test_both_are_equal_to_transformers_on_every_unicode_block(lowercase):
     for i, (ids, offsets) in enumerate(zip(theirs["input_ids"], theirs["offset_mapping"])):
         assert ours["input_ids"][i, : len(ids)].tolist() == ids
         assert ours["offsets"][i, : len(ids)].tolist() == [list(pair) for pair in offsets]
-        assert theirs.word_ids(i) == [None if word < 0 else word for word in ours["words"][i, : len(ids)]]
+        assert theirs.word_ids(i) == [None if word < 0 else word for word in ours["word_ids"][i, : len(ids)]]
 
 
 @pytest.mark.parity
