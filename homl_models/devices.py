@@ -1,7 +1,7 @@
-"""Several devices that train one model: which of them this is, and sums over all of them.
+"""Data parallelism: the replica that runs, the number of replicas, and sums over all of them.
 
-On TensorFlow each device of a `MirroredStrategy` computes with its part of the batch, and Keras adds up their
-gradients. On JAX there is one computation, of the whole batch: there, as on one device, all of this changes nothing.
+On TensorFlow each replica of a `MirroredStrategy` computes with its part of the batch, and Keras adds up the gradients.
+On JAX there is one computation, of the whole batch: there, as on one device, nothing of this has an effect.
 """
 
 import keras
@@ -10,17 +10,17 @@ from keras import ops
 
 
 def num_replicas():
-    """How many devices take this step together."""
+    """Number of devices that share this training step."""
     return 1 if _context() is None else _context().num_replicas_in_sync
 
 
 def replica_id():
-    """Which of them this is, uint32, from 0."""
+    """Index of this device among them, uint32, from 0."""
     return np.uint32(0) if _context() is None else ops.cast(_context().replica_id_in_sync_group, "uint32")
 
 
 def all_reduce_sum(x):
-    """The sum over devices of a tensor, or of each of a list of them; its gradient reaches all of them."""
+    """Sum over replicas of a tensor, or of each of a list of tensors; differentiable."""
     if _context() is None:
         return x
     import tensorflow as tf
@@ -29,7 +29,7 @@ def all_reduce_sum(x):
 
 
 def _context():
-    """TensorFlow's replica context, where there are several replicas; else None."""
+    """TensorFlow's replica context where there are several replicas, else None."""
     if keras.backend.backend() != "tensorflow":
         return None
     import tensorflow as tf

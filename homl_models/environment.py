@@ -1,4 +1,4 @@
-"""The process that the package runs in: which backend Keras takes, and how images and numbers lie in memory.
+"""Process-wide settings: Keras' backend, image data format and float type, and matplotlib's backend.
 
 Importing this module loads neither TensorFlow nor Keras.
 """
@@ -15,40 +15,50 @@ BACKENDS = "tensorflow", "jax"
 
 
 def check_backend():
-    """`UserError` unless Keras' backend is one that the package trains on, and is installed.
+    """Raise `UserError` unless Keras' backend is supported and installed.
 
-    Keras takes KERAS_BACKEND of the environment, or else `backend` in keras.json of KERAS_HOME, or else TensorFlow.
+    Keras takes the environment variable KERAS_BACKEND, or else `backend` in keras.json of KERAS_HOME, or TensorFlow.
     """
     home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
-    named, where = os.environ.get("KERAS_BACKEND"), "KERAS_BACKEND"
-    if not named:
-        named, where = _configured(home / "keras.json").get("backend") or "tensorflow", f"backend in {home}/keras.json"
-    if named not in BACKENDS:
-        raise UserError(
-            f"{where} is {named!r}; set KERAS_BACKEND to {' or '.join(BACKENDS)}, the backends that work here"
+    backend, source = os.environ.get("KERAS_BACKEND"), "KERAS_BACKEND"
+    if not backend:
+        backend, source = (
+            _configured(home / "keras.json").get("backend") or "tensorflow",
+            f"backend in {home}/keras.json",
         )
-    if importlib.util.find_spec(named) is None:
-        raise UserError(f"{where} is {named!r}, which is not installed; install it, or set KERAS_BACKEND to tensorflow")
+    if backend not in BACKENDS:
+        raise UserError(
+            f"{source} is {backend!r}; set KERAS_BACKEND to {' or '.join(BACKENDS)}, the backends that work here"
+        )
+    if importlib.util.find_spec(backend) is None:
+        raise UserError(
+            f"{source} is {backend!r}, which is not installed; install it, or set KERAS_BACKEND to tensorflow"
+        )
 
 
 def use_agg_backend():
-    """Let a command draw its images to files, whatever matplotlib's backend of the surroundings is.
+    """Make matplotlib use its backend for files (Agg), whatever the environment says.
 
-    A notebook passes its own on in MPLBACKEND; where that is not installed, importing matplotlib, as Keras does, fails.
+    A notebook hands its own backend on in MPLBACKEND; where that is not installed, importing matplotlib, as Keras does,
+    fails.
     """
     os.environ["MPLBACKEND"] = "agg"
 
 
 def _configured(path):
+    """Settings of keras.json; {} where it cannot be read, as for Keras."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # Keras goes on without it, too
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return settings if isinstance(settings, dict) else {}
 
 
 def set_keras_defaults(keras):
-    """Images (h, w, c) and float32, whatever keras.json says: what a model computes must not depend on it."""
+    """Set channels-last images and float32, with a warning if keras.json says otherwise.
+
+    Outputs of a model must not depend on that file.
+    """
     if keras.config.image_data_format() != "channels_last":
         keras.config.set_image_data_format("channels_last")
         warnings.warn("keras.json sets image_data_format to channels_first; it is channels_last here", stacklevel=2)

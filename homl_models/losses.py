@@ -1,4 +1,4 @@
-"""Losses that Keras does not have, and the mean over a batch that several devices share."""
+"""Losses that Keras lacks, and the weighted mean over a batch that is split over replicas."""
 
 import keras
 from keras import ops
@@ -7,10 +7,10 @@ from homl_models import devices
 
 
 def mean(values, weights=None):
-    """The mean of `values`, each with its weight, over the batch of all devices: this device's share of it.
+    """Weighted mean of `values` over the global batch: this replica's sum over the total weight of all replicas.
 
-    What every `compute_loss` returns, since gradients of devices are added up. values: any shape; weights: one that
-    broadcasts to it, 1 by default. 0 where all weights are 0. On one device it is the weighted mean.
+    Every `compute_loss` returns it, since gradients of replicas are added up; on one device it is the weighted mean.
+    values: any shape. weights: broadcast to it, 1 by default. 0 where all weights are 0.
     """
     values = ops.cast(values, "float32")
     if weights is None:
@@ -21,10 +21,14 @@ def mean(values, weights=None):
 
 @keras.saving.register_keras_serializable("homl_models")
 class SmoothedCrossentropy(keras.losses.Loss):
-    """Cross-entropy of logits (..., v) with label smoothing: targets ids (...), masked ones left out of the mean.
+    """Sparse categorical cross-entropy with label smoothing: targets ids (...), logits (..., v); masks are honoured.
 
-    The target distribution has 1 - smoothing + smoothing / v at the target and smoothing / v elsewhere
-    (Szegedy et al., 2015, section 7, https://arxiv.org/abs/1512.00567). smoothing 0 is plain cross-entropy.
+    The target distribution is 1 - smoothing + smoothing / v at the target and smoothing / v elsewhere
+    (Szegedy et al., 2015, section 7, https://arxiv.org/abs/1512.00567). Replaces
+    `keras.losses.SparseCategoricalCrossentropy`, which has no label smoothing.
+
+    Args:
+        smoothing: in [0, 1); 0 for plain cross-entropy.
     """
 
     def __init__(self, smoothing=0.1, name="smoothed_crossentropy", **kwargs):
@@ -34,8 +38,8 @@ class SmoothedCrossentropy(keras.losses.Loss):
     def call(self, y_true, y_pred):
         y_pred = ops.cast(y_pred, "float32")
         norm = ops.logsumexp(y_pred, axis=-1)
-        wanted = ops.take_along_axis(y_pred, ops.cast(y_true, "int32")[..., None], axis=-1)[..., 0]
-        loss = norm - wanted
+        target = ops.take_along_axis(y_pred, ops.cast(y_true, "int32")[..., None], axis=-1)[..., 0]
+        loss = norm - target
         if self.smoothing:
             loss = (1 - self.smoothing) * loss + self.smoothing * (norm - ops.mean(y_pred, axis=-1))
         return loss

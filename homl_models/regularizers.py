@@ -1,9 +1,9 @@
-"""Regularizers of activations, for sparse codings (b, c).
+"""Activity regularizers for sparse codings (b, k).
 
-Both are means over the batch, so that the batch size does not change their strength. As a layer's
-`activity_regularizer` they are divided by the batch size once more, by Keras; `models.autoencoders`
-adds them as they are. Of several devices each regularizes its own part of the batch: the mean of their
-divergences is a little larger than the divergence of the whole.
+Both are means over the batch, so that their strength does not depend on its size; Keras' `L1` is a sum. As a layer's
+`activity_regularizer` Keras divides them by the batch size once more; `models.autoencoders` adds them as they are. With
+several replicas each regularizes its part of the batch: the mean of their divergences is a little larger than the
+divergence of the whole batch.
 """
 
 import keras
@@ -12,7 +12,11 @@ from keras import ops
 
 @keras.saving.register_keras_serializable("homl_models")
 class L1ActivityRegularizer(keras.regularizers.Regularizer):
-    """weight * the sum over the units of their mean size."""
+    """L1 activity regularization: weight * sum over units of mean |activation|.
+
+    Args:
+        weight: factor of the penalty.
+    """
 
     def __init__(self, weight=1e-4):
         self.weight = weight
@@ -26,10 +30,14 @@ class L1ActivityRegularizer(keras.regularizers.Regularizer):
 
 @keras.saving.register_keras_serializable("homl_models")
 class KLDivergenceRegularizer(keras.regularizers.Regularizer):
-    """weight * the sum over the units of KL(target || mean activity), both as Bernoulli distributions (equation 17-2).
+    """KL-divergence sparsity: weight * sum over units of KL(p || q) of Bernoulli distributions (equation 17-2).
 
-    codings in [0, 1]; target in (0, 1), the share of the time that a unit should be active. A mean
-    activity of 0 or 1 is taken as 1e-7 from it, so that loss and gradient stay finite.
+    p is the target and q a unit's mean activation over the batch, clipped to [1e-7, 1 - 1e-7] so that loss and gradient
+    stay finite. Codings lie in [0, 1].
+
+    Args:
+        weight: factor of the penalty.
+        target: p, in (0, 1), the fraction of images on which a unit should be active; `ValueError` outside.
     """
 
     def __init__(self, weight=5e-3, target=0.1):

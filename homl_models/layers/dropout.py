@@ -1,10 +1,8 @@
-"""`keras.layers.Dropout` with random numbers that cost next to nothing.
+"""Dropout by counter-based random bits, a replacement of `keras.layers.Dropout`.
 
-Under XLA on a CPU the numbers that Keras draws for a dropout take longer than the layers around it
-(100 ns each; `benchmarks/dropout.py`). Ours are hashes of their place, keyed by the layer's seed and the
-step, which XLA fuses into the multiplication: two rounds of the 32-bit finalizer "lowbias32" (Wellons,
-2018, https://nullprogram.com/blog/2018/07/31/). Which units are dropped differs from Keras'; how many,
-what is left, the configuration and the seed's state do not. Without XLA ours takes half as long again.
+Under XLA on a CPU the random numbers of Keras' dropout take longer than the layers around it, 100 ns each. These bits
+are a hash of an element's index, keyed by the layer's seed and the step, which XLA fuses into the multiplication: two
+rounds of the 32-bit finalizer "lowbias32" (Wellons, 2018, https://nullprogram.com/blog/2018/07/31/).
 """
 
 import contextlib
@@ -18,31 +16,40 @@ from homl_models import devices
 
 
 def lowbias32(x):
-    """A bijection of uint32 (any shape) in which every bit of the input changes every bit of the output."""
+    """Integer hash: a bijection of uint32 (any shape) in which every input bit changes every output bit."""
     for shift, factor in ((16, 0x21F0AAAD), (15, 0xD35A2D97)):
         x = ops.bitwise_xor(x, ops.bitwise_right_shift(x, np.uint32(shift))) * np.uint32(factor)
     return ops.bitwise_xor(x, ops.bitwise_right_shift(x, np.uint32(15)))
 
 
 def random_bits(shape, seed, row=None):
-    """Independent uint32 of that shape, uniform, from `seed` (2,): what `SeedGenerator.next()` gives.
+    """Independent uniform uint32 of that shape, from `seed` (2,), as `SeedGenerator.next()` returns it.
 
-    row: the number of the first row, to get rows of a larger array; None for 0.
-    Others on each device of several that train together.
+    row: index of the first row, to get rows of a larger array; None for 0.
+    Replicas that train together get different bits.
     """
     key = ops.cast(seed, "uint32") + devices.replica_id() * np.uint32([0, 0x85EBCA6B])
     first, second = lowbias32(lowbias32(key[0]) + key[1]), lowbias32(lowbias32(key[1] + np.uint32(0x9E3779B9)) + key[0])
-    place = ops.cast(ops.reshape(ops.arange(math.prod(shape)), shape), "uint32")
+    index = ops.cast(ops.reshape(ops.arange(math.prod(shape)), shape), "uint32")
     if row is not None:
-        place = place + ops.cast(row, "uint32") * ops.cast(math.prod(shape[1:]), "uint32")
-    return lowbias32(ops.bitwise_xor(lowbias32(place + first), second))
+        index = index + ops.cast(row, "uint32") * ops.cast(math.prod(shape[1:]), "uint32")
+    return lowbias32(ops.bitwise_xor(lowbias32(index + first), second))
 
 
 @keras.saving.register_keras_serializable("homl_models")
 class Dropout(keras.layers.Dropout):
-    """(...) -> (...): in training a share `rate` of units is 0 and the rest grows by 1 / (1 - rate)."""
+    """Inverted dropout: in training a fraction `rate` of units (...) is 0 and the rest is scaled by 1 / (1 - rate).
 
-    fixed_seed = None  # taken instead of the generator's next, if there is one
+    Replaces `keras.layers.Dropout`, with its arguments, configuration and seed state, for its speed: under XLA on a CPU
+    a dropout and its gradient take 2.7 ms where Keras' take 64 (`benchmarks/dropout.py`); without XLA half as long
+    again as Keras'. Other units are dropped for the same seed. It may be removed when Keras' random numbers are fused
+    by XLA on a CPU.
+
+    Args:
+        rate, noise_shape, seed: as of `keras.layers.Dropout`, whose own code serves a `noise_shape`.
+    """
+
+    fixed_seed = None  # (2,), used instead of the seed generator's next if it is set
 
     def call(self, inputs, training=False):
         if not training or not self.rate:
@@ -59,6 +66,7 @@ class Dropout(keras.layers.Dropout):
 
 @contextlib.contextmanager
 def _seeded(dropouts, seeds):
+    """Context in which each of the dropout layers uses its seed of `seeds`."""
     for dropout, seed in zip(dropouts, seeds):
         dropout.fixed_seed = seed
     try:
@@ -69,17 +77,18 @@ def _seeded(dropouts, seeds):
 
 
 def rematerialized(function, dropouts):
-    """`function` of tensors, computed again for its gradients instead of kept (Chen et al., 2016, arXiv:1604.06174).
+    """Rematerialization (gradient checkpointing; Chen et al., 2016, https://arxiv.org/abs/1604.06174).
 
-    dropouts: the layers of dropout in it, which drop the same units both times.
+    Returns `function` of tensors with its activations computed again in the backward pass instead of stored.
+    dropouts: the dropout layers in it, which drop the same units both times (`keras.remat` alone would draw anew).
     """
     active = [dropout for dropout in dropouts if dropout.rate]
 
-    def again(seeds, *tensors):
+    def with_seeds(seeds, *tensors):
         with _seeded(active, seeds):
             return function(*tensors)
 
-    def once(*tensors):
-        return keras.remat(again)([dropout.seed_generator.next() for dropout in active], *tensors)
+    def call(*tensors):
+        return keras.remat(with_seeds)([dropout.seed_generator.next() for dropout in active], *tensors)
 
-    return once
+    return call

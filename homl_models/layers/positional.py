@@ -1,4 +1,4 @@
-"""Where a token stands: encodings that are added to embeddings.
+"""Positional encodings, which are added to token embeddings.
 
 Vaswani et al., 2017, Attention Is All You Need, section 3.5 (https://arxiv.org/abs/1706.03762).
 Shapes: b batch, t time, d dimension.
@@ -12,7 +12,10 @@ from homl_models.errors import UserError
 
 
 def sinusoids(positions, dim, max_wavelength=10_000.0):
-    """Positions (...) -> (..., dim): sin(p / max_wavelength^(2i/dim)) in place 2i, the cosine in place 2i + 1."""
+    """Sinusoidal encoding of positions (...) -> (..., dim).
+
+    PE(pos, 2i) = sin(pos / max_wavelength^(2i / dim)), and the cosine at 2i + 1. `UserError` for an odd dim.
+    """
     if dim % 2:
         raise UserError(f"sine and cosine come in pairs: the dimension must be even, not {dim}")
     rates = ops.power(ops.cast(max_wavelength, "float32"), -ops.arange(0, dim, 2, dtype="float32") / dim)
@@ -23,9 +26,12 @@ def sinusoids(positions, dim, max_wavelength=10_000.0):
 
 @keras.saving.register_keras_serializable("homl_models")
 class PositionalEncoding(Layer):
-    """Adds sines and cosines of the positions to (b, t, d), any t; d must be even.
+    """Sinusoidal positional encoding, added to (b, t, d), any t.
 
-    Called with `positions` (..., t), those are taken instead of 0, 1, 2, ...
+    Positions are 0, 1, 2, ..., or `positions` (..., t) of the call. Raises `UserError` for an odd d.
+
+    Args:
+        max_wavelength: the longest wavelength, in positions, divided by 2 pi; the paper's 10,000.
     """
 
     def __init__(self, max_wavelength=10_000.0, **kwargs):
@@ -43,10 +49,12 @@ class PositionalEncoding(Layer):
 
 @keras.saving.register_keras_serializable("homl_models")
 class LearnedPositionalEmbedding(Layer):
-    """Adds a trained vector for each position to (b, t, d), t at most `max_length`.
+    """Learned positional embedding, added to (b, t, d), t at most `max_length`.
 
-    Called with `positions` (..., t), those are taken instead of 0, 1, 2, ... Raises `UserError` where
-    t is known and too large.
+    Positions are 0, 1, 2, ..., or `positions` (..., t) of the call. Raises `UserError` where t is static and too large.
+
+    Args:
+        max_length: number of positions.
     """
 
     def __init__(self, max_length, **kwargs):

@@ -1,4 +1,4 @@
-"""Weights that two layers share: a dense layer backwards."""
+"""Weight tying: a dense layer with the transposed kernel of another."""
 
 import keras
 from keras import ops
@@ -9,11 +9,15 @@ from homl_models.errors import UserError
 
 @keras.saving.register_keras_serializable("homl_models")
 class DenseTranspose(Layer):
-    """(..., units of `dense`) -> (..., inputs of `dense`): the transposed kernel of `dense` and a bias of its own.
+    """Transposed dense layer with tied weights: (..., units of `dense`) -> (..., inputs of `dense`).
 
-    dense: a `keras.layers.Dense`, built before this one is. It stays shared through training, `.keras`
-        files (of a model that holds both) and export.
-    activation: as in `keras.layers.Dense`.
+    It has the transposed kernel of `dense` and a bias of its own. Keras has no such layer. Raises `UserError` if it is
+    built before `dense`.
+
+    Args:
+        dense: a `keras.layers.Dense`. It stays shared through training, `.keras` files (of a model that holds both)
+            and export.
+        activation: as in `keras.layers.Dense`.
     """
 
     def __init__(self, dense, activation=None, **kwargs):
