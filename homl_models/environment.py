@@ -22,10 +22,8 @@ def check_backend():
     home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
     backend, source = os.environ.get("KERAS_BACKEND"), "KERAS_BACKEND"
     if not backend:
-        backend, source = (
-            _configured(home / "keras.json").get("backend") or "tensorflow",
-            f"backend in {home}/keras.json",
-        )
+        source = f"backend in {home}/keras.json"
+        backend = _configured(home / "keras.json").get("backend") or "tensorflow"
     if backend not in BACKENDS:
         raise UserError(
             f"{source} is {backend!r}; set KERAS_BACKEND to {' or '.join(BACKENDS)}, the backends that work here"
