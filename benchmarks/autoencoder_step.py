@@ -74,7 +74,7 @@ NAMES = (
 
 
 def compare(name, rounds, count):
-    from homl_models.pipelines import images
+    from homl_models.pipelines.image_batches import batches
     from homl_models.recipes import RECIPES
 
     recipe = RECIPES[name]
@@ -83,7 +83,7 @@ def compare(name, rounds, count):
     sides, mse = {}, {}
     for side, batch_size in (("ours", recipe.batch_size), ("same_batch", 32)):
         model = dataclasses.replace(recipe, batch_size=batch_size).model()
-        stream = images.batches(pixels, batch_size, seed=1)
+        stream = batches(pixels, batch_size, seed=1)
         sides[side] = fitter(model, stream)
         mse[side] = model
     book = book_model(name)

@@ -12,7 +12,7 @@ from sklearn.metrics.pairwise import polynomial_kernel
 
 import homl_models
 from homl_models import metrics
-from homl_models.pipelines import images
+from homl_models.pipelines import image_datasets
 from tests import checks
 
 RNG = np.random.default_rng(0)
@@ -135,7 +135,7 @@ def test_a_ladder_of_noise_blur_and_missing_classes(metric):
 @pytest.mark.usefixtures("keras_home")
 def test_the_shipped_features_see_noise_blur_and_missing_classes(count, noises, first_classes):
     """The ladder on Fashion MNIST, by the network of the package; noise lies among no images."""
-    (train, _), _, (test, labels) = images.fashion_mnist()
+    (train, _), _, (test, labels) = image_datasets.fashion_mnist()
     net, rng = homl_models.load("fashion_features"), np.random.default_rng(0)
     test, labels = test[:count] / 255, labels[:count]
     real = net.judged(train[:count])[0]

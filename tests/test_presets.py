@@ -14,7 +14,7 @@ import sacrebleu
 
 import homl_models
 from homl_models import export, loading, pack, predict, recipes
-from homl_models.pipelines import dates, images, translation
+from homl_models.pipelines import dates, image_datasets, translation
 from homl_models.recipes import get
 
 PRESETS = sorted(path.parent.name for path in loading.PRESETS.glob("*/recipe.json"))
@@ -117,7 +117,7 @@ def test_half_precision_leaves_the_metrics_of_char_rnn_large_as_they_were(load, 
 @pytest.fixture(scope="module")
 def fashion(keras_home):
     """Test images of Fashion MNIST in [0, 1], and their labels."""
-    shown, labels = images.fashion_mnist()[2]
+    shown, labels = image_datasets.fashion_mnist()[2]
     return shown / 255, labels
 
 

@@ -61,14 +61,15 @@ class ImageRecipe(Recipe):
     @functools.cached_property
     def splits(self):
         """Training, validation and test part: (images, labels) each."""
-        from homl_models.pipelines import images
+        from homl_models.pipelines import image_datasets, images
 
         if self.own:
             train, valid, test = images.split(self.own, self.seed, self.images)
         elif self.data == "mnist":
-            train, valid, test = images.mnist(self.images)
+            train, valid, test = image_datasets.mnist(self.images)
         else:
-            train, valid, test = images.fashion_mnist() if self.data == "fashion_mnist" else images.digits()
+            load = image_datasets.fashion_mnist if self.data == "fashion_mnist" else image_datasets.digits
+            train, valid, test = load()
         return tuple(x[: self.num_images or None] for x in train), valid, test
 
     @property
@@ -95,9 +96,9 @@ class ImageRecipe(Recipe):
 
     def stream(self, part, batch_size, seed=None):
         """Batches of a part, as the model is trained on them."""
-        from homl_models.pipelines import images
+        from homl_models.pipelines.image_batches import batches
 
-        return images.batches(part[0], batch_size, seed, self.targets(part))
+        return batches(part[0], batch_size, seed, self.targets(part))
 
     def targets(self, part):
         """What a part's images are to be mapped to; None for themselves."""
@@ -139,7 +140,7 @@ class ImageRecipe(Recipe):
         data = pipeline.read(images, model.image_shape[:2], model.channels)
         if num_classes := getattr(model, "num_classes", 0):
             names = model.class_names or (() if self.images and self.data != "mnist" else self.class_names)
-            data = pipeline.matched(data, names, num_classes, images)
+            data = pipeline.match_labels(data, names, num_classes, images)
         return {"": (data.images, data.labels)}
 
     def scores(self, model, parts):

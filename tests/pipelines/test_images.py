@@ -1,176 +1,19 @@
-"""Images as training batches: where they come from, what is refused, and the order they come in."""
+"""Images of people: folders and NumPy files, their labels, and what is refused."""
 
 import contextlib
-import gzip
 import os
-import struct
 import warnings
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
-import scipy.stats
-import tensorflow as tf
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from homl_models.errors import UserError
 from homl_models.pipelines import images
 from tests import checks
-from tests.conftest import DATA
-from tests.pipelines.test_text_windows import NO_NETWORK
 
 NUMBERED = np.arange(50, dtype=np.uint8)[:, None, None] * np.ones((1, 2, 3), np.uint8)  # image i is all i
-
-
-def numbers(stream, first=0, last=None):
-    """The numbers of the images of each batch, whose pixels and targets have to be right."""
-    found = []
-    for x, y in stream.dataset(first, last):
-        assert x.dtype == tf.float32
-        np.testing.assert_array_equal(x, y)
-        assert (np.ptp(x, axis=(1, 2)) == 0).all()
-        found.append(np.round(x.numpy()[:, 0, 0] * 255).astype(int).tolist())
-    return found
-
-
-def test_in_order_they_come_once_with_a_smaller_last_batch():
-    stream = images.batches(NUMBERED, 8)
-    assert stream.steps == 7
-    assert numbers(stream) == [list(range(i, min(i + 8, 50))) for i in range(0, 50, 8)]
-
-
-def test_shuffled_every_pass_is_a_new_permutation():
-    stream = images.batches(NUMBERED, 10, seed=1)
-    passes = [sum(numbers(stream, 5 * i, 5 * i + 5), []) for i in range(20)]
-    assert all(sorted(p) == list(range(50)) for p in passes)
-    assert len({tuple(p) for p in passes}) == 20
-    assert passes != [sum(numbers(images.batches(NUMBERED, 10, seed=2), 5 * i, 5 * i + 5), []) for i in range(20)]
-    neighbours = [scipy.stats.spearmanr(p[:-1], p[1:]).statistic for p in passes]
-    assert abs(np.mean(neighbours)) < 0.15
-
-
-def test_any_part_of_the_stream_is_what_the_whole_has_there():
-    stream = images.batches(NUMBERED, 7, seed=3)
-    assert stream.steps == 7
-    whole = numbers(stream, 0, 30)
-    assert numbers(stream, 11, 19) == whole[11:19]
-    drawn = sum(whole, [])  # what an epoch leaves over comes first in the next
-    assert all(sorted(drawn[i : i + 50]) == list(range(50)) for i in range(0, 200, 50))
-
-
-def test_floats_stay_as_they_are_and_bytes_are_divided():
-    floats = np.random.default_rng(0).uniform(size=(4, 3, 3, 2)).astype("float32")
-    (x, y), = images.batches(floats, 4).dataset()  # fmt: skip
-    np.testing.assert_array_equal(x, floats)
-    (x, _), = images.batches(np.uint8(floats * 255), 4).dataset()  # fmt: skip
-    checks.close(x, np.uint8(floats * 255) / 255)
-
-
-def test_targets_belong_to_their_images():
-    for x, y in images.batches(NUMBERED, 10, seed=1, targets=np.arange(50) * 3).dataset():
-        np.testing.assert_array_equal(np.round(x[:, 0, 0] * 255 * 3), y)
-
-
-def test_augmentation_depends_on_seed_and_step_alone_and_spares_validation():
-    def shift(x, seed):
-        return x + tf.random.stateless_uniform((), seed)
-
-    def run(seed, first, last):
-        stream = images.batches(np.zeros((20, 2, 2), np.float32), 5, seed, augment=shift)
-        return [float(x[0, 0, 0]) for x, y in stream.dataset(first, last) if (x.numpy() == y.numpy()).all()]
-
-    whole = run(1, 0, 12)
-    assert len(set(whole)) == 12
-    assert run(1, 5, 9) == whole[5:9]
-    assert not set(run(2, 0, 12)) & set(whole)
-    assert run(None, 0, 4) == [0.0] * 4
-
-
-# Data sets.
-
-
-def test_fashion_mnist_comes_in_the_parts_of_the_book(keras_home):
-    folder = keras_home / "datasets" / "fashion-mnist"
-    found = [[*x.shape, str(x.dtype), int(x.astype(int).sum()), y[:5].tolist()] for x, y in images.fashion_mnist()]
-    train = images.read_idx(folder / "train-images-idx3-ubyte.gz")
-    labels = images.read_idx(folder / "train-labels-idx1-ubyte.gz")
-    assert [f[:4] for f in found] == [[n, 28, 28, "uint8"] for n in (55_000, 5_000, 10_000)]
-    assert [f[4] for f in found[:2]] == [int(train[:55_000].astype(int).sum()), int(train[55_000:].astype(int).sum())]
-    assert [f[5] for f in found[:2]] == [labels[:5].tolist(), labels[55_000:55_005].tolist()]
-
-
-@pytest.mark.slow
-def test_without_network_and_cache_it_says_what_to_do(tmp_path):
-    script = """
-import json
-from homl_models.errors import UserError
-from homl_models.pipelines import images
-try:
-    print(json.dumps(str(images.fashion_mnist())))
-except UserError as error:
-    print(json.dumps(str(error)))
-"""
-    message = checks.in_fresh_process(script, KERAS_HOME=str(tmp_path), **NO_NETWORK)
-    assert "cannot fetch Fashion MNIST" in message
-    assert "--data digits" in message
-
-
-def test_what_cannot_be_fetched_is_said(monkeypatch):
-    def load_data():
-        raise OSError("no network")
-
-    monkeypatch.setattr(keras.datasets.fashion_mnist, "load_data", load_data)
-    checks.fails("cannot fetch Fashion MNIST", images.fashion_mnist, "--data digits")
-
-
-def test_mnist_from_its_files():
-    if not (DATA / "mnist").is_dir():
-        pytest.skip(f"needs {DATA / 'mnist'}")
-    train, valid, test = images.mnist(DATA / "mnist")
-    assert [len(part[0]) for part in (train, valid, test)] == [55_000, 5_000, 10_000]
-    assert train[1][:5].tolist() == [5, 0, 4, 1, 9]
-    assert test[1][:4].tolist() == [7, 2, 1, 0]
-
-
-def test_files_of_mnist_that_do_not_belong_together_are_refused(tmp_path):
-    def write(name, shape):
-        data = struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape) + bytes(int(np.prod(shape)))
-        (tmp_path / name).write_bytes(data)
-
-    for part in ("train", "t10k"):
-        write(f"{part}-images-idx3-ubyte", (40, 2, 2))
-        write(f"{part}-labels-idx1-ubyte", (40,))
-    checks.fails("has 40 images to train on, not MNIST's 60,000", lambda: images.mnist(tmp_path), str(tmp_path))
-    write("t10k-labels-idx1-ubyte", (39,))
-    checks.fails(r"shape \(40, 2, 2\) with labels of \(39,\)", lambda: images.mnist(tmp_path), str(tmp_path))
-
-
-@pytest.mark.parametrize("pack", [bytes, gzip.compress])
-def test_idx_files_are_read_and_broken_ones_named(pack, tmp_path):
-    data = struct.pack(">HBBIII", 0, 8, 3, 50, 2, 3) + NUMBERED.tobytes()
-    path = tmp_path / "images"
-    path.write_bytes(pack(data))
-    np.testing.assert_array_equal(images.read_idx(path), NUMBERED)
-    for bad in (pack(data)[:-3], b"", pack(data[:3] + b"\x01" + data[4:]), b"\x1f\x8bnothing"):
-        path.write_bytes(bad)
-        with pytest.raises(UserError, match="images as an IDX file"):
-            images.read_idx(path)
-    with pytest.raises(UserError, match="has no file train-images"):
-        images.mnist(tmp_path)
-
-
-def test_digits_are_scikit_learns_each_in_one_part():
-    parts = images.digits()
-    assert [len(x) for x, _ in parts] == [1257, 180, 360]
-    ours = {(x.tobytes(), int(y)) for part in parts for x, y in zip(*part)}
-    data = load_digits()
-    assert ours == {(np.float32(x / 16).tobytes(), int(y)) for x, y in zip(data.images, data.target)}
-    assert all(set(labels) == set(range(10)) for _, labels in parts)
-
-
-# Your own images.
 
 
 def save(path, level=0, shape=(4, 6), **settings):
@@ -201,7 +44,8 @@ def folder(tmp_path):
 
 
 def test_a_folder_of_images_with_classes(folder):
-    with pytest.warns(UserWarning, match="1 of 12 images are not 6x4 as the first: they are cut and resized; --size"):
+    message = "1 of 12 images are not 6x4 as the first: they are cropped and resized; --size"
+    with pytest.warns(UserWarning, match=message):
         data = images.read_folder(folder, channels=3)
     assert data.images.shape == (12, 4, 6, 3)
     assert data.images.dtype == np.uint8
@@ -209,23 +53,23 @@ def test_a_folder_of_images_with_classes(folder):
     assert data.classes == ("cats", "dogs")
     np.testing.assert_array_equal(data.images[0], np.asarray(Image.open(folder / "cats" / "01.png")))
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # of sizes that were asked for, and of notes.txt, there is nothing to say
+        warnings.simplefilter("error")  # no warning for sizes that were given, nor for notes.txt
         grey = images.read_folder(folder, (8, 8))
     assert grey.images.shape == (12, 8, 8)
-    parts = images.split(images.read(folder, (8, 8)))
-    assert [len(x) for x, _ in parts] == [9, 1, 2]
+    splits = images.split(images.read(folder, (8, 8)))
+    assert [len(x) for x, _ in splits] == [9, 1, 2]
     wanted = {(x.tobytes(), int(y)) for x, y in zip(grey.images, grey.labels)}
-    assert {(x.tobytes(), int(y)) for part in parts for x, y in zip(*part)} == wanted
+    assert {(x.tobytes(), int(y)) for each in splits for x, y in zip(*each)} == wanted
 
 
-def test_images_that_cannot_be_read_are_counted_named_and_left_out(folder):
+def test_unreadable_images_are_counted_named_and_skipped(folder):
     (folder / "cats" / "01.png").write_bytes(b"not a png")
     whole = (folder / "dogs" / "00.png").read_bytes()
     (folder / "dogs" / "00.png").write_bytes(whole[: len(whole) // 2])
     (folder / "dogs" / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
     os.symlink("nowhere.png", folder / "dogs" / "link.png")
-    told = r"4 of 14 images cannot be read .*3 \.png, 1 \.heic.*01\.png.*00\.png.*link\.png.*phone\.HEIC"
-    with pytest.warns(UserWarning, match=told):
+    message = r"4 of 14 images cannot be read .*3 \.png, 1 \.heic.*01\.png.*00\.png.*link\.png.*phone\.HEIC"
+    with pytest.warns(UserWarning, match=message):
         data = images.read_folder(folder, (4, 6))
     assert len(data.images) == len(data.labels) == 10
     for path in folder.rglob("*.png"):
@@ -235,18 +79,18 @@ def test_images_that_cannot_be_read_are_counted_named_and_left_out(folder):
         images.read_folder(folder)
 
 
-def test_the_size_is_that_of_the_first_image_that_can_be_read(tmp_path):
+def test_the_default_size_is_that_of_the_first_readable_image(tmp_path):
     save(tmp_path / "a.png", shape=(9, 7))
     data = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(data[:60])  # it still says that it is 7x9
     for name in "bc":
         save(tmp_path / f"{name}.png", shape=(4, 6))
-    with pytest.warns(UserWarning, match="1 of 3 images cannot be read") as told:
+    with pytest.warns(UserWarning, match="1 of 3 images cannot be read") as warned:
         assert images.read_folder(tmp_path).images.shape == (2, 4, 6)
-    assert len(told) == 1
+    assert len(warned) == 1
 
 
-def test_hidden_files_and_folders_of_systems_are_passed_over(tmp_path):
+def test_hidden_files_and_junk_folders_are_skipped(tmp_path):
     for name in ("cat/0.png", "dog/0.png", "dog/.ipynb_checkpoints/0-checkpoint.png", ".thumbs/0.png", "cat/.1.png",
                  "__MACOSX/cat/0.png", "dog/@eaDir/0.png/thumb.jpg"):  # fmt: skip
         save(tmp_path / name)
@@ -257,7 +101,7 @@ def test_hidden_files_and_folders_of_systems_are_passed_over(tmp_path):
     assert len(images.read_folder(tmp_path / ".thumbs").images) == 1  # unless it is asked for
 
 
-def test_files_are_told_by_what_they_hold(tmp_path):
+def test_files_are_recognized_by_their_content(tmp_path):
     for name in ("a.PNG", "a.jfif", "a.jpe", "a.tif", "a.ppm", "a", "a.bin"):
         kind = {"": "PNG", ".bin": "BMP", ".jfif": "JPEG"}.get(Path(name).suffix)
         save(tmp_path / name, format=kind)
@@ -268,7 +112,7 @@ def test_files_are_told_by_what_they_hold(tmp_path):
         assert len(images.read_folder(tmp_path).images) == 7
 
 
-def test_links_are_followed_and_circles_are_not_gone_round(tmp_path):
+def test_links_are_followed_and_cycles_are_not(tmp_path):
     for name in ("store/cat/0.png", "store/dog/0.png", "store/dog/young/1.png"):
         save(tmp_path / name)
     os.symlink(".", tmp_path / "store" / "cat" / "again")
@@ -291,7 +135,7 @@ def test_folders_below_a_class_belong_to_it(tmp_path):
     assert counts(data) == {"cat": 3, "dog": 2}
 
 
-def test_numbers_in_names_of_classes_count_as_numbers(tmp_path):
+def test_class_names_are_sorted_naturally(tmp_path):
     for i in range(12):
         save(tmp_path / "plain" / str(i) / "0.png", 20 * i + 1)
         save(tmp_path / "worded" / f"class{i}" / "0.png", 20 * i + 1)
@@ -301,7 +145,7 @@ def test_numbers_in_names_of_classes_count_as_numbers(tmp_path):
         assert [int(n.removeprefix("class")) for n in data.classes] == list(range(12))
 
 
-def test_names_of_classes_are_in_one_form_and_can_be_saved(tmp_path):
+def test_class_names_are_normalized_and_can_be_saved(tmp_path):
     """Decomposed, as macOS may give them; and bytes that are no text, as other systems allow them."""
     save(tmp_path / "train" / "caf\u00e9" / "0.png")
     save(tmp_path / "test" / "cafe\u0301" / "0.png")
@@ -333,7 +177,7 @@ def test_a_class_may_be_called_like_a_split(tmp_path):
     assert images.read_folder(tmp_path).classes == ("car", "plane", "train")
 
 
-def test_folders_without_enough_images_are_refused(tmp_path):
+def test_folders_with_too_few_images_are_refused(tmp_path):
     with pytest.raises(UserError, match="holds no image"):
         images.read_folder(tmp_path)
     save(tmp_path / "one.png")
@@ -359,7 +203,7 @@ def test_arrays_are_read_from_numpy_files(tmp_path):
 @pytest.mark.parametrize(
     ("name", "labels"), [("x", "y"), ("x_train", "y_train"), ("X", "label"), ("images", "y"), ("data", "targets")]
 )
-def test_the_one_array_of_images_is_taken_by_any_name(name, labels, tmp_path):
+def test_a_single_array_of_images_may_have_any_name(name, labels, tmp_path):
     np.savez(tmp_path / "a.npz", **{name: NUMBERED, labels: np.arange(50) % 3, "size": np.array([2, 3])})
     found = images.read_array(tmp_path / "a.npz")
     np.testing.assert_array_equal(found.images, NUMBERED)
@@ -381,18 +225,18 @@ COLOUR = np.zeros((3, 4, 5, 3), np.uint8)
         (COLOUR, 1, r"shape \(3, 4, 5, 3\), not \(n, h, w\); give --channels 3"),
         (NUMBERED, 3, r"shape \(50, 2, 3\), not \(n, h, w, 3\); give --channels 1"),
         (COLOUR[..., :2], 3, r"shape \(3, 4, 5, 2\), not \(n, h, w, 3\)$"),
-        (np.zeros((3, 3, 9, 8), np.uint8), 3, r"\(3, 3, 9, 8\), not \(n, h, w, 3\): its channels stand first"),
-        (np.zeros((3, 1, 9, 8), np.uint8), 1, r"\(3, 1, 9, 8\), not \(n, h, w\): its channels stand first"),
+        (np.zeros((3, 3, 9, 8), np.uint8), 3, r"\(3, 3, 9, 8\), not \(n, h, w, 3\): its channels come first"),
+        (np.zeros((3, 1, 9, 8), np.uint8), 1, r"\(3, 1, 9, 8\), not \(n, h, w\): its channels come first"),
         (np.array(["a", "b"], object), 1, "cannot read"),
         (np.array(["a", "b"]), 1, r"must be \(n, h, w\)"),
     ],
 )
-def test_arrays_that_are_no_images_are_refused(array, channels, message, tmp_path):
+def test_arrays_that_are_not_images_are_refused(array, channels, message, tmp_path):
     np.save(tmp_path / "bad.npy", array)
     checks.fails(message, lambda: images.read_array(tmp_path / "bad.npy", channels=channels), "bad.npy")
 
 
-def test_files_that_are_no_arrays_are_refused(tmp_path):
+def test_damaged_or_ambiguous_files_are_refused(tmp_path):
     np.savez(tmp_path / "whole.npz", images=NUMBERED)
     (tmp_path / "half.npz").write_bytes((tmp_path / "whole.npz").read_bytes()[:300])
     np.save(tmp_path / "vast.npy", NUMBERED)
@@ -402,8 +246,8 @@ def test_files_that_are_no_arrays_are_refused(tmp_path):
     for name in ("bad.npz", "missing.npy", "half.npz", "vast.npy"):
         checks.fails("cannot read", lambda name=name: images.read_array(tmp_path / name), name)
     np.savez(tmp_path / "two.npz", x_train=NUMBERED, x_test=NUMBERED)
-    told = r"x_train \(50, 2, 3\), x_test \(50, 2, 3\): save the array to use as `images`"
-    checks.fails(told, lambda: images.read_array(tmp_path / "two.npz"), "two.npz")
+    message = r"x_train \(50, 2, 3\), x_test \(50, 2, 3\): save the array to use as `images`"
+    checks.fails(message, lambda: images.read_array(tmp_path / "two.npz"), "two.npz")
     np.savez(tmp_path / "none.npz")
     checks.fails("has nothing", lambda: images.read_array(tmp_path / "none.npz"))
     np.save(tmp_path / "size.npy", NUMBERED)
@@ -461,24 +305,24 @@ def data_of(*classes, labels=None):
 
 
 def test_classes_are_matched_by_their_names():
-    names = "dark", "light", "middle"
-    assert images.matched(data_of("light", "middle"), names, 3).labels.tolist() == [1, 2]
-    assert images.matched(data_of("middle", "dark", labels=[1, 0, 0, -1]), names, 3).labels.tolist() == [0, 2, 2, -1]
-    assert images.matched(data_of("5", "10"), ("2", "5", "10"), 3).labels.tolist() == [1, 2]
+    names, mixed = ("dark", "light", "middle"), data_of("middle", "dark", labels=[1, 0, 0, -1])
+    assert images.match_labels(data_of("light", "middle"), names, 3).labels.tolist() == [1, 2]
+    assert images.match_labels(mixed, names, 3).labels.tolist() == [0, 2, 2, -1]
+    assert images.match_labels(data_of("5", "10"), ("2", "5", "10"), 3).labels.tolist() == [1, 2]
     checks.fails(
-        "does not know: grey; it has dark, light", lambda: images.matched(data_of("grey"), names, 3, "new"), "new"
+        "does not know: grey; it has dark, light", lambda: images.match_labels(data_of("grey"), names, 3, "new"), "new"
     )
-    assert images.matched(data_of(labels=[2, 0]), names, 3).labels.tolist() == [2, 0]
+    assert images.match_labels(data_of(labels=[2, 0]), names, 3).labels.tolist() == [2, 0]
     checks.fails(
-        "labels up to 3; those of the model go from 0 to 2", lambda: images.matched(data_of(labels=[3]), names, 3)
+        "labels up to 3; the model's classes are 0 to 2", lambda: images.match_labels(data_of(labels=[3]), names, 3)
     )
 
 
-def test_without_names_the_numbers_of_classes_count():
-    assert images.matched(data_of("7", "8"), (), 10).labels.tolist() == [7, 8]
-    assert images.matched(data_of("1", "0"), ("cat", "dog"), 2).labels.tolist() == [1, 0]
-    assert images.matched(data_of("cat", "dog"), (), 2).labels.tolist() == [0, 1]
+def test_without_names_classes_are_matched_by_their_numbers():
+    assert images.match_labels(data_of("7", "8"), (), 10).labels.tolist() == [7, 8]
+    assert images.match_labels(data_of("1", "0"), ("cat", "dog"), 2).labels.tolist() == [1, 0]
+    assert images.match_labels(data_of("cat", "dog"), (), 2).labels.tolist() == [0, 1]
     checks.fails(
-        "does not know: cat, dog; it has 10 without names", lambda: images.matched(data_of("cat", "dog"), (), 10)
+        "does not know: cat, dog; it has 10 without names", lambda: images.match_labels(data_of("cat", "dog"), (), 10)
     )
-    checks.fails("does not know: 3", lambda: images.matched(data_of("3"), ("1", "2", "4", "5"), 4))
+    checks.fails("does not know: 3", lambda: images.match_labels(data_of("3"), ("1", "2", "4", "5"), 4))
