@@ -12,7 +12,8 @@ diffusers: 64 images in 25 steps of DDIM by the scheduler of `diffusers` with th
     Checked first: from the same noise both draw the same.
 draw: seconds in which recipes draw 1,000 images; those of diffusion in 25 steps, with guidance if they have it.
 steps: the quality of --count images that the preset `ddpm_conditional` draws, a class each in turn, in 1,000 steps
-    of ancestral sampling and in few of others, against the test part of Fashion MNIST (`metrics.generation`). 1,000
+    of ancestral sampling and in few of others, against the test part of Fashion MNIST
+    (`metrics.generation_metrics`). 1,000
     steps take an hour for 1,000 images on one core.
 
 `draw` and `steps` need Fashion MNIST and are left out unless they are asked for.
@@ -67,7 +68,7 @@ def diffusion_model(network, precision="float32", **settings):
     model.build()
     for i, weight in enumerate(model.network.trainable_weights):  # some begin at zero
         weight.assign(weight + keras.random.normal(weight.shape, stddev=0.02, seed=i))
-    model.average.set_weights(model.network.get_weights())
+    model.ema_network.set_weights(model.network.get_weights())
     return model
 
 
@@ -188,7 +189,7 @@ def draw(args):
     sides = {}
     for name in DRAWING:
         recipe = recipes.get(name)
-        sides[name] = functools.partial(recipe.drawn, recipe.model())
+        sides[name] = functools.partial(recipe.sample_images, recipe.model())
         sides[name](BATCH)  # compiles
     sides = {name: functools.partial(side, 1000) for name, side in sides.items()}
     taken = timing.interleaved(sides, args.rounds)
@@ -199,14 +200,14 @@ def draw(args):
 def steps(args):
     model, net = loading.load("ddpm_conditional"), loading.load("fashion_features")
     labels = np.arange(args.count) % model.num_classes
-    real = net.judged(recipes.get("ddpm_conditional").splits[2][0].reshape(-1, *net.image_shape))[0]
+    real = net.features_and_probabilities(recipes.get("ddpm_conditional").splits[2][0].reshape(-1, *net.image_shape))[0]
     scaled = in_units_of(real)
     for method, count in WAYS:
         start = time.perf_counter()
         drawn = model.sample(args.count, args.seed, count, labels, method=method)
         taken = time.perf_counter() - start
-        described, probabilities = net.judged(drawn.reshape(-1, *net.image_shape))
-        found = metrics.generation(scaled(real), scaled(described), probabilities)
+        described, probabilities = net.features_and_probabilities(drawn.reshape(-1, *net.image_shape))
+        found = metrics.generation_metrics(scaled(real), scaled(described), probabilities)
         found["label_agreement"] = float(np.mean(probabilities.argmax(1) == labels))
         rounded = {name: round(float(value), 3) for name, value in found.items()}
         claim = {"claim": f"{args.count} images, {method}, {count} steps", "seconds": round(taken, 1)}

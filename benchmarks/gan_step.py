@@ -108,7 +108,7 @@ def main():
     parser.add_argument("--images", type=int, default=3200, help="images in a timed pass")
     args = parser.parse_args()
 
-    recipe = dataclasses.replace(recipes.get("dcgan"), num_images=args.images, judged=0, monitor="")
+    recipe = dataclasses.replace(recipes.get("dcgan"), num_images=args.images, num_evaluation_samples=0, monitor="")
     ours, model = our_trainer(recipe)
     same_batch, _ = our_trainer(dataclasses.replace(recipe, batch_size=32))
     networks = book_networks()

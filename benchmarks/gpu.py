@@ -414,7 +414,7 @@ def ddpm_model(bench):
     for weight in model.network.weights:
         if len(weight.shape) == 4 and not np.any(weight):
             weight.assign(draw.normal(0, 0.02, weight.shape))
-    model.average.set_weights(model.network.get_weights())
+    model.ema_network.set_weights(model.network.get_weights())
     return model
 
 
@@ -435,7 +435,7 @@ def ddpm(bench):
         model,
         ((images, labels),),
         lambda peers, runtime: peers.ddpm_step(runtime, model, images, labels),
-        lambda: model.network(model.maps(images), times, labels, training=False),
+        lambda: model.network(model.normalize(images), times, labels, training=False),
     )
 
 
@@ -448,12 +448,12 @@ def sampling(bench):
     labels = (np.arange(count) % 10).astype(np.int32)
     times = diffusion.times(model.num_steps, steps)
     table = np.float32(diffusion.sampler(model.tables, times, "dpm_solver"))
-    noise = np.random.default_rng(0).normal(size=(count, *model.maps_shape)).astype(np.float32)
+    noise = np.random.default_rng(0).normal(size=(count, *model.normalized_shape)).astype(np.float32)
     part, zero, one = np.array([0, steps], np.int32), np.uint32(0), np.float32(1)
 
     def sample(x, labels):
         x, _ = model.advance(x, x * 0, part, times, table, zero, zero, labels, one, None, None)
-        return model.images(x)
+        return model.denormalize(x)
 
     return output_claim(
         bench,

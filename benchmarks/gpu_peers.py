@@ -570,7 +570,7 @@ def ddpm_step(runtime, ours, images, labels):
 
 def sampling(runtime, ours, noise, labels, times, table):
     """From noise (b, h, w, c) to images (b, h, w) along `times`, by the table (n, 4) of a sampler without noise."""
-    network, start = unet(runtime, ours.average).eval(), runtime.put(np.asarray(noise).transpose(0, 3, 1, 2))
+    network, start = unet(runtime, ours.ema_network).eval(), runtime.put(np.asarray(noise).transpose(0, 3, 1, 2))
     of_x0 = np.stack([ours.tables.signal[times[:-1]], ours.tables.noise[times[:-1]]], axis=1)
     labels, times = runtime.put(labels), runtime.put(times[:-1]).split(1)
     rows = runtime.put(np.concatenate([of_x0, table], axis=1)).unbind()
@@ -598,7 +598,7 @@ class Generator(nn.Module):
     def __init__(self, ours):
         super().__init__()
         height, width, n = ours.inner
-        self.inner, sizes = (n, height, width), [*ours.filters, ours.maps_shape[-1]]
+        self.inner, sizes = (n, height, width), [*ours.filters, ours.image_shape[-1]]
         self.dense = nn.Linear(ours.dense[0].kernel.shape[0], height * width * n)
         self.norms = nn.ModuleList(nn.BatchNorm2d(n, 1e-3, 0.01) for n in ours.filters)
         self.convs = nn.ModuleList(
@@ -627,7 +627,7 @@ class Discriminator(nn.Module):
 
     def __init__(self, ours):
         super().__init__()
-        sizes = [ours.maps_shape[-1], *ours.filters]
+        sizes = [ours.image_shape[-1], *ours.filters]
         self.convs = nn.ModuleList(nn.Conv2d(a, b, 5, 2, padding=2) for a, b in zip(sizes, sizes[1:]))
         self.dropout, features = nn.Dropout(ours.dropout), ours.last.kernel.shape[0]
         self.last, side = nn.Linear(features, 1), math.isqrt(features // sizes[-1])

@@ -153,13 +153,13 @@ def _overlap(a, b):
 # Generation: features (n, d) of real and of generated things, in double precision.
 
 
-def generation(real, fake, probabilities):
+def generation_metrics(real, fake, probabilities):
     """All of the measures below by name, of features `real` and `fake`, and of p(y | x) of the fake."""
     return {
-        "frechet": frechet_distance(real, fake),
-        "kernel": kernel_distance(real, fake),
-        **neighbourhoods(real, fake),
-        "classifier_score": classifier_score(probabilities),
+        "frechet_distance": frechet_distance(real, fake),
+        "kid": kid(real, fake),
+        **prdc(real, fake),
+        "inception_score": inception_score(probabilities),
     }
 
 
@@ -181,7 +181,7 @@ def _moments(features):
     return mean, np.linalg.qr(features - mean, mode="r") / np.sqrt(len(features) - 1)
 
 
-def kernel_distance(real, fake):
+def kid(real, fake):
     """Squared maximum mean discrepancy with the kernel (x . y / d + 1)^3, unbiased: KID (Bińkowski et al., 2018).
 
     https://arxiv.org/abs/1801.01401. Around 0 for features of one distribution, below 0 as well.
@@ -199,7 +199,7 @@ def kernel_distance(real, fake):
     return float(within(real) + within(fake) - 2 * between)
 
 
-def neighbourhoods(real, fake, k=5):
+def prdc(real, fake, k=5):
     """{"precision", "recall", "density", "coverage"}: whether fakes lie among the real, and the real among fakes.
 
     Among: nearer to one of the others than its k-th neighbour of its own kind is. precision, the share of fakes
@@ -238,7 +238,7 @@ def _distances(a, b):
     return np.maximum(np.square(a).sum(1)[:, None] + np.square(b).sum(1) - 2 * a @ b.T, 0)
 
 
-def classifier_score(probabilities):
+def inception_score(probabilities):
     """exp of the mean divergence of p(y | x) (n, classes) from their mean: 1 to the number of classes.
 
     The "inception score" of Salimans et al., 2016 (https://arxiv.org/abs/1606.03498), for any classifier.
@@ -247,7 +247,7 @@ def classifier_score(probabilities):
     return float(np.exp((p * (np.log(p) - np.log(p.mean(0)))).sum(1).mean()))
 
 
-def class_shares(probabilities):
+def class_fractions(probabilities):
     """The share (classes,) of things that a classifier takes for each class, by p(y | x) (n, classes)."""
     p = np.asarray(probabilities)
     return np.bincount(p.argmax(1), minlength=p.shape[1]) / len(p)

@@ -384,14 +384,16 @@ def test_evaluate_measures_what_a_model_draws_by_another_run(untrained, capsys):
     found = {key: float(value) for key, value in map(str.split, table.splitlines())}
     model, net, test = homl_models.load(str(drawn)), homl_models.load(str(judge)), get("vae_tiny").splits[2][0]
     test = test[np.random.default_rng(get("vae_tiny").seed).permutation(len(test))[:150]]
-    fake, p = net.judged(model.sample(150, get("vae_tiny").seed))
-    real = net.judged(test)[0]
+    fake, p = net.features_and_probabilities(model.sample(150, get("vae_tiny").seed))
+    real = net.features_and_probabilities(test)[0]
     alive = real.std(0) > 1e-6
     fake, real = (x[:, alive] / real.std(0)[alive] for x in (fake, real))
-    expected = metrics.generation(real, fake, p)
+    expected = metrics.generation_metrics(real, fake, p)
     assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-5, abs=1e-4)
-    assert [found[f"share_{label}"] for label in range(10)] == pytest.approx(metrics.class_shares(p), abs=1e-4)
-    assert found["frechet_floor"] < min(found["frechet"], found["frechet_noise"])
+    assert [found[f"class_fraction_{label}"] for label in range(10)] == pytest.approx(
+        metrics.class_fractions(p), abs=1e-4
+    )
+    assert found["frechet_distance_floor"] < min(found["frechet_distance"], found["frechet_distance_noise"])
     assert found["coverage_floor"] > max(found["coverage"], found["coverage_noise"])
 
 
@@ -427,15 +429,15 @@ def test_a_packed_run_loads_evaluates_and_predicts_by_name(run, capsys, tmp_path
 @pytest.mark.parametrize("name", ["ddpm_tiny", "dcgan_tiny"])
 def test_a_packed_model_that_draws_keeps_its_average_alone_and_computes_in_single_precision(name, tmp_path):
     model = dataclasses.replace(get(name), precision="mixed_bfloat16").model()
-    average, network = model.networks()
+    average, network = model.ema_and_network()
     for weight in average.weights:
         weight.assign(np.float16(np.random.default_rng(0).uniform(0.1, 0.3, weight.shape)))
     (tmp_path / "recipe.json").write_text("{}")
     loading.pack(model, tmp_path)
     assert len(np.load(tmp_path / "weights.npz").files) < len(model.weights)
     packed = loading.load(str(tmp_path))
-    assert packed.dtype_policy.name == packed.networks()[1].dtype_policy.name == "float32"
-    for weights in zip(average.weights, *(one.weights for one in packed.networks()), strict=True):
+    assert packed.dtype_policy.name == packed.ema_and_network()[1].dtype_policy.name == "float32"
+    for weights in zip(average.weights, *(one.weights for one in packed.ema_and_network()), strict=True):
         np.testing.assert_array_equal(weights[0], weights[1])
         np.testing.assert_array_equal(weights[0], weights[2])
     assert packed.sample(3).shape == (3, 8, 8)

@@ -56,11 +56,11 @@ def test_kernel_distance_is_the_unbiased_estimate():
     real, fake = DIGITS[:1200], np.concatenate([FAKE, FAKE[:400]])
     between = polynomial_kernel(real, fake, degree=3, gamma=1 / 64, coef0=1).mean()
     expected = off_diagonal(real) + off_diagonal(fake) - 2 * between
-    assert metrics.kernel_distance(real, fake) == pytest.approx(expected, rel=1e-9)
+    assert metrics.kid(real, fake) == pytest.approx(expected, rel=1e-9)
 
 
 def test_kernel_distance_of_one_distribution_is_zero_on_average():
-    found = [metrics.kernel_distance(RNG.normal(size=(50, 4)), RNG.normal(size=(70, 4))) for _ in range(300)]
+    found = [metrics.kid(RNG.normal(size=(50, 4)), RNG.normal(size=(70, 4))) for _ in range(300)]
     assert abs(np.mean(found)) < 4 * np.std(found) / 300**0.5
     assert min(found) < 0 < max(found)
 
@@ -70,20 +70,20 @@ def test_neighbourhoods_are_those_of_prdc(k):
     real, fake = DIGITS[:1100], FAKE
     with contextlib.redirect_stdout(io.StringIO()):
         expected = prdc.compute_prdc(real, fake, k)
-    assert metrics.neighbourhoods(real, fake, k) == pytest.approx(expected, abs=1e-12)
+    assert metrics.prdc(real, fake, k) == pytest.approx(expected, abs=1e-12)
     assert min(expected.values()) > 0.05
 
 
 def test_neighbourhoods_of_the_same_and_of_what_is_far():
-    same = metrics.neighbourhoods(REAL, REAL)
+    same = metrics.prdc(REAL, REAL)
     assert same.pop("density") == pytest.approx(1, abs=0.25)
     assert same == {"precision": 1, "recall": 1, "coverage": 1}
-    assert set(metrics.neighbourhoods(REAL, REAL + 10).values()) == {0.0}
+    assert set(metrics.prdc(REAL, REAL + 10).values()) == {0.0}
 
 
 def test_few_things_that_are_right_have_precision_without_coverage():
     few = np.repeat(REAL[:3], 200, axis=0) + RNG.normal(0, 1e-3, (600, 64))
-    found = metrics.neighbourhoods(REAL, few)
+    found = metrics.prdc(REAL, few)
     assert found["precision"] == 1
     assert found["coverage"] < 0.1
     assert found["recall"] < 0.1
@@ -91,17 +91,17 @@ def test_few_things_that_are_right_have_precision_without_coverage():
 
 def test_classifier_score_and_class_shares():
     sure = np.eye(4)[[0, 1, 2, 3, 0, 1, 2, 3]]
-    assert metrics.classifier_score(sure) == pytest.approx(4)
-    assert metrics.classifier_score(np.full((9, 4), 0.25)) == pytest.approx(1)
-    assert metrics.classifier_score(sure[[0, 0, 0]]) == pytest.approx(1)
+    assert metrics.inception_score(sure) == pytest.approx(4)
+    assert metrics.inception_score(np.full((9, 4), 0.25)) == pytest.approx(1)
+    assert metrics.inception_score(sure[[0, 0, 0]]) == pytest.approx(1)
     p = RNG.dirichlet([1, 2, 3], 50)
     expected = np.exp(np.mean([scipy.stats.entropy(row, p.mean(0)) for row in p]))
-    assert metrics.classifier_score(p) == pytest.approx(expected)
-    checks.close(metrics.class_shares(sure[:6]), np.array([2, 2, 1, 1]) / 6)
-    assert metrics.class_shares(sure[:2]).sum() == 1
+    assert metrics.inception_score(p) == pytest.approx(expected)
+    checks.close(metrics.class_fractions(sure[:6]), np.array([2, 2, 1, 1]) / 6)
+    assert metrics.class_fractions(sure[:2]).sum() == 1
 
 
-@pytest.mark.parametrize("metric", [metrics.frechet_distance, metrics.kernel_distance])
+@pytest.mark.parametrize("metric", [metrics.frechet_distance, metrics.kid])
 def test_a_ladder_of_noise_blur_and_missing_classes(metric):
     """Each step away from the real images is a larger distance; the other half of them is the smallest."""
     data = load_digits()
@@ -138,12 +138,12 @@ def test_the_shipped_features_see_noise_blur_and_missing_classes(count, noises, 
     (train, _), _, (test, labels) = image_datasets.fashion_mnist()
     net, rng = homl_models.load("fashion_features"), np.random.default_rng(0)
     test, labels = test[:count] / 255, labels[:count]
-    real = net.judged(train[:count])[0]
+    real = net.features_and_probabilities(train[:count])[0]
     spread = real.std(0)
     alive = spread > 1e-6
 
     def judged(x):
-        return net.judged(x)[0][:, alive] / spread[alive]
+        return net.features_and_probabilities(x)[0][:, alive] / spread[alive]
 
     ladders = {
         "noise": [np.clip(test + rng.normal(0, s, test.shape), 0, 1) for s in noises],
@@ -158,7 +158,7 @@ def test_the_shipped_features_see_noise_blur_and_missing_classes(count, noises, 
     real = real[:, alive] / spread[alive]
     for name, ladder in ladders.items():
         features = [judged(x) for x in ladder]
-        for metric in (metrics.frechet_distance, metrics.kernel_distance):
+        for metric in (metrics.frechet_distance, metrics.kid):
             found = [metric(real, x) for x in features]
             assert all(a < b for a, b in zip(found, found[1:])), (name, found)
-    assert set(metrics.neighbourhoods(real, judged(rng.uniform(size=test.shape))).values()) == {0.0}
+    assert set(metrics.prdc(real, judged(rng.uniform(size=test.shape))).values()) == {0.0}

@@ -12,13 +12,19 @@ from PIL import Image
 from homl_models import train
 from homl_models.recipes import get
 from homl_models.recipes.gan import animate
-from homl_models.recipes.images import JUDGED, batch_of
+from homl_models.recipes.images import EVAL_BATCH_SIZE, eval_batch_size
 from homl_models.training import reports
 from tests import checks
 
 WAYS = {
     "ddpm_tiny": {"num_steps": 4, "sampling_steps": 2},
-    "dcgan_tiny": {"generator_filters": (), "discriminator_filters": (), "judged": 0, "replay": 0, "batch_size": 4},
+    "dcgan_tiny": {
+        "generator_filters": (),
+        "discriminator_filters": (),
+        "num_evaluation_samples": 0,
+        "replay": 0,
+        "batch_size": 4,
+    },
     "vae_tiny": {"filters": (), "map_size": 2000},
     "autoencoder_tiny": {"map_size": 2000},
     "features_tiny": {"filters": (3,)},
@@ -58,7 +64,7 @@ def test_a_report_is_made_of_few_images_of_any_number_of_classes(name, case, tmp
             assert Image.open(tmp_path / line.split()[0]).size > (8, 8)
     if name in ("ddpm_tiny", "dcgan_tiny"):
         assert model.num_classes == classes
-        assert recipe.columns(model).shape == (10, classes, *shape)
+        assert recipe.sample_grid(model).shape == (10, classes, *shape)
 
 
 @pytest.mark.slow
@@ -141,7 +147,7 @@ def told_apart(tmp_path_factory):
     recipe = dataclasses.replace(get("features_tiny"), **settings, verbose=0)
     keras.utils.set_random_seed(0)
     model = recipe.model()
-    data = recipe.own
+    data = recipe.user_images
     model.compile(keras.optimizers.Adam(0.01), **recipe.compile_kwargs())
     model.fit(data.images / 255, data.labels, epochs=60, verbose=0)
     return recipe, model
@@ -194,13 +200,13 @@ def test_data_sets_have_the_names_of_their_classes():
 def test_generated_images_are_compared_with_all_classes_of_a_sorted_folder():
     """Not with the first files of it, which are of the first class."""
     recipe, images = get("vae_tiny"), np.repeat(np.arange(10), 100)
-    chosen = recipe.chosen(images, 200)
+    chosen = recipe.evaluation_subset(images, 200)
     assert len(chosen) == 200
     assert np.bincount(chosen, minlength=10).min() > 5
-    np.testing.assert_array_equal(chosen, recipe.chosen(images, 200))
-    assert (chosen != dataclasses.replace(recipe, seed=1).chosen(images, 200)).any()
+    np.testing.assert_array_equal(chosen, recipe.evaluation_subset(images, 200))
+    assert (chosen != dataclasses.replace(recipe, seed=1).evaluation_subset(images, 200)).any()
     for count in (1000, 5000):
-        np.testing.assert_array_equal(recipe.chosen(images, count), images)
+        np.testing.assert_array_equal(recipe.evaluation_subset(images, count), images)
 
 
 @pytest.mark.parametrize(
@@ -209,8 +215,8 @@ def test_generated_images_are_compared_with_all_classes_of_a_sorted_folder():
 def test_no_batch_of_evaluation_is_much_smaller_than_the_others(counts):
     parts = [(np.zeros(count), None) for count in counts]
     for part, count in zip(parts, counts):
-        size = batch_of(part, parts)
-        assert size <= min(JUDGED, count)
+        size = eval_batch_size(part, parts)
+        assert size <= min(EVAL_BATCH_SIZE, count)
         assert count % size == 0 or count % size > size / 2
 
 

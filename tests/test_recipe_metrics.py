@@ -548,7 +548,7 @@ def test_a_variational_autoencoder_is_scored_with_the_same_draws_every_time():
 def test_diffusion_is_scored_by_what_it_predicts_with_the_same_draws_every_time():
     made = of_images("ddpm_tiny")
     model = randomized(made.model(), 0.1)
-    model.networks()[0].set_weights(model.networks()[1].get_weights())
+    model.ema_and_network()[0].set_weights(model.ema_and_network()[1].get_weights())
     model.seed_generator.state.assign([7, 7])  # as after some training
     found = made.evaluate(model)
     model.seed_generator.state.assign([made.seed, 0])
@@ -578,12 +578,14 @@ class Samples:
         self.image_shape, self.num_classes = made.image_shape, 10
         self.of_class = [images[classes == label] for label in range(10)]
 
-    def checked(self, images):
+    def checked_images(self, images):
         return np.float32(in_unit_range(images))
 
     def sample(self, count, seed, labels):
         labels = (labels + (labels < 2)) % 10
-        return self.checked(np.array([self.of_class[c][i % len(self.of_class[c])] for i, c in enumerate(labels)]))
+        return self.checked_images(
+            np.array([self.of_class[c][i % len(self.of_class[c])] for i, c in enumerate(labels)])
+        )
 
 
 @pytest.fixture
@@ -607,14 +609,14 @@ def test_samples_agree_with_their_class_where_a_classifier_says_so(judge):
     seen = np.asarray(net(np.float32(in_unit_range(made.splits[0][0])))).argmax(1)
     found = made.evaluate(Samples(made, seen), features=run, count=200)
     assert found["label_agreement"] == 0.8
-    assert [found[f"share_{label}"] for label in range(10)] == pytest.approx([0, 0.1, 0.2, *[0.1] * 7])
+    assert [found[f"class_fraction_{label}"] for label in range(10)] == pytest.approx([0, 0.1, 0.2, *[0.1] * 7])
 
 
 def test_samples_that_no_classifier_judges_are_compared_by_their_pixels():
     made = get("dcgan_tiny")
     model = Samples(made)
     found = made.evaluate(model)
-    real = model.checked(made.splits[2][0])
+    real = model.checked_images(made.splits[2][0])
     fake = model.sample(len(real), 0, np.arange(len(real)) % 10)
     flat = [np.float64(x).reshape(len(x), -1) for x in (real, fake)]
     assert found == pytest.approx(prdc.compute_prdc(*flat, nearest_k=5))
@@ -641,7 +643,7 @@ def test_every_metric_is_that_of_all_examples_for_every_size_of_batches(name, mo
     model, found = randomized(base.model(), 0.3), []
     for size, lengths in ((7, 3), (32, 1), (2_000, 1)):
         settings = {"batch_size": size} | ({"num_buckets": lengths} if hasattr(base, "num_buckets") else {})
-        monkeypatch.setattr("homl_models.recipes.images.JUDGED", size)
+        monkeypatch.setattr("homl_models.recipes.images.EVAL_BATCH_SIZE", size)
         made = dataclasses.replace(base, **settings)
         if hasattr(base, "wordpiece"):  # which is learned of texts in the order of --seed, not of batches
             made.__dict__["wordpiece"] = base.wordpiece

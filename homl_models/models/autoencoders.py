@@ -36,11 +36,11 @@ class Coder(ImageModel):
 
     def codings(self, images):
         """Images (n, ...) of bytes or in [0, 1] -> codings (n, k)."""
-        return self.run("encode", self.checked(images))
+        return self.predict_batched("encode", self.checked_images(images))
 
     def decode_codings(self, codings):
         """Codings (n, k) -> images (n, ...) in [0, 1]."""
-        return self.run("shown", np.asarray(codings, np.float32))
+        return self.predict_batched("shown", np.asarray(codings, np.float32))
 
     def reconstruct(self, images):
         """Images (n, ...) of bytes or in [0, 1] -> what the model makes of their codings, in [0, 1]."""

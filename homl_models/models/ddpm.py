@@ -24,7 +24,7 @@ from homl_models.base import compiled
 from homl_models.endpoints import COUNT, SEED, Array, Endpoint, Float, Int, asserted
 from homl_models.errors import UserError
 from homl_models.layers.gaussian import normal
-from homl_models.models.image_model import NO_LABELS, EMAModel, checked_draws
+from homl_models.models.image_model import NO_LABELS, EMAModel, checked_count_and_seed
 
 PREDICTIONS = "noise", "x0", "velocity"
 LOSSES = {
@@ -75,26 +75,26 @@ class DDPM(EMAModel):
             raise UserError(f"the network is for {network.channels} channels, the images have {self.channels}")
         self.network, self.num_steps, self.schedule, self.prediction = network, num_steps, schedule, prediction
         self.pixel_loss, self.label_dropout, self.num_classes = loss, label_dropout, network.num_classes
-        self.class_names = self.named(self.class_names)
+        self.class_names = self.checked_class_names(self.class_names)
         self.tables = diffusion.Schedule(diffusion.SCHEDULES[schedule](num_steps))
-        self.average = self.copy_of(network)
+        self.ema_network = self.ema_copy(network)
 
     def get_config(self):
         return super().get_config() | {"loss": self.pixel_loss}  # `loss` itself is Keras'
 
-    def networks(self):
-        return self.average, self.network
+    def ema_and_network(self):
+        return self.ema_network, self.network
 
     def build(self, input_shape=None):
-        for network in (self.network, self.average):
+        for network in (self.network, self.ema_network):
             if not network.built:
-                network.build((None, *self.maps_shape))
-        self.average.trainable = False
+                network.build((None, *self.normalized_shape))
+        self.ema_network.trainable = False
         self.built = True
 
     def compute_output_shape(self, input_shape):
         batch = (input_shape[0] if self.num_classes else input_shape)[0]
-        return dict.fromkeys(("outputs", "target"), (batch, *self.maps_shape))
+        return dict.fromkeys(("outputs", "target"), (batch, *self.normalized_shape))
 
     # Training.
 
@@ -105,14 +105,14 @@ class DDPM(EMAModel):
 
     def call(self, inputs, training=None):
         images, labels = inputs if self.num_classes else (inputs, None)
-        x0 = self.maps(images)
+        x0 = self.normalize(images)
         count = ops.shape(x0)[0]
         times, noise = self.draw_times(count), normal(ops.shape(x0), self.seed_generator.next())
         if labels is not None and training:
             labels = ops.where(self.uniform(count) < self.label_dropout, self.num_classes, ops.cast(labels, "int32"))
         if training:
-            self.follow()
-        network = self.network if training else self.average
+            self.update_ema()
+        network = self.network if training else self.ema_network
         outputs = network(self.tables.q_sample(x0, times, noise), times, labels, training=training)
         return {"outputs": outputs, "target": self.tables.target(self.prediction, x0, times, noise)}
 
@@ -144,8 +144,8 @@ class DDPM(EMAModel):
     @functools.cached_property
     def see(self):
         """What the average network predicts; in a graph it stands once, whoever asks."""
-        inputs = [((None, *self.maps_shape), "float32"), ((None,), "int32"), ((None,), "int32")]
-        call = functools.partial(self.average, training=False)
+        inputs = [((None, *self.normalized_shape), "float32"), ((None,), "int32"), ((None,), "int32")]
+        call = functools.partial(self.ema_network, training=False)
         return compiled(call, "auto", inputs if self.num_classes else inputs[:2])
 
     def denoiser(self, labels=None, guidance=None):
@@ -177,7 +177,7 @@ class DDPM(EMAModel):
         masks=None,
     ):
         """What `sample`, `inpaint` and `vary` have in common, batch by batch: from noise, or from images at `first`."""
-        count, seed = checked_draws(count, seed)
+        count, seed = checked_count_and_seed(count, seed)
         if steps is None:
             steps = min(STEPS if masks is None else INPAINTING_STEPS, first or self.num_steps)
         times = diffusion.times(self.num_steps, steps, spacing, first)
@@ -197,15 +197,15 @@ class DDPM(EMAModel):
             here = slice(i, i + size)
             filled = [None if x is None else _filled(x[here], size) for x in (labels, images, masks)]
             x = self.begin(size, seed, times[0], filled[1] if first else None, i)
-            known, mask = (None, None) if masks is None else (self.maps(filled[1]), filled[2])
+            known, mask = (None, None) if masks is None else (self.normalize(filled[1]), filled[2])
             before, stride = ops.zeros_like(x), 1 if callback else steps
             for done in range(0, steps, stride):
                 part = np.array([done, done + stride], np.int32)
                 settings = (times, table, np.uint32(seed), np.uint32(i), filled[0], np.float32(guidance), known, mask)
                 x, before = self._compiled["advance"](x, before, part, *settings)
                 if callback:
-                    callback(done + 1, ops.convert_to_numpy(self.images(before))[: count - i])
-            drawn.append(ops.convert_to_numpy(self.images(x)))
+                    callback(done + 1, ops.convert_to_numpy(self.denormalize(before))[: count - i])
+            drawn.append(ops.convert_to_numpy(self.denormalize(x)))
         return np.concatenate(drawn)[:count] if drawn else np.zeros((0, *self.image_shape), np.float32)
 
     def begin(self, count, seed, first, images=None, row=None):
@@ -214,10 +214,10 @@ class DDPM(EMAModel):
         row: see `diffusion.walk`.
         """
         key = ops.stack([ops.cast(seed, "uint32"), np.uint32(2**32 - 1)])
-        noise = normal((count, *self.maps_shape), key, row=row)
+        noise = normal((count, *self.normalized_shape), key, row=row)
         if images is None:
             return noise
-        return self.tables.q_sample(self.maps(images), ops.broadcast_to(ops.cast(first, "int32"), (count,)), noise)
+        return self.tables.q_sample(self.normalize(images), ops.broadcast_to(ops.cast(first, "int32"), (count,)), noise)
 
     def sample(self, count=64, seed=0, steps=None, labels=None, guidance=1.0, **how):
         """New images (count, ...) in [0, 1]; image i of a seed is the same, up to rounding, whatever their number.
@@ -235,7 +235,7 @@ class DDPM(EMAModel):
 
         By default in 100 steps.
         """
-        images, masks = self.checked(images), np.asarray(masks)
+        images, masks = self.checked_images(images), np.asarray(masks)
         if masks.shape not in (self.image_shape[:2], (len(images), *self.image_shape[:2])):
             size = "x".join(map(str, self.image_shape[:2]))
             raise UserError(f"masks must be {size}, one or as many as images, not {masks.shape}")
@@ -250,7 +250,7 @@ class DDPM(EMAModel):
 
         At most strength * T steps are taken. (Meng et al., 2021, SDEdit, https://arxiv.org/abs/2108.01073.)
         """
-        images = self.checked(images)
+        images = self.checked_images(images)
         self.check("vary", strength=strength)
         first = max(1, round(strength * self.num_steps))
         if steps is not None and steps <= self.num_steps:
@@ -275,9 +275,9 @@ class DDPM(EMAModel):
         ratios = ops.cast(self.tables.noise[1:] / self.tables.signal[1:], "float32")  # rising, in units of [-1, 1]
         times = ops.searchsorted(ratios, 2 * ops.cast(noise, "float32")) + 1
         times = ops.minimum(ops.cast(times, "int32"), self.num_steps)
-        x = self.tables.q_sample(self.maps(images), times, ops.zeros((1, *self.maps_shape)))
+        x = self.tables.q_sample(self.normalize(images), times, ops.zeros((1, *self.normalized_shape)))
         labels = ops.full_like(times, self.num_classes) if self.num_classes else None
-        return self.images(self.denoiser(labels, 1.0)(x, times))
+        return self.denormalize(self.denoiser(labels, 1.0)(x, times))
 
     # In a graph.
 
@@ -298,7 +298,7 @@ class DDPM(EMAModel):
         times = diffusion.times(self.num_steps, steps, "even", first, ops)
         table = diffusion.sampler(self.tables, times, method, xp=ops)
         denoise = self.denoiser(labels, guidance)
-        return {"images": self.images(diffusion.walk(denoise, x, times, table, seed, known, mask, self.tables)[0])}
+        return {"images": self.denormalize(diffusion.walk(denoise, x, times, table, seed, known, mask, self.tables)[0])}
 
     def endpoints(self):
         def sample(count, seed, steps, labels, guidance):
@@ -312,7 +312,7 @@ class DDPM(EMAModel):
             as_many = tf.shape(masks)[0] == tf.shape(images)[0]
             masks = asserted(as_many, "there must be as many masks as images", masks)
             masks = asserted(tf.reduce_all((masks == 0) | (masks == 1)), MASKS, masks)
-            known, noise = self.maps(images), self.begin(tf.shape(images)[0], seed, 0)
+            known, noise = self.normalize(images), self.begin(tf.shape(images)[0], seed, 0)
             settings = (steps, seed, labels, guidance, "ancestral")
             return self.drawn(noise, self.num_steps, *settings, known, masks[..., None])
 

@@ -26,29 +26,29 @@ class FeatureClassifier(ImageModel):
     def __init__(self, num_classes=10, dropout=0.0, class_names=(), **kwargs):
         super().__init__(**kwargs)
         self.num_classes, self.dropout = num_classes, dropout
-        self.class_names = self.named(class_names)
-        self.dropout_of_features = Dropout(dropout, dtype=self.dtype_policy)
+        self.class_names = self.checked_class_names(class_names)
+        self.feature_dropout = Dropout(dropout, dtype=self.dtype_policy)
         self.head = keras.layers.Dense(num_classes, dtype=self.dtype_policy)
 
     def call(self, images, training=None):
-        return self.head(self.dropout_of_features(self.features(images, training), training=training))
+        return self.head(self.feature_dropout(self.features(images, training), training=training))
 
-    def classes(self, features):
+    def class_probabilities(self, features):
         """Features (b, d) -> p(class) (b, num_classes)."""
         return ops.softmax(ops.cast(self.head(features), "float32"))
 
-    def described(self, images):
+    def extract_features(self, images):
         """Images (b, ...) -> what to compare them by (b, e), of which the last d are the features."""
         return self.features(images, training=False)
 
-    def judged(self, images):
+    def features_and_probabilities(self, images):
         """Images (n, ...) -> what to compare them by (n, e) and p(class) (n, num_classes), as arrays."""
-        described = self.run("described", self.checked(images))
-        return described, self.run("classes", described[:, -self.head.kernel.shape[0] :])
+        described = self.predict_batched("extract_features", self.checked_images(images))
+        return described, self.predict_batched("class_probabilities", described[:, -self.head.kernel.shape[0] :])
 
     def endpoints(self):
         def classify(images):
-            return {"probabilities": self.classes(self.features(images, training=False))}
+            return {"probabilities": self.class_probabilities(self.features(images, training=False))}
 
         def features(images):
             """The features of images in [0, 1]."""
@@ -93,7 +93,7 @@ class FeatureNet(FeatureClassifier):
         self.head.build((None, self.dim))
         self.built = True
 
-    def maps(self, images, training=None):
+    def feature_maps(self, images, training=None):
         """Images (b, ...) -> the maps of each pair of convolutions, and what the dense layer reads."""
         x, maps = ops.reshape(images, (-1, *self.image_shape[:2], self.channels)), []
         for i in range(len(self.filters)):
@@ -103,14 +103,14 @@ class FeatureNet(FeatureClassifier):
 
     def features(self, images, training=None):
         """Images (b, ...) -> features (b, d), 0 or more."""
-        return self.dense(self.maps(images, training)[1])
+        return self.dense(self.feature_maps(images, training)[1])
 
-    def described(self, images):
+    def extract_features(self, images):
         """Images (b, ...) -> the mean of every map, and the features (b, sum(filters) + d).
 
         By the features alone noise passes for a bag: a classifier keeps only what tells its classes apart.
         """
-        maps, x = self.maps(images, training=False)
+        maps, x = self.feature_maps(images, training=False)
         return ops.concatenate([*(ops.mean(m, axis=(1, 2)) for m in maps), self.dense(x)], axis=-1)
 
 

@@ -21,7 +21,7 @@ from homl_models.endpoints import COUNT, SEED, Array, Endpoint, Int, asserted
 from homl_models.errors import UserError
 from homl_models.layers.gaussian import normal
 from homl_models.models.gan_networks import Discriminator, Generator
-from homl_models.models.image_model import NO_LABELS, EMAModel, checked_draws
+from homl_models.models.image_model import NO_LABELS, EMAModel, checked_count_and_seed
 
 FEW_CODINGS = "interpolation needs 2 codings or more"
 OPPOSITE = -0.999  # cosine of codings that no arc can be drawn between
@@ -92,8 +92,8 @@ class GAN(EMAModel):
         self.generator_filters, self.discriminator_filters = tuple(generator_filters), tuple(discriminator_filters)
         self.logit_loss, self.label_smoothing, self.gradient_penalty = loss, label_smoothing, gradient_penalty
         self.critic_steps, self.replay, self.num_classes = critic_steps, replay, num_classes
-        self.class_names = self.named(self.class_names)
-        settings = {"maps_shape": self.maps_shape, "dtype": self.dtype_policy}
+        self.class_names = self.checked_class_names(self.class_names)
+        settings = {"image_shape": self.normalized_shape, "dtype": self.dtype_policy}
         self.generator = Generator(
             hidden_units=generator_units, filters=generator_filters, name="generator", **settings
         )
@@ -106,25 +106,25 @@ class GAN(EMAModel):
             name="discriminator",
             **settings,
         )
-        self.average = self.copy_of(self.generator)
+        self.ema_generator = self.ema_copy(self.generator)
         names = "discriminator_loss", "generator_loss", "real_accuracy", "fake_accuracy"
         self.trackers = {name: keras.metrics.Mean(name) for name in names}
         if replay:
             fixed = {"initializer": "zeros", "trainable": False}
-            self.memory = self.add_weight(shape=(replay, *self.maps_shape), name="memory", **fixed)
+            self.memory = self.add_weight(shape=(replay, *self.normalized_shape), name="memory", **fixed)
             self.memory_labels = self.add_weight(shape=(replay,), dtype="int32", name="memory_labels", **fixed)
             self.remembered = self.add_weight(shape=(), dtype="int32", name="remembered", **fixed)
 
     def get_config(self):
         return super().get_config() | {"loss": self.logit_loss}  # `loss` itself is Keras'
 
-    def networks(self):
-        return self.average, self.generator
+    def ema_and_network(self):
+        return self.ema_generator, self.generator
 
     def build(self, input_shape=None):
-        for network in (self.generator, self.average):
+        for network in (self.generator, self.ema_generator):
             network.build((None, self.coding_size + self.num_classes))
-        self.average.trainable = False
+        self.ema_generator.trainable = False
         self.discriminator.build()
         self.built = True
 
@@ -133,7 +133,7 @@ class GAN(EMAModel):
 
     def call(self, inputs, training=None):
         images, labels = inputs if self.num_classes else (inputs, None)
-        return self.discriminator(self.maps(images), labels, training=training)
+        return self.discriminator(self.normalize(images), labels, training=training)
 
     def with_labels(self, codings, labels=None):
         """Codings (b, k) and labels (b,) -> what the generator reads (b, k + num_classes)."""
@@ -163,14 +163,14 @@ class GAN(EMAModel):
     def _step(self, data):
         inputs, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         images, labels = inputs if self.num_classes else (inputs, None)
-        real = self.maps(images)
+        real = self.normalize(images)
         size = ops.shape(real)[0] // self.critic_steps
         for i in range(self.critic_steps):
             part = slice(i * size, (i + 1) * size)
             wanted = None if labels is None else labels[part]
             self.discriminator_step(real[part], wanted)
         self.generator_step(size, wanted)
-        self.follow()
+        self.update_ema()
         self.optimizer.iterations.assign_add(1)
         return {name: tracker.result() for name, tracker in self.trackers.items()}
 
@@ -270,11 +270,11 @@ class GAN(EMAModel):
 
     def shown(self, codings):
         """Codings (b, k + num_classes) -> images (b, ...) in [0, 1]."""
-        return self.images(self.average(codings, training=False))
+        return self.denormalize(self.ema_generator(codings, training=False))
 
     def codings(self, count=64, seed=0):
         """New codings (count, k), standard normal; the i-th of a seed is the same whatever their number."""
-        count, seed = checked_draws(count, seed)
+        count, seed = checked_count_and_seed(count, seed)
         return ops.convert_to_numpy(normal((count, self.coding_size), np.array([seed, 0], np.uint32)))
 
     def decode_codings(self, codings, labels=None):
@@ -286,7 +286,7 @@ class GAN(EMAModel):
         if codings.ndim != 2 or codings.shape[1] != self.coding_size:
             raise UserError(f"codings must have the shape (n, {self.coding_size}), not {codings.shape}")
         labels = self.checked_labels(labels, len(codings))
-        return self.run("shown", ops.convert_to_numpy(self.with_labels(codings, labels)))
+        return self.predict_batched("shown", ops.convert_to_numpy(self.with_labels(codings, labels)))
 
     def checked_labels(self, labels, count):
         if labels is None and self.num_classes:
@@ -331,7 +331,8 @@ class GAN(EMAModel):
     def mean_codings(self, classify, count=1000, seed=0):
         """The mean coding of the images of each class, to add and subtract: (classes, k), and their numbers.
 
-        classify: images (n, ...) -> p(class) (n, classes), e.g. of a `FeatureNet`, `lambda x: net.judged(x)[1]`.
+        classify: images (n, ...) -> p(class) (n, classes), e.g. of a `FeatureNet` net,
+            `lambda x: net.features_and_probabilities(x)[1]`.
         """
         codings = self.codings(count, seed)
         found = np.asarray(classify(self.decode_codings(codings)))

@@ -20,14 +20,14 @@ from homl_models.layers.minibatch import MinibatchStddev
 class Generator(Layer):
     """Codings (b, k), or (b, k + classes) with a 1 for the class and zeros after them -> maps (b, h, w, c) in [-1, 1].
 
-    maps_shape: (h, w, c). hidden_units: of dense layers; or, if there are any,
+    image_shape: (h, w, c). hidden_units: of dense layers; or, if there are any,
     filters: of the maps that a dense layer makes, and of transposed convolutions (5x5, doubling them) before the last.
     """
 
-    def __init__(self, maps_shape=(28, 28, 1), hidden_units=(100, 150), filters=(), **kwargs):
+    def __init__(self, image_shape=(28, 28, 1), hidden_units=(100, 150), filters=(), **kwargs):
         super().__init__(**kwargs)
-        self.maps_shape, self.hidden_units, self.filters = tuple(maps_shape), tuple(hidden_units), tuple(filters)
-        height, width, channels = maps_shape
+        self.image_shape, self.hidden_units, self.filters = tuple(image_shape), tuple(hidden_units), tuple(filters)
+        height, width, channels = image_shape
         halved = 2 ** len(self.filters)
         dtype = self.dtype_policy
         self.inner = (-(-height // halved), -(-width // halved), self.filters[0]) if self.filters else None
@@ -42,7 +42,7 @@ class Generator(Layer):
         if self.filters:
             self.last = keras.layers.Conv2DTranspose(channels, 5, strides=2, padding="same", dtype=dtype)
         else:
-            self.last = keras.layers.Dense(math.prod(maps_shape), dtype=dtype)
+            self.last = keras.layers.Dense(math.prod(image_shape), dtype=dtype)
 
     def build(self, input_shape):
         sizes = [input_shape[-1], *(layer.units for layer in self.dense)]
@@ -62,9 +62,9 @@ class Generator(Layer):
             x = ops.reshape(x, (-1, *self.inner))
         for norm, layer in zip(self.norms, [*self.transposed, lambda x: x]):
             x = layer(norm(x, training=training))
-        height, width, _ = self.maps_shape
+        height, width, _ = self.image_shape
         x = self.last(x)[:, :height, :width] if self.filters else self.last(x)  # what doubling has too much is cut off
-        return ops.tanh(ops.reshape(ops.cast(x, "float32"), (-1, *self.maps_shape)))
+        return ops.tanh(ops.reshape(ops.cast(x, "float32"), (-1, *self.image_shape)))
 
 
 @keras.saving.register_keras_serializable("homl_models")
@@ -78,7 +78,7 @@ class Discriminator(Layer):
 
     def __init__(
         self,
-        maps_shape=(28, 28, 1),
+        image_shape=(28, 28, 1),
         hidden_units=(150, 100),
         filters=(),
         dropout=0.4,
@@ -87,7 +87,7 @@ class Discriminator(Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.maps_shape, self.hidden_units, self.filters = tuple(maps_shape), tuple(hidden_units), tuple(filters)
+        self.image_shape, self.hidden_units, self.filters = tuple(image_shape), tuple(hidden_units), tuple(filters)
         self.dropout, self.minibatch_stddev, self.num_classes = dropout, minibatch_stddev, num_classes
         dtype = self.dtype_policy
         if self.filters:
@@ -103,9 +103,9 @@ class Discriminator(Layer):
         self.last = keras.layers.Dense(1, dtype="float32")
 
     def build(self, input_shape=None):
-        height, width, n = self.maps_shape
+        height, width, n = self.image_shape
         size = (height, width) if self.filters else ()
-        n = n if self.filters else math.prod(self.maps_shape)
+        n = n if self.filters else math.prod(self.image_shape)
         for layer in self.hidden:
             layer.build((None, *size, n))
             size, n = tuple(-(-side // 2) for side in size), layer.filters if self.filters else layer.units
@@ -116,7 +116,7 @@ class Discriminator(Layer):
             self.classes = self.add_weight(shape=(self.num_classes, features), initializer=initializer, name="classes")
 
     def call(self, maps, labels=None, training=None):
-        x = maps if self.filters else ops.reshape(maps, (-1, math.prod(self.maps_shape)))
+        x = maps if self.filters else ops.reshape(maps, (-1, math.prod(self.image_shape)))
         for layer, dropout in zip(self.hidden, self.dropouts):
             x = dropout(layer(x), training=training)
         x = self.stddev(x) if self.stddev else x

@@ -32,13 +32,13 @@ class ImageModel(Model):
         self.pixels = math.prod(self.image_shape)
         self.channels = self.image_shape[2] if len(self.image_shape) == 3 else 1
 
-    def named(self, class_names):
+    def checked_class_names(self, class_names):
         """Names of `num_classes` classes as a tuple, () for none; `UserError` if they are not as many."""
         if class_names and len(class_names) != self.num_classes:
             raise UserError(f"there must be {self.num_classes} class_names or none, not {len(class_names)}")
         return tuple(class_names)
 
-    def checked(self, images):
+    def checked_images(self, images):
         """`images` as an array (n, ...) of floats, if they have this model's shape and lie in [0, 1]."""
         images = np.asarray(images)
         images = np.float32(images / 255) if images.dtype == np.uint8 else np.float32(images)
@@ -53,7 +53,7 @@ class ImageModel(Model):
     def _compiled(self):
         return {}
 
-    def run(self, name, array, batch_size=100):
+    def predict_batched(self, name, array, batch_size=100):
         """The method `name` of this model, compiled, on an array of a row per image, batch by batch -> floats.
 
         The last batch is filled up, so that there is one shape to compile.
@@ -75,7 +75,7 @@ class EMAModel(ImageModel):
 
     ema: decay of the average. seed: of the draws in training. class_names: of the classes, in the order of their
     numbers, or () for none. A subclass sets `num_classes`, if it tells classes apart, takes its `class_names` by
-    `named`, and says what its `networks` are. A preset keeps the average alone.
+    `checked_class_names`, and says what its `networks` are. A preset keeps the average alone.
     """
 
     num_classes = 0
@@ -83,7 +83,7 @@ class EMAModel(ImageModel):
     def __init__(self, ema=0.999, seed=None, class_names=(), **kwargs):
         super().__init__(**kwargs)
         self.ema, self.seed, self.class_names = ema, seed, class_names
-        self.maps_shape = (*self.image_shape[:2], self.channels)
+        self.normalized_shape = (*self.image_shape[:2], self.channels)
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.updates = self.add_weight(shape=(), dtype="float32", initializer="zeros", trainable=False, name="updates")
 
@@ -91,40 +91,40 @@ class EMAModel(ImageModel):
     def compute_dtype(self):
         return "float32"  # half precision is for the networks alone
 
-    def maps(self, images):
-        """Images (b, ...) in [0, 1] -> maps (b, h, w, c) in [-1, 1]."""
-        return ops.reshape(2 * ops.cast(images, "float32") - 1, (-1, *self.maps_shape))
+    def normalize(self, images):
+        """Images (b, ...) in [0, 1] -> normalized images (b, h, w, c) in [-1, 1]."""
+        return ops.reshape(2 * ops.cast(images, "float32") - 1, (-1, *self.normalized_shape))
 
-    def images(self, maps):
-        """Maps (b, h, w, c) -> images (b, ...) in [0, 1]."""
-        return ops.reshape(ops.clip((maps + 1) / 2, 0, 1), (-1, *self.image_shape))
+    def denormalize(self, x):
+        """Normalized images (b, h, w, c) in [-1, 1] -> images (b, ...) in [0, 1], clipped."""
+        return ops.reshape(ops.clip((x + 1) / 2, 0, 1), (-1, *self.image_shape))
 
     def uniform(self, count):
         """New draws (count,) in [0, 1)."""
         bits = ops.bitwise_right_shift(random_bits((count,), self.seed_generator.next()), np.uint32(8))
         return ops.cast(bits, "float32") * 2.0**-24
 
-    def copy_of(self, network):
+    def ema_copy(self, network):
         """A network like it, for the average of its weights; not to be trained: to be seen to where it is built."""
-        return type(network).from_config(network.get_config() | {"name": "average"})
+        return type(network).from_config(network.get_config() | {"name": "ema"})
 
-    def networks(self):
+    def ema_and_network(self):
         """The average, and the network that it follows."""
         raise NotImplementedError
 
-    def follow(self):
+    def update_ema(self):
         """The average takes in the weights as they are, with a decay of n / (n + 9) up to `ema`."""
         decay = ops.minimum(self.updates / (self.updates + 9), self.ema)
-        average, network = self.networks()
+        average, network = self.ema_and_network()
         for mean, weight in zip(average.weights, network.weights):
             mean.assign(mean + (1 - decay) * (weight - mean))
         self.updates.assign_add(1.0)
 
     def packed_weights(self):
-        return self.networks()[0].weights
+        return self.ema_and_network()[0].weights
 
     def unpacked(self):
-        average, network = self.networks()
+        average, network = self.ema_and_network()
         network.set_weights(average.get_weights())
 
     def labels_input(self, hint):
@@ -149,7 +149,7 @@ class EMAModel(ImageModel):
         return np.resize(labels, count).astype(np.int32)
 
 
-def checked_draws(count, seed):
+def checked_count_and_seed(count, seed):
     """Count and seed, as they are; `UserError` unless 0 <= count and 0 <= seed < 2^31."""
     COUNT.check(count)
     SEED.check(seed)

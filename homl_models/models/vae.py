@@ -21,7 +21,7 @@ from homl_models.endpoints import COUNT, SEED, Endpoint, Int, asserted
 from homl_models.errors import UserError
 from homl_models.layers.gaussian import Sampling, kl_divergence, normal
 from homl_models.models.autoencoders import Coder
-from homl_models.models.image_model import checked_draws
+from homl_models.models.image_model import checked_count_and_seed
 
 FEW_IMAGES = "interpolation needs 2 images or more"
 
@@ -176,7 +176,7 @@ class VAE(Coder):
 
         `UserError` for a count or a seed below 0.
         """
-        count, seed = checked_draws(count, seed)
+        count, seed = checked_count_and_seed(count, seed)
         return self.decode_codings(ops.convert_to_numpy(self.draw(count, np.array([seed, 0], np.uint32))))
 
     def interpolate(self, images, steps=8):
@@ -184,7 +184,7 @@ class VAE(Coder):
 
         `UserError` for fewer than two images.
         """
-        images = self.checked(images)
+        images = self.checked_images(images)
         self.check("interpolate", steps=steps)
         if len(images) < 2:
             raise UserError(FEW_IMAGES)

@@ -5,7 +5,7 @@ import functools
 from typing import Literal
 
 from homl_models.errors import UserError
-from homl_models.recipes.images import SHOWN, Generative, ImageRecipe
+from homl_models.recipes.images import GRID_COLUMNS, GeneratorRecipe, ImageRecipe
 from homl_models.recipes.recipe import positive, rate
 
 
@@ -39,11 +39,12 @@ class Coding(ImageRecipe):
         """reconstructions.png and codings.png, and what they show."""
         from homl_models.training import reports
 
-        images = model.checked(self.splits[1][0][:SHOWN])
+        images = model.checked_images(self.splits[1][0][:GRID_COLUMNS])
         reports.image_grid([images, model.reconstruct(images)], folder / "reconstructions.png")
         lines = ["reconstructions.png  validation images above what their codings decode to"]
         if self.map_size:
-            images, labels = model.checked(self.splits[1][0][: self.map_size]), self.splits[1][1][: self.map_size]
+            images, labels = (x[: self.map_size] for x in self.splits[1])
+            images = model.checked_images(images)
             how = reports.coding_map(model.codings(images), labels, images, folder / "codings.png", self.seed)
             lines.append(f"codings.png          codings of validation images in two dimensions, {how}")
         return "\n".join(lines)
@@ -78,7 +79,7 @@ class _Autoencoder(Coding):
         settings = {"image_shape": self.image_shape, "coding_size": self.coding_size, "dtype": self.precision}
         return settings | {"noise": noise and noise(self.noise_amount, name="noise", dtype=self.precision)}
 
-    def judge(self, model, images):
+    def extra_metrics(self, model, images):
         import numpy as np
 
         return {"mean_activity": float(np.mean(model.codings(images)))}
@@ -90,14 +91,14 @@ class _Autoencoder(Coding):
         from homl_models.training import reports
 
         text = super().show(model, folder)
-        images = model.checked(self.splits[1][0])
+        images = model.checked_images(self.splits[1][0])
         codings = model.codings(images)
-        most = np.argsort(-codings[:, :SHOWN], axis=0, kind="stable")[:SHOWN].T
+        most = np.argsort(-codings[:, :GRID_COLUMNS], axis=0, kind="stable")[:GRID_COLUMNS].T
         reports.image_grid([images[row] for row in most], folder / "excitement.png")
         text += "\nexcitement.png       a row for each of the first units of the coding: what excites it most"
         if model.noise is not None:
-            spoiled = np.asarray(model.noise(images[:SHOWN], training=True))
-            rows = [images[:SHOWN], spoiled, model.decode_codings(model.run("encode", spoiled))]
+            spoiled = np.asarray(model.noise(images[:GRID_COLUMNS], training=True))
+            rows = [images[:GRID_COLUMNS], spoiled, model.decode_codings(model.predict_batched("encode", spoiled))]
             reports.image_grid(rows, folder / "denoised.png")
             text += "\ndenoised.png         images, the same spoiled, and what the model makes of those"
         return text
@@ -241,7 +242,7 @@ class Recurrent(_Autoencoder):
 
 
 @dataclasses.dataclass(frozen=True)
-class VAE(Generative, Coding):
+class VAE(GeneratorRecipe, Coding):
     """The book's variational autoencoder (dense 150, 100, coding 10) on Fashion MNIST.
 
     Measured: `python -m homl_models.train RECIPE`, 2 cores of an Intel Xeon, 25 epochs; validation loss (the book's
@@ -304,10 +305,10 @@ class VAE(Generative, Coding):
         )
         return self.compiled(model)
 
-    def judge(self, model, images):
-        return {"elbo": float(model.run("bound", model.checked(images)).mean())}
+    def extra_metrics(self, model, images):
+        return {"elbo": float(model.predict_batched("bound", model.checked_images(images)).mean())}
 
-    def restart_draws(self, model):
+    def reset_sampling_seed(self, model):
         model.sampling.seed_generator.state.assign([self.seed, 0])
 
     def show(self, model, folder):
@@ -320,8 +321,8 @@ class VAE(Generative, Coding):
         samples = model.sample(64, self.seed)
         reports.image_grid(samples.reshape(8, 8, *samples.shape[1:]), folder / "samples.png")
         first = [images[: 2 * 6] for images, _ in self.splits[1:]]  # of 10 images validation has one
-        images = model.checked(np.concatenate(first)[: 2 * 6])
-        rows = [model.interpolate(images[i : i + 2], SHOWN) for i in range(0, len(images) - 1, 2)]
+        images = model.checked_images(np.concatenate(first)[: 2 * 6])
+        rows = [model.interpolate(images[i : i + 2], GRID_COLUMNS) for i in range(0, len(images) - 1, 2)]
         reports.image_grid(rows, folder / "interpolation.png")
         text += "\nsamples.png          new images, from codings drawn at random"
         return text + "\ninterpolation.png    from a validation image to another, in equal steps between codings"

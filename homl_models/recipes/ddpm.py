@@ -4,14 +4,14 @@ import dataclasses
 from typing import Literal
 
 from homl_models.errors import UserError
-from homl_models.recipes.images import SHOWN, Generative, ImageRecipe
+from homl_models.recipes.images import GRID_COLUMNS, GeneratorRecipe, ImageRecipe
 from homl_models.recipes.recipe import positive, rate
 
 HOLE = 0.5  # share of the height that is painted anew in inpainting.png
 
 
 @dataclasses.dataclass(frozen=True)
-class DDPM(Generative, ImageRecipe):
+class DDPM(GeneratorRecipe, ImageRecipe):
     """A diffusion model of Fashion MNIST: a U-Net with attention that predicts velocities.
 
     Measured: `python -m homl_models.train ddpm_conditional --precision mixed_bfloat16`, 2 cores of an Intel Xeon (with
@@ -112,10 +112,10 @@ class DDPM(Generative, ImageRecipe):
         )
         return self.compiled(model)
 
-    def restart_draws(self, model):
+    def reset_sampling_seed(self, model):
         model.seed_generator.state.assign([self.seed, 0])
 
-    def drawn(self, model, count, labels=None):
+    def sample_images(self, model, count, labels=None):
         import numpy as np
 
         if not self.conditional:
@@ -129,11 +129,11 @@ class DDPM(Generative, ImageRecipe):
 
         from homl_models.training import reports
 
-        reports.image_grid(self.columns(model), folder / "samples.png")
+        reports.image_grid(self.sample_grid(model), folder / "samples.png")
 
-        seen, labels = [], np.arange(SHOWN) % model.num_classes if self.conditional else None
+        seen, labels = [], np.arange(GRID_COLUMNS) % model.num_classes if self.conditional else None
         last = model.sample(
-            SHOWN,
+            GRID_COLUMNS,
             self.seed,
             self.sampling_steps,
             labels,
@@ -143,7 +143,7 @@ class DDPM(Generative, ImageRecipe):
         shown = np.unique(np.linspace(0, len(seen) - 1, 8).round().astype(int))
         reports.image_grid([*(seen[i] for i in shown), last], folder / "process.png")
 
-        images = model.checked(self.splits[1][0][:SHOWN])
+        images = model.checked_images(self.splits[1][0][:GRID_COLUMNS])
         mask = np.ones(model.image_shape[:2])
         height, width = mask.shape
         mask[round(height * (1 - HOLE)) :] = 0
@@ -151,7 +151,7 @@ class DDPM(Generative, ImageRecipe):
         painted = [model.inpaint(images, mask, seed) for seed in range(3)]
         reports.image_grid([images, cut, *painted], folder / "inpainting.png")
         lines = [
-            "samples.png     new images" + (", " + self.columns_are(model) if self.conditional else ""),
+            "samples.png     new images" + (", " + self.sample_grid_legend(model) if self.conditional else ""),
             "process.png     from top to bottom: what the network sees in the noise, step by step",
             "inpainting.png  validation images, the same without their lower half, and three ways to complete them",
         ]

@@ -6,7 +6,7 @@ from typing import Literal
 
 from homl_models.errors import UserError
 from homl_models.recipes import autoencoders
-from homl_models.recipes.images import SHOWN, ImageRecipe
+from homl_models.recipes.images import GRID_COLUMNS, ImageRecipe
 from homl_models.recipes.recipe import positive, rate
 
 
@@ -30,15 +30,17 @@ class _Classifier(ImageRecipe):
         from homl_models.training import reports
 
         images, labels = self.splits[2]
-        found = model.judged(images)[1].argmax(1)
+        found = model.features_and_probabilities(images)[1].argmax(1)
         rows = []
         for label in np.unique(labels):
             share = np.mean(found[labels == label] == label)
             name = model.class_names[label] if model.class_names else str(label)
             rows.append(f"{name:12} {100 * share:5.1f} %")
-        wrong = model.checked(images[found != labels][: SHOWN * SHOWN])
+        wrong = model.checked_images(images[found != labels][: GRID_COLUMNS * GRID_COLUMNS])
         if len(wrong):
-            reports.image_grid([wrong[i : i + SHOWN] for i in range(0, len(wrong), SHOWN)], folder / "mistakes.png")
+            reports.image_grid(
+                [wrong[i : i + GRID_COLUMNS] for i in range(0, len(wrong), GRID_COLUMNS)], folder / "mistakes.png"
+            )
             rows.append("mistakes.png  test images that are taken for something else")
         return "\n".join(rows)
 

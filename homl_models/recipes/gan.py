@@ -6,14 +6,14 @@ import sys
 from typing import Literal
 
 from homl_models.errors import UserError
-from homl_models.recipes.images import FEWEST, SHOWN, Generative, ImageRecipe, by_pixels, in_units_of
+from homl_models.recipes.images import GRID_COLUMNS, MIN_SAMPLES, GeneratorRecipe, ImageRecipe, by_pixels, in_units_of
 from homl_models.recipes.recipe import positive, rate
 
 NEIGHBOURS = 500  # images whose coverage is measured after each epoch
 
 
 @dataclasses.dataclass(frozen=True)
-class GAN(Generative, ImageRecipe):
+class GAN(GeneratorRecipe, ImageRecipe):
     """A generative adversarial network on Fashion MNIST.
 
     Measured on 2 cores of an Intel Xeon beside other work, by the preset fashion_features, 10,000 drawn images
@@ -50,8 +50,8 @@ class GAN(Generative, ImageRecipe):
     """Learning rate of the discriminator."""
     beta_1: float = 0.5
     """Decay of Adam's mean of the gradients, of both."""
-    monitor: str = "frechet"
-    judged: int = 2000
+    monitor: str = "frechet_distance"
+    num_evaluation_samples: int = 2000
     """ImageRecipe drawn after each epoch to be judged. 0: none."""
     coding_size: int = 100
     """Numbers in a coding."""
@@ -93,8 +93,8 @@ class GAN(Generative, ImageRecipe):
         for name in ("generator_units", "discriminator_units", "generator_filters", "discriminator_filters"):
             for n in getattr(self, name):
                 positive(**{name: n})
-        if min(self.judged, self.gradient_penalty, self.replay) < 0:
-            raise UserError("--judged, --gradient-penalty and --replay must be 0 or more")
+        if min(self.num_evaluation_samples, self.gradient_penalty, self.replay) < 0:
+            raise UserError("--num-evaluation-samples, --gradient-penalty and --replay must be 0 or more")
         for network in ("generator", "discriminator"):
             name = f"{network}_units"
             if getattr(self, f"{network}_filters") and tuple(getattr(self, name)) != getattr(type(self), name):
@@ -103,10 +103,11 @@ class GAN(Generative, ImageRecipe):
             raise UserError(f"--batch-size must be a multiple of --critic-steps, {self.critic_steps}")
         if 0 < self.replay < self.batch_size:
             raise UserError(f"--replay must be 0 or at least --batch-size, {self.batch_size}")
-        if self.monitor == "frechet" and not (self.judged and self.features):
-            raise UserError("--monitor frechet is for Fashion MNIST with --judged above 0; here give --monitor ''")
-        if 0 < self.judged < FEWEST:
-            raise UserError(f"--judged must be 0 or at least {FEWEST}")
+        if self.monitor == "frechet_distance" and not (self.num_evaluation_samples and self.features):
+            needed = "Fashion MNIST with --num-evaluation-samples above 0"
+            raise UserError(f"--monitor frechet_distance is for {needed}; here give --monitor ''")
+        if 0 < self.num_evaluation_samples < MIN_SAMPLES:
+            raise UserError(f"--num-evaluation-samples must be 0 or at least {MIN_SAMPLES}")
 
     @property
     def convolutional(self):
@@ -116,7 +117,7 @@ class GAN(Generative, ImageRecipe):
         train = self.splits[0]
         if self.batch_size > len(train[0]):
             raise UserError(f"--batch-size must be at most {len(train[0])}, the training images")
-        return self.stream(train, self.batch_size, self.seed), None
+        return self.batches(train, self.batch_size, self.seed), None
 
     def optimizer(self, steps):
         """Adam for each of the two."""
@@ -146,7 +147,7 @@ class GAN(Generative, ImageRecipe):
             settings |= {"num_classes": self.num_classes, "class_names": self.class_names}
         return self.compiled(gan.GAN(**settings))
 
-    def scores(self, model, parts):
+    def loss_and_metrics(self, model, parts):
         return {}  # what either of the two achieves depends on the other
 
     # After each epoch.
@@ -156,22 +157,22 @@ class GAN(Generative, ImageRecipe):
         """Images (n, ...) -> metrics of them against validation images."""
         from homl_models import loading, metrics
 
-        images = self.splits[1][0][: self.judged]
-        if len(images) < FEWEST:
+        images = self.splits[1][0][: self.num_evaluation_samples]
+        if len(images) < MIN_SAMPLES:
             return lambda fake: {}  # too few to say anything
         if not self.features:
             real = images[:NEIGHBOURS] / (255 if images.dtype == "uint8" else 1)
             return lambda fake: {"coverage": by_pixels(real, fake[:NEIGHBOURS])["coverage"]}
         net = loading.load(self.features)
-        real = net.judged(images.reshape(-1, *net.image_shape))[0]
+        real = net.features_and_probabilities(images.reshape(-1, *net.image_shape))[0]
         scaled = in_units_of(real)
 
         def judge(fake):
-            described, probabilities = net.judged(fake.reshape(-1, *net.image_shape))
-            near = metrics.neighbourhoods(scaled(real[:NEIGHBOURS]), scaled(described[:NEIGHBOURS]))
-            shares = metrics.class_shares(probabilities)
+            described, probabilities = net.features_and_probabilities(fake.reshape(-1, *net.image_shape))
+            near = metrics.prdc(scaled(real[:NEIGHBOURS]), scaled(described[:NEIGHBOURS]))
+            shares = metrics.class_fractions(probabilities)
             return {
-                "frechet": metrics.frechet_distance(scaled(real), scaled(described)),
+                "frechet_distance": metrics.frechet_distance(scaled(real), scaled(described)),
                 "coverage": near["coverage"],
                 "largest_class": float(shares.max()),
                 "smallest_class": float(shares.min()),
@@ -184,18 +185,18 @@ class GAN(Generative, ImageRecipe):
         from homl_models.training import reports
 
         (folder / "progress").mkdir(exist_ok=True)
-        samples = self.drawn(model, 64)[0]
+        samples = self.sample_images(model, 64)[0]
         rows = samples.reshape(8, 8, *samples.shape[1:])
         reports.image_grid(rows, folder / "progress" / f"epoch_{epoch:04d}.png", scale=1, gap=2)
-        if not self.judged:
+        if not self.num_evaluation_samples:
             return {}
-        found = self.judge_of_epochs(self.drawn(model, self.judged)[0])
+        found = self.judge_of_epochs(self.sample_images(model, self.num_evaluation_samples)[0])
         if found.get("largest_class", 0) > 0.5:
             share = 100 * found["largest_class"]
             print(f"\nepoch {epoch}: mode collapse: {share:.0f} % of the images are of one class", file=sys.stderr)
         return found
 
-    def drawn(self, model, count, labels=None):
+    def sample_images(self, model, count, labels=None):
         import numpy as np
 
         if self.conditional and labels is None:
@@ -206,13 +207,16 @@ class GAN(Generative, ImageRecipe):
         """samples.png, interpolation.png, training.gif, and what they show."""
         from homl_models.training import reports
 
-        reports.image_grid(self.columns(model), folder / "samples.png")
+        reports.image_grid(self.sample_grid(model), folder / "samples.png")
         codings = model.codings(12, self.seed + 1)
-        rows = [model.interpolate(codings[i : i + 2], SHOWN, 0 if self.conditional else None) for i in range(0, 12, 2)]
+        rows = [
+            model.interpolate(codings[i : i + 2], GRID_COLUMNS, 0 if self.conditional else None)
+            for i in range(0, 12, 2)
+        ]
         reports.image_grid(rows, folder / "interpolation.png")
         animate(sorted(folder.glob("progress/*.png")), folder / "training.gif")
         lines = [
-            "samples.png        new images" + (", " + self.columns_are(model) if self.conditional else ""),
+            "samples.png        new images" + (", " + self.sample_grid_legend(model) if self.conditional else ""),
             "interpolation.png  from a coding to another, in each row",
             "training.gif       images of the same codings, epoch by epoch",
         ]
@@ -248,7 +252,8 @@ RECIPES = {
     ),
     "dcgan_digits": GAN(**CONV, data="digits", epochs=200, monitor="", conditional=True),
     "dcgan_tiny": GAN(
-        **TINY, coding_size=6, generator_filters=(8, 8), discriminator_filters=(8, 8), judged=100, conditional=True,
-        minibatch_stddev=True, critic_steps=2, gradient_penalty=1.0, replay=96, loss="hinge",
+        **TINY, coding_size=6, generator_filters=(8, 8), discriminator_filters=(8, 8), conditional=True,
+        num_evaluation_samples=100, minibatch_stddev=True,
+        critic_steps=2, gradient_penalty=1.0, replay=96, loss="hinge",
     ),
 }  # fmt: skip

@@ -9,10 +9,10 @@ from typing import Literal
 from homl_models.errors import UserError
 from homl_models.recipes.recipe import Recipe, positive
 
-SHOWN = 10  # images in a row
-JUDGED, SMALL = 500, 32  # images in a batch of evaluation, at most, and of parts that are evaluated at once
-FEWEST = 100  # images to measure generation by
-MOST_COLUMNS = 20  # classes that are shown side by side
+GRID_COLUMNS = 10  # images in a row
+EVAL_BATCH_SIZE, SMALL = 500, 32  # images in a batch of evaluation, at most, and of parts that are evaluated at once
+MIN_SAMPLES = 100  # images to measure generation by
+MAX_CLASS_COLUMNS = 20  # classes that are shown side by side
 FASHION = "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"
 
 
@@ -46,7 +46,7 @@ class ImageRecipe(Recipe):
             raise UserError("--size and --channels are for --images of your own; the data sets are grey, of one size")
 
     @functools.cached_property
-    def own(self):
+    def user_images(self):
         """Your own images, a `pipelines.images.Images`; None where a data set is trained on."""
         from homl_models.pipelines import images
 
@@ -63,8 +63,8 @@ class ImageRecipe(Recipe):
         """Training, validation and test part: (images, labels) each."""
         from homl_models.pipelines import image_datasets, images
 
-        if self.own:
-            train, valid, test = images.split(self.own, self.seed, self.images)
+        if self.user_images:
+            train, valid, test = images.split(self.user_images, self.seed, self.images)
         elif self.data == "mnist":
             train, valid, test = image_datasets.mnist(self.images)
         else:
@@ -77,13 +77,13 @@ class ImageRecipe(Recipe):
         return self.splits[0][0].shape[1:]
 
     def learnt_from(self):
-        return super().learnt_from() | ({"classes": self.own.classes} if self.own else {})
+        return super().learnt_from() | ({"classes": self.user_images.classes} if self.user_images else {})
 
     @property
     def class_names(self):
         """Names of the classes, in the order of their numbers; () for labels without names."""
-        if self.own:
-            return self.own.classes
+        if self.user_images:
+            return self.user_images.classes
         return FASHION if self.data == "fashion_mnist" else tuple(map(str, range(10)))
 
     @property
@@ -94,7 +94,7 @@ class ImageRecipe(Recipe):
             raise UserError(f"{missing} of {sum(map(len, labels))} images have no label; {wanted}")
         return len(self.class_names) or int(max(map(max, labels))) + 1
 
-    def stream(self, part, batch_size, seed=None):
+    def batches(self, part, batch_size, seed=None):
         """Batches of a part, as the model is trained on them."""
         from homl_models.pipelines.image_batches import batches
 
@@ -106,7 +106,9 @@ class ImageRecipe(Recipe):
 
     def datasets(self):
         train, valid, _ = self.splits
-        return self.stream(train, self.batch_size, self.seed), self.stream(valid, batch_of(valid, self.splits[1:]))
+        return self.batches(train, self.batch_size, self.seed), self.batches(
+            valid, eval_batch_size(valid, self.splits[1:])
+        )
 
     def compiled(self, model):
         """`model` with its optimizer and objective."""
@@ -129,9 +131,9 @@ class ImageRecipe(Recipe):
 
         Its classes are those of the model of the same names.
         """
-        return self.scores(model, self.judged_on(model, images))
+        return self.loss_and_metrics(model, self.evaluation_splits(model, images))
 
-    def judged_on(self, model, images):
+    def evaluation_splits(self, model, images):
         """{prefix of metrics: part}: validation and test part, or `images`, a folder or file."""
         from homl_models.pipelines import images as pipeline
 
@@ -143,31 +145,31 @@ class ImageRecipe(Recipe):
             data = pipeline.match_labels(data, names, num_classes, images)
         return {"": (data.images, data.labels)}
 
-    def scores(self, model, parts):
-        """The loss and its parts, and what `judge` adds, on `parts`."""
+    def loss_and_metrics(self, model, parts):
+        """The loss and its parts, and what `extra_metrics` adds, on `parts`."""
         if not model.compiled:
             model.compile(**self.compile_kwargs())
         if any(labels is not None and labels.min() < 0 for labels in map(self.targets, parts.values())):
             raise UserError("there are images without a label; give each class a folder of its name")
         metrics = {}
         for prefix, part in parts.items():
-            size = batch_of(part, parts.values())
-            found = model.evaluate(self.stream(part, size).dataset(), return_dict=True, verbose=0)
+            size = eval_batch_size(part, parts.values())
+            found = model.evaluate(self.batches(part, size).dataset(), return_dict=True, verbose=0)
             metrics |= {prefix + name: float(value) for name, value in found.items()}
-            metrics |= {prefix + name: value for name, value in self.judge(model, part[0]).items()}
+            metrics |= {prefix + name: value for name, value in self.extra_metrics(model, part[0]).items()}
         return metrics
 
-    def judge(self, model, images):
+    def extra_metrics(self, model, images):
         """More metrics on images (n, ...)."""
         return {}
 
 
-def batch_of(part, parts):
-    """The size of batches that evaluation cuts a part (images, labels) into: at most `JUDGED`, all about as large.
+def eval_batch_size(part, parts):
+    """Batch size of the evaluation of a split (images, labels): at most `EVAL_BATCH_SIZE`, all batches about as large.
 
     parts: all that are evaluated, which should have batches of one size, as that is what is compiled for.
     """
-    most = min(JUDGED, max(SMALL, min(len(images) for images, _ in parts)))
+    most = min(EVAL_BATCH_SIZE, max(SMALL, min(len(images) for images, _ in parts)))
     count = len(part[0])
     sizes = (math.ceil(count / batches) for batches in range(math.ceil(count / most), count + 1))
     return next(size for size in sizes if count % size == 0 or count % size > size / 2)
@@ -175,45 +177,45 @@ def batch_of(part, parts):
 
 def listed(names):
     """Names of classes, the first of them where they are many."""
-    return ", ".join(names[:MOST_COLUMNS]) + (", ..." if len(names) > MOST_COLUMNS else "")
+    return ", ".join(names[:MAX_CLASS_COLUMNS]) + (", ..." if len(names) > MAX_CLASS_COLUMNS else "")
 
 
-class Generative(ImageRecipe):
+class GeneratorRecipe(ImageRecipe):
     """A recipe of a model that draws images: `model.sample(count, seed)`."""
 
     conditional = False  # whether it is trained on pairs (images, labels)
 
-    def stream(self, part, batch_size, seed=None):
+    def batches(self, part, batch_size, seed=None):
         from homl_models.pipelines.random_access import RandomAccessDataset
 
-        pairs = super().stream(part, batch_size, seed)
+        pairs = super().batches(part, batch_size, seed)
         return RandomAccessDataset(lambda step: (pairs.batch(step),), pairs.steps) if self.conditional else pairs
 
     def targets(self, part):
         return part[1] if self.conditional else None
 
-    def restart_draws(self, model):
+    def reset_sampling_seed(self, model):
         """Make the draws of the next evaluation those of every evaluation."""
 
     def evaluate(self, model, images="", features="", count=10_000):
         """The loss and its parts on validation and test images, or on `images`, a folder or file of yours.
 
         The same draws every time. New images are compared with `count` of the test images (or of `images`), chosen at
-        random by the run's seed, by the network `features`; see `Generative.measured`. Default: the preset
-        fashion_features for models of Fashion MNIST; without one, by their pixels, through `metrics.neighbourhoods`
+        random by the run's seed, by the network `features`; see `GeneratorRecipe.measured`. Default: the preset
+        fashion_features for models of Fashion MNIST; without one, by their pixels, through `metrics.prdc`
         alone.
         """
-        self.restart_draws(model)
-        parts = self.judged_on(model, images)
-        metrics = self.scores(model, parts)
-        features, real = features or self.features, self.chosen(list(parts.values())[-1][0], count)
+        self.reset_sampling_seed(model)
+        parts = self.evaluation_splits(model, images)
+        metrics = self.loss_and_metrics(model, parts)
+        features, real = features or self.features, self.evaluation_subset(list(parts.values())[-1][0], count)
         if features:
             metrics |= self.measured(model, real, features)
-        elif len(real) >= FEWEST:
-            metrics |= by_pixels(model.checked(real), self.drawn(model, len(real))[0])
+        elif len(real) >= MIN_SAMPLES:
+            metrics |= by_pixels(model.checked_images(real), self.sample_images(model, len(real))[0])
         return metrics
 
-    def chosen(self, images, count):
+    def evaluation_subset(self, images, count):
         """`count` of the images (n, ...), in their order, drawn by the seed; all where there are no more."""
         import numpy as np
 
@@ -223,19 +225,19 @@ class Generative(ImageRecipe):
             return images
         return images[np.sort(np.random.default_rng(self.seed).permutation(len(images))[:count])]
 
-    def columns(self, model):
+    def sample_grid(self, model):
         """New images (rows, columns, ...): of the first classes, one in each column; 8 by 8 without classes."""
         import numpy as np
 
         if not self.conditional:
-            images = self.drawn(model, 64)[0]
+            images = self.sample_images(model, 64)[0]
             return images.reshape(8, 8, *images.shape[1:])
-        classes = min(model.num_classes, MOST_COLUMNS)
-        images = self.drawn(model, SHOWN * classes, np.tile(np.arange(classes), SHOWN))[0]
-        return images.reshape(SHOWN, classes, *images.shape[1:])
+        classes = min(model.num_classes, MAX_CLASS_COLUMNS)
+        images = self.sample_images(model, GRID_COLUMNS * classes, np.tile(np.arange(classes), GRID_COLUMNS))[0]
+        return images.reshape(GRID_COLUMNS, classes, *images.shape[1:])
 
-    def columns_are(self, model):
-        """Which class is in which column of `columns`, in words."""
+    def sample_grid_legend(self, model):
+        """Which class is in which column of `sample_grid`, in words."""
         return "a class in each column: " + listed(model.class_names or tuple(map(str, range(model.num_classes))))
 
     @property
@@ -243,7 +245,7 @@ class Generative(ImageRecipe):
         """The preset that judges what is drawn, or ""."""
         return "fashion_features" if self.data == "fashion_mnist" and not self.images else ""
 
-    def drawn(self, model, count, labels=None):
+    def sample_images(self, model, count, labels=None):
         """New images (count, ...) and the labels (count,) that they were drawn for, or None.
 
         labels: of a conditional model; by default all classes in turn.
@@ -251,7 +253,7 @@ class Generative(ImageRecipe):
         return model.sample(count, self.seed), None
 
     def measured(self, model, real, features):
-        """`metrics.generation` of as many images that `model` draws as there are of `real`, and shares of classes.
+        """`metrics.generation_metrics` of as many samples of `model` as there are of `real`, and fractions of classes.
 
         Beside it the same of training images, NAME_floor, and of noise, NAME_noise. ImageRecipe are compared by
         `FeatureNet.described`, each number in units of its standard deviation among the real. label_agreement: the
@@ -267,26 +269,29 @@ class Generative(ImageRecipe):
             raise UserError(f"{features} is no run of a feature network, as fashion_features trains one")
         if math.prod(net.image_shape) != math.prod(model.image_shape):
             raise UserError(f"{features} judges images of {net.image_shape}, the model draws {model.image_shape}")
-        if count < FEWEST:
-            raise UserError(f"{count} images are too few to measure generation by; give {FEWEST} at least")
+        if count < MIN_SAMPLES:
+            raise UserError(f"{count} images are too few to measure generation by; give {MIN_SAMPLES} at least")
         rng = np.random.default_rng(self.seed)
         train = self.splits[0][0]
-        images, labels = self.drawn(model, count)
+        images, labels = self.sample_images(model, count)
         kinds = {
             "": images,
             "_floor": train[rng.choice(len(train), count, replace=count > len(train))],
             "_noise": rng.uniform(size=real.shape),
         }
-        judged = {suffix: net.judged(images.reshape(-1, *net.image_shape)) for suffix, images in kinds.items()}
-        wanted, found = net.judged(real.reshape(-1, *net.image_shape))[0], {}
+        judged = {
+            suffix: net.features_and_probabilities(images.reshape(-1, *net.image_shape))
+            for suffix, images in kinds.items()
+        }
+        wanted, found = net.features_and_probabilities(real.reshape(-1, *net.image_shape))[0], {}
         scaled = in_units_of(wanted)
         for suffix, (fake, probabilities) in judged.items():
-            values = metrics.generation(scaled(wanted), scaled(fake), probabilities)
+            values = metrics.generation_metrics(scaled(wanted), scaled(fake), probabilities)
             found |= {name + suffix: value for name, value in values.items()}
         if labels is not None:
             found["label_agreement"] = float(np.mean(judged[""][1].argmax(1) == labels))
-        shares = metrics.class_shares(judged[""][1])
-        return found | {f"share_{label}": float(share) for label, share in enumerate(shares)}
+        shares = metrics.class_fractions(judged[""][1])
+        return found | {f"class_fraction_{label}": float(share) for label, share in enumerate(shares)}
 
 
 def in_units_of(real):
@@ -297,7 +302,7 @@ def in_units_of(real):
 
 
 def by_pixels(real, fake):
-    """`metrics.neighbourhoods` of images (n, ...), by their pixels."""
+    """`metrics.prdc` of images (n, ...), by their pixels."""
     from homl_models import metrics
 
-    return metrics.neighbourhoods(real.reshape(len(real), -1), fake.reshape(len(fake), -1))
+    return metrics.prdc(real.reshape(len(real), -1), fake.reshape(len(fake), -1))

@@ -32,7 +32,7 @@ def make(kind="unet", dtype="float32", **more):
     keras.utils.set_random_seed(0)
     model = DDPM(KINDS[kind](dtype), **{"num_steps": 50, "image_shape": (8, 8), "seed": 4} | more, dtype=dtype)
     model.build()
-    for network in (model.network, model.average):
+    for network in (model.network, model.ema_network):
         for i, weight in enumerate(network.trainable_weights or network.weights):
             if "moving" not in weight.path:
                 weight.assign(weight + keras.random.normal(weight.shape, stddev=0.1, seed=i))
@@ -132,7 +132,7 @@ def test_noise_is_normal_and_new_for_every_step():
 def test_labels_are_left_out_at_their_rate_in_training_only():
     model, seen = best(label_dropout=0.3, image_shape=(8, 8)), []
     model.network.call = lambda x, t, labels=None, training=None: seen.append(labels) or x
-    model.average.call = model.network.call
+    model.ema_network.call = model.network.call
     for _ in range(10):
         model((np.repeat(X, 50, 0), np.repeat(LABELS, 50)), training=True)
     found, wanted = np.array(seen), np.tile(np.repeat(LABELS, 50), (10, 1))
@@ -151,13 +151,13 @@ def test_the_average_follows_the_weights_by_its_recurrence():
         decay = min(n / (n + 9), 0.5)
         expected = [decay * mean + (1 - decay) * w for mean, w in zip(expected, weights)]
         model.train_on_batch(inputs(model))
-    checks.close(model.average.weights, expected, 1e-5)
-    assert any((np.array(a) != np.array(w)).any() for a, w in zip(model.average.weights, model.network.weights))
+    checks.close(model.ema_network.weights, expected, 1e-5)
+    assert any((np.array(a) != np.array(w)).any() for a, w in zip(model.ema_network.weights, model.network.weights))
 
 
 def test_validation_is_by_the_average_and_training_by_the_network():
     model = best(image_shape=(8, 8))
-    for network, value in ((model.network, 1.0), (model.average, 2.0)):
+    for network, value in ((model.network, 1.0), (model.ema_network, 2.0)):
         network.call = lambda x, t, labels=None, training=None, value=value: tf.fill(tf.shape(x), value)
     assert (np.array(model(inputs(model), training=True)["outputs"]) == 1).all()
     assert (np.array(model(inputs(model), training=False)["outputs"]) == 2).all()
@@ -168,7 +168,7 @@ def test_training_lowers_the_loss(kind):
     model = make(kind)
     model.compile(keras.optimizers.Adam(3e-3), jit_compile=False)
     data = tf.data.Dataset.from_tensors((inputs(model),)).repeat(100)
-    model.follow()
+    model.update_ema()
     before = model.evaluate(data.take(20), verbose=0)
     model.fit(data, shuffle=False, verbose=0)
     assert model.evaluate(data.take(20), verbose=0) < 0.6 * before
@@ -192,7 +192,7 @@ def test_guidance_goes_from_any_class_to_the_class_and_beyond():
     model = best()
     x, t = np.random.default_rng(0).normal(size=(4, 4, 5, 1)).astype("float32"), np.array([3, 10, 20, 50], "int32")
     labels, none = np.full(4, 2, "int32"), np.full(4, 3, "int32")
-    without, within = (np.float64(model.average(x, t, which)) for which in (none, labels))
+    without, within = (np.float64(model.ema_network(x, t, which)) for which in (none, labels))
     for guidance in (0.0, 0.5, 1.0, 2.0, 7.5):
         found = model.predicted(x, t, labels, np.float32(guidance))
         checks.close(found, without + guidance * (within - without), 2e-5)

@@ -54,7 +54,7 @@ def test_it_is_keras_layers_put_together():
     checks.close(model(X), reference(X))
     checks.close(model.features(X), features(X))
     maps = keras.Model(reference.inputs, [reference.layers[i].output for i in (2, 5)])(X[..., None])
-    found, p = model.judged(X)
+    found, p = model.features_and_probabilities(X)
     checks.close(found[:, :10], np.concatenate([np.float64(m).mean((1, 2)) for m in maps], axis=1))
     found = found[:, 10:]
     checks.close(found, features(X))
@@ -130,7 +130,7 @@ def test_classes_are_read_off_the_codings_and_only_the_encoder_is_trained_unless
     logits = codings @ np.float64(model.head.kernel) + np.float64(model.head.bias)
     checks.close(model(X), logits)
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    checks.close(model.judged(X)[1], p)
+    checks.close(model.features_and_probabilities(X)[1], p)
     before = {weight.path: weight.numpy() for weight in model.weights}
     compiled(model).train_on_batch(X, Y)
     moved = {

@@ -34,7 +34,7 @@ def make(kind="dense", compiled=True, traced=False, **more):
     keras.utils.set_random_seed(0)
     model = GAN(5, **KINDS[kind] | {"image_shape": (8, 8), "seed": 4, "dropout": 0.0} | more)
     model.build()
-    for i, weight in enumerate([*model.trainable_weights, *model.average.weights]):
+    for i, weight in enumerate([*model.trainable_weights, *model.ema_generator.weights]):
         if "moving" not in weight.path:
             weight.assign(weight + keras.random.normal(weight.shape, stddev=0.1, seed=i))
     if compiled:
@@ -88,7 +88,7 @@ def test_the_penalty_of_a_linear_discriminator_is_known():
     """Its gradient is the kernel everywhere: (|kernel| - 1)^2."""
     model = make("dense", discriminator_units=())
     kernel = np.float64(model.discriminator.last.kernel)
-    maps = [model.maps(x) for x in (X[:6], X[6:])]
+    maps = [model.normalize(x) for x in (X[:6], X[6:])]
     checks.close(model.penalty(*maps), (np.sqrt((kernel**2).sum()) - 1) ** 2)
 
 
@@ -98,7 +98,7 @@ def test_the_penalty_is_of_slopes_between_real_and_generated_images(kind, monkey
     model = make(kind)
     shares = np.linspace(0, 1, 4, dtype="float32")
     monkeypatch.setattr(model, "uniform", lambda count: ops.convert_to_tensor(shares[:count]))
-    real, fake = model.maps(X[:4]), model.maps(X[4:8])
+    real, fake = model.normalize(X[:4]), model.normalize(X[4:8])
     with tf.GradientTape(persistent=True) as tape:
         between = shares[:, None, None, None] * real + (1 - shares)[:, None, None, None] * fake
         tape.watch(between)
@@ -129,7 +129,7 @@ def test_each_phase_moves_its_own_network_by_the_gradient_of_its_loss_alone(kind
     model, labels = make(kind, label_smoothing=0.1), labels_of(make(kind, compiled=False))
     codings = np.random.default_rng(0).normal(size=(12, 5)).astype("float32")
     monkeypatch.setattr(model, "draw", lambda count: ops.convert_to_tensor(codings))
-    generator, discriminator, real = model.generator, model.discriminator, model.maps(X)
+    generator, discriminator, real = model.generator, model.discriminator, model.normalize(X)
     read = model.with_labels(codings, labels)
 
     def gradients(network, loss):
@@ -164,16 +164,16 @@ def test_a_step_of_fit_is_both_phases_and_the_average(kind):
     settings = {"critic_steps": 3, "gradient_penalty": 1.0}
     one, two = make(kind, traced=kind != "conv", **settings), make(kind, **settings)
     for model in (one, two):
-        model.average.set_weights(model.generator.get_weights())
+        model.ema_generator.set_weights(model.generator.get_weights())
     one.train_on_batch(inputs(one))
-    real, labels = two.maps(X), labels_of(two)
+    real, labels = two.normalize(X), labels_of(two)
     for i in range(3):
         part = slice(4 * i, 4 * i + 4)
         two.discriminator_step(real[part], None if labels is None else labels[part])
     two.generator_step(4, None if labels is None else labels[8:])
-    two.follow()
+    two.update_ema()
     checks.close(one.weights, two.weights, 1e-5)
-    checks.close(one.average.weights, one.generator.weights, 1e-6)  # the first takes all
+    checks.close(one.ema_generator.weights, one.generator.weights, 1e-6)  # the first takes all
     assert int(one.optimizer.iterations) == 1
     assert int(one.optimizer.generator.iterations) == 1
     assert int(one.optimizer.discriminator.iterations) == 3
@@ -236,7 +236,7 @@ def test_the_penalty_lies_between_images_of_one_class(monkeypatch):
     model.generator.call = generate
     monkeypatch.setattr(model, "penalty", lambda *given: seen.append(given) or penalty(*given))
     for labels in (LABELS, LABELS[::-1], np.roll(LABELS, 1)):
-        model.discriminator_step(model.maps(X), labels)
+        model.discriminator_step(model.normalize(X), labels)
         _, fake, with_labels = seen[-1]
         assert [asked[m.tobytes()] for m in np.array(fake)] == list(labels) == list(with_labels)
 
@@ -260,7 +260,7 @@ def test_the_discriminator_sees_what_is_remembered(monkeypatch):
         seen.append(np.array(maps)) or call(maps, labels, training)
     )
     for _ in range(2):
-        model.discriminator_step(model.maps(X))
+        model.discriminator_step(model.normalize(X))
     memory = {np.array(image).tobytes() for image in np.array(model.memory)}
     assert all(image.tobytes() in memory for image in seen[3][6:])
 
@@ -290,7 +290,7 @@ def test_conv_is_the_books_dcgan():
     codings = np.random.default_rng(0).normal(size=(7, 5)).astype("float32")
     for training in (False, True):
         checks.close(ours(codings, training=training), generator(codings, training=training))
-    checks.close(model(X), discriminator(model.maps(X))[:, 0])
+    checks.close(model(X), discriminator(model.normalize(X))[:, 0])
     assert (np.array(model(X, training=True)) != np.array(model(X))).any()
 
 
@@ -315,7 +315,7 @@ def test_dense_is_the_books_gan():
         theirs.set_weights(ours.get_weights())
     codings = np.random.default_rng(0).normal(size=(7, 5)).astype("float32")
     checks.close(ops.reshape(model.generator(codings), (7, 64)), generator(codings))
-    checks.close(model(X), discriminator(model.maps(X))[:, 0])
+    checks.close(model(X), discriminator(model.normalize(X))[:, 0])
 
 
 def test_the_class_counts_by_projection():
@@ -325,7 +325,7 @@ def test_the_class_counts_by_projection():
     last = model.discriminator.last
     last.call = lambda x, call=last.call: seen.append(np.float64(x)) or call(x)
     with_label = np.float64(model((X, LABELS)))
-    without = np.float64(model.discriminator(model.maps(X)))
+    without = np.float64(model.discriminator(model.normalize(X)))
     rows = np.float64(model.discriminator.classes)[LABELS]
     checks.close(with_label, without + (rows * seen[0]).sum(1), 1e-4)
     images = [model.generator(model.with_labels(model.codings(4), np.full(4, label))) for label in (0, 2)]
@@ -341,13 +341,13 @@ def test_images_are_the_averages_and_come_from_a_seed(kind):
     codings = model.codings(120, seed=3)
     assert scipy.stats.kstest(codings.ravel(), "norm").pvalue > 1e-3
     labels = np.arange(120) % 3 if model.num_classes else None
-    maps = model.average(model.with_labels(codings, labels), training=False)
+    maps = model.ema_generator(model.with_labels(codings, labels), training=False)
     checks.close(model.sample(120, seed=3), (np.array(maps)[..., 0] + 1) / 2)
     np.testing.assert_array_equal(model.sample(9, seed=1), model.sample(9, seed=1))
     assert (model.sample(9, seed=1) != model.sample(9, seed=2)).any()
     assert model.sample(0).shape == (0, 8, 8)
     if model.num_classes:
-        maps = model.average(model.with_labels(codings, np.full(120, 2)), training=False)
+        maps = model.ema_generator(model.with_labels(codings, np.full(120, 2)), training=False)
         checks.close(model.sample(120, 3, labels=2), (np.array(maps)[..., 0] + 1) / 2)
 
 
@@ -422,10 +422,10 @@ def test_bad_input_is_one_line(wrong, message):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"monitor": "frechet"}, "--monitor frechet is for Fashion MNIST"),
+        ({"monitor": "frechet_distance"}, "--monitor frechet_distance is for Fashion MNIST"),
         ({"critic_steps": 3}, "--batch-size must be a multiple of --critic-steps, 3"),
         ({"replay": 10}, "--replay must be 0 or at least --batch-size, 64"),
-        ({"judged": 50}, "--judged must be 0 or at least 100"),
+        ({"num_evaluation_samples": 50}, "--num-evaluation-samples must be 0 or at least 100"),
         ({"gradient_penalty": -1.0}, "must be 0 or more"),
         ({"discriminator_learning_rate": 0.0}, "--discriminator-learning-rate must be above 0"),
         ({"generator_filters": (8, -8)}, "--generator-filters must be above 0"),

@@ -186,9 +186,9 @@ def test_two_models_with_a_seed_train_alike():
 def test_training_raises_the_bound(kind):
     model = make(kind)
     model.compile(keras.optimizers.Adam(3e-3), steps_per_execution=50)
-    before = float(np.mean(model.run("bound", DIGITS)))
+    before = float(np.mean(model.predict_batched("bound", DIGITS)))
     model.fit(tf.data.Dataset.from_tensors((DIGITS[:600], DIGITS[:600])).repeat(150), shuffle=False, verbose=0)
-    assert float(np.mean(model.run("bound", DIGITS))) > before + 5
+    assert float(np.mean(model.predict_batched("bound", DIGITS))) > before + 5
 
 
 # What every model has to pass.
