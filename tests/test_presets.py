@@ -153,9 +153,9 @@ def test_a_diffusion_model_samples_images_of_the_class_asked_for(load):
 
 def test_codings_of_unseen_images_hold_what_the_metrics_say(load, fashion):
     model, x = load("vae_conv"), np.float32(fashion[0][:200])
-    mean, log_var = (np.float64(keras.ops.convert_to_numpy(part)) for part in model.distribution(x))
+    mean, log_var = (np.float64(keras.ops.convert_to_numpy(part)) for part in model.posterior(x))
     codings = mean + np.exp(log_var / 2) * np.random.default_rng(0).normal(size=mean.shape)
-    error = np.square(np.asarray(model.outputs_of(np.float32(codings))) - x).sum((1, 2))
+    error = np.square(np.asarray(model.decoder_outputs(np.float32(codings))) - x).sum((1, 2))
     kl = (np.square(mean) + np.exp(log_var) - 1 - log_var).sum(1) / 2
     elbo = -error - 28 * 28 / 2 * math.log(math.pi) - kl
     assert elbo.mean() == pytest.approx(saved("vae_conv")["test_elbo"], rel=0.02)

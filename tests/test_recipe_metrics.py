@@ -518,7 +518,7 @@ def test_the_bound_of_a_variational_autoencoder_has_the_parts_of_its_definition(
     for part, (images, _) in zip(("val", "test"), made.splits[1:]):
         images = np.float32(in_unit_range(images))
         mean = np.asarray(model.encode(images), np.float64)
-        x, out = (np.float64(y).reshape(len(images), -1) for y in (images, model.outputs_of(np.float32(mean))))
+        x, out = (np.float64(y).reshape(len(images), -1) for y in (images, model.decoder_outputs(np.float32(mean))))
         if likelihood == "gaussian":
             error = np.square(x - out).sum(1)
             log_p = (-np.square(x - out) - math.log(math.pi) / 2).sum(1)  # of variance 1/2

@@ -1,8 +1,8 @@
 """Variational autoencoder (Kingma & Welling, 2013, Auto-encoding variational Bayes, https://arxiv.org/abs/1312.6114).
 
-An encoder maps an image to a Gaussian over codings, a decoder maps a coding drawn from it to an image. The loss is
-the negative evidence lower bound (ELBO): what the image costs given the coding, and what the coding costs given
-that codings are standard normal. So a standard normal coding decodes to a new image.
+An encoder maps an image x to a Gaussian q(z | x) over codings z (latents), a decoder maps a coding sampled from it to
+p(x | z). The loss is the negative evidence lower bound (equation 3): -E[log p(x | z)] + KL(q(z | x) || p(z)), with a
+standard normal prior p(z). A coding sampled from the prior decodes to a new image.
 Recipes: `vae`, `vae_conv`. Shapes: b batch, k coding, d pixels times channels.
 
 Deviations from the paper: the book's dense layers of 150 and 100 ReLUs; a convolutional version; `beta`
@@ -20,23 +20,28 @@ from homl_models import losses
 from homl_models.endpoints import COUNT, SEED, Endpoint, Int, asserted
 from homl_models.errors import UserError
 from homl_models.layers.gaussian import Sampling, kl_divergence, normal
-from homl_models.models.autoencoders import Coder
+from homl_models.models.autoencoders import CodingModel
 from homl_models.models.image_model import checked_count_and_seed
 
 FEW_IMAGES = "interpolation needs 2 images or more"
 
 
 @keras.saving.register_keras_serializable("homl_models")
-class VAE(Coder):
-    """Images (b, *image_shape) in [0, 1] -> {"outputs": (b, *image_shape), "mean": (b, k), "log_var": (b, k)}.
+class VAE(CodingModel):
+    """Variational autoencoder.
 
-    coding_size: k. hidden_units: dense layers of the encoder; the decoder has them in reverse.
-    filters: convolutions (4x4, halving the image) before the dense layers, and transposed ones after; () for none.
-    activation: of all hidden layers.
-    likelihood: "gaussian", outputs are pixels and the loss is the squared error; or "bernoulli", outputs are logits
-        of pixels and the loss is the cross-entropy.
-    beta: weight of the KL divergence in the loss; 1 for the ELBO.
-    seed: of the draws in training.
+    Images (b, *image_shape) in [0, 1] -> {"outputs": (b, *image_shape), "mean": (b, k), "log_var": (b, k)}.
+
+    Args:
+        coding_size: k.
+        hidden_units: dense layers of the encoder; the decoder has them in reverse.
+        filters: convolutions (4x4, stride 2) before the dense layers, and transposed ones after; () for none.
+        activation: of all hidden layers.
+        likelihood: p(x | z): "gaussian", outputs are pixels and the loss is the squared error; or "bernoulli", outputs
+            are logits of pixels and the loss is the cross-entropy.
+        beta: weight of the KL divergence in the loss; 1 for the ELBO.
+        seed: of the codings sampled in training.
+        image_shape: (h, w) or (h, w, c).
     """
 
     def __init__(
@@ -56,9 +61,9 @@ class VAE(Coder):
         self.coding_size, self.hidden_units, self.filters = coding_size, tuple(hidden_units), tuple(filters)
         self.activation, self.likelihood, self.beta, self.seed = activation, likelihood, beta, seed
         height, width = self.image_shape[:2]
-        halved = 2 ** len(self.filters)
+        stride = 2 ** len(self.filters)
         channels = self.filters[-1] if self.filters else self.channels
-        self.inner = (-(-height // halved), -(-width // halved), channels)
+        self.maps_shape = (-(-height // stride), -(-width // stride), channels)  # of the last feature maps
         dtype = self.dtype_policy
 
         def dense(units):
@@ -73,26 +78,25 @@ class VAE(Coder):
         self.log_var = keras.layers.Dense(coding_size, name="log_var", dtype="float32")
         self.sampling = Sampling(seed, dtype="float32")
         self.decoder = dense(reversed(self.hidden_units))
-        self.unfold = keras.layers.Dense(math.prod(self.inner), activation if filters else None, dtype=dtype)
-        after = [*self.filters[-2::-1], self.channels] if self.filters else []
-        functions = [activation] * (len(after) - 1) + [None]
+        self.to_maps = keras.layers.Dense(math.prod(self.maps_shape), activation if filters else None, dtype=dtype)
+        channels = [*self.filters[-2::-1], self.channels] if self.filters else []
+        activations = [activation] * (len(channels) - 1) + [None]
         self.transposed = [
             keras.layers.Conv2DTranspose(n, 4, strides=2, padding="same", activation=f, dtype=dtype)
-            for n, f in zip(after, functions)
+            for n, f in zip(channels, activations)
         ]
         self.trackers = [keras.metrics.Mean(name) for name in ("reconstruction", "kl")]
 
     def build(self, input_shape=None):
-        before = [self.channels, *self.filters]
-        for layer, n in zip(self.convolutions, before):
+        for layer, n in zip(self.convolutions, [self.channels, *self.filters]):
             layer.build((None, None, None, n))
-        sizes = [math.prod(self.inner), *self.hidden_units]
+        sizes = [math.prod(self.maps_shape), *self.hidden_units]
         for layer, n in zip(self.encoder, sizes):
             layer.build((None, n))
         for layer in (self.mean, self.log_var):
             layer.build((None, sizes[-1]))
         sizes = [self.coding_size, *reversed(self.hidden_units)]
-        for layer, n in zip([*self.decoder, self.unfold], sizes):
+        for layer, n in zip([*self.decoder, self.to_maps], sizes):
             layer.build((None, n))
         for layer, n in zip(self.transposed, reversed(self.filters)):
             layer.build((None, None, None, n))
@@ -102,34 +106,34 @@ class VAE(Coder):
     def encoding_layers(self):
         return [*self.convolutions, *self.encoder, self.mean]
 
-    def distribution(self, images):
-        """Images (b, ...) -> mean and log-variance of their codings, (b, k) each."""
+    def posterior(self, images):
+        """Images (b, ...) -> mean and log-variance of q(z | x), (b, k) each."""
         x = ops.reshape(images, (-1, *self.image_shape[:2], self.channels))
         for layer in self.convolutions:
             x = layer(x)
-        x = ops.reshape(x, (-1, math.prod(self.inner)))
+        x = ops.reshape(x, (-1, math.prod(self.maps_shape)))
         for layer in self.encoder:
             x = layer(x)
         return self.mean(x), self.log_var(x)
 
     def encode(self, images, training=None):
-        """Images (b, ...) -> the mean of their codings (b, k)."""
-        return self.distribution(images)[0]
+        """Images (b, ...) -> the mean of q(z | x) (b, k)."""
+        return self.posterior(images)[0]
 
-    def outputs_of(self, codings):
-        """Codings (b, k) -> outputs (b, ...): pixels or their logits; see `likelihood`."""
+    def decoder_outputs(self, codings):
+        """Codings (b, k) -> parameters (b, ...) of p(x | z): pixels or their logits; see `likelihood`."""
         x = codings
-        for layer in (*self.decoder, self.unfold):
+        for layer in (*self.decoder, self.to_maps):
             x = layer(x)
-        x = ops.reshape(x, (-1, *self.inner))
+        x = ops.reshape(x, (-1, *self.maps_shape))
         for layer in self.transposed:
             x = layer(x)
-        x = x[:, : self.image_shape[0], : self.image_shape[1]]  # what doubling has too much is cut off
+        x = x[:, : self.image_shape[0], : self.image_shape[1]]  # cropped: strides round odd sizes up
         return ops.cast(ops.reshape(x, (-1, *self.image_shape)), "float32")
 
     def decode(self, codings, training=None):
         """Codings (b, k) -> images (b, ...), near [0, 1]."""
-        outputs = self.outputs_of(codings)
+        outputs = self.decoder_outputs(codings)
         return ops.sigmoid(outputs) if self.likelihood == "bernoulli" else outputs
 
     def compute_output_shape(self, input_shape):
@@ -137,12 +141,12 @@ class VAE(Coder):
         return {"outputs": (input_shape[0], *self.image_shape), "mean": coding, "log_var": coding}
 
     def call(self, images, training=None):
-        mean, log_var = self.distribution(images)
-        outputs = self.outputs_of(self.sampling([mean, log_var]))
+        mean, log_var = self.posterior(images)
+        outputs = self.decoder_outputs(self.sampling([mean, log_var]))
         return {"outputs": outputs, "mean": mean, "log_var": log_var}
 
-    def parts_of_loss(self, images, y_pred):
-        """Images and what `call` gives -> for each image (b,): squared error or cross-entropy, and KL in nats."""
+    def loss_terms(self, images, y_pred):
+        """Images, outputs of `call` -> reconstruction error (see `likelihood`) and KL divergence in nats, (b,) each."""
         images, outputs = (ops.reshape(x, (-1, self.pixels)) for x in (images, y_pred["outputs"]))
         if self.likelihood == "gaussian":
             error = ops.square(outputs - images)
@@ -152,23 +156,23 @@ class VAE(Coder):
         return ops.sum(error, axis=-1), kl_divergence(mean, log_var)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        error, kl = self.parts_of_loss(y, y_pred)
+        error, kl = self.loss_terms(y, y_pred)
         for tracker, value in zip(self.trackers, (error / self.pixels, kl)):
             tracker.update_state(value)
         return losses.mean(error + self.beta * kl) / self.pixels
 
-    def elbo(self, images, y_pred):
-        """The evidence lower bound of each image (b,), in nats; of a density for a Gaussian likelihood."""
-        error, kl = self.parts_of_loss(images, y_pred)
+    def elbo_of_outputs(self, images, y_pred):
+        """Evidence lower bound of log p(x) of each image (b,), in nats; of a density for a Gaussian likelihood."""
+        error, kl = self.loss_terms(images, y_pred)
         constant = self.pixels / 2 * math.log(math.pi) if self.likelihood == "gaussian" else 0.0
         return -(error + constant) - kl
 
-    def bound(self, images):
-        """Images (b, ...) -> their `elbo` (b,), with codings drawn once."""
-        return self.elbo(images, self(images, training=False))
+    def elbo(self, images):
+        """Images (b, ...) -> evidence lower bounds (b,), each estimated with one sampled coding."""
+        return self.elbo_of_outputs(images, self(images, training=False))
 
-    def draw(self, count, seed):
-        """Standard normal codings (count, k) from `seed` (2,)."""
+    def sample_prior(self, count, seed):
+        """Codings (count, k) sampled from the standard normal prior with `seed` (2,)."""
         return normal((count, self.coding_size), seed)
 
     def sample(self, count=64, seed=0):
@@ -177,10 +181,10 @@ class VAE(Coder):
         `UserError` for a count or a seed below 0.
         """
         count, seed = checked_count_and_seed(count, seed)
-        return self.decode_codings(ops.convert_to_numpy(self.draw(count, np.array([seed, 0], np.uint32))))
+        return self.decode_codings(ops.convert_to_numpy(self.sample_prior(count, np.array([seed, 0], np.uint32))))
 
     def interpolate(self, images, steps=8):
-        """From each image (n, ...) to the next in equal steps between their codings: ((n - 1) * steps, ...) in [0, 1].
+        """Linear interpolation between codings of each image (n, ...) and the next: ((n - 1) * steps, ...) in [0, 1].
 
         `UserError` for fewer than two images.
         """
@@ -188,29 +192,28 @@ class VAE(Coder):
         self.check("interpolate", steps=steps)
         if len(images) < 2:
             raise UserError(FEW_IMAGES)
-        return self.decode_codings(
-            ops.convert_to_numpy(self.between(self.codings(images), ops.linspace(0.0, 1.0, steps)))
-        )
+        path = self.interpolate_codings(self.codings(images), ops.linspace(0.0, 1.0, steps))
+        return self.decode_codings(ops.convert_to_numpy(path))
 
-    def between(self, codings, shares):
-        """Codings (n, k), shares (s,) -> codings ((n - 1) * s, k) on the lines from each to the next."""
-        shares = ops.cast(shares, codings.dtype)[:, None]
-        return ops.reshape((1 - shares) * codings[:-1, None] + shares * codings[1:, None], (-1, self.coding_size))
+    def interpolate_codings(self, codings, t):
+        """Codings (n, k), t (s,) in [0, 1] -> (1 - t) z_i + t z_(i + 1), ((n - 1) * s, k)."""
+        t = ops.cast(t, codings.dtype)[:, None]
+        return ops.reshape((1 - t) * codings[:-1, None] + t * codings[1:, None], (-1, self.coding_size))
 
     def endpoints(self):
         def sample(count, seed):
-            """New images; the same seed gives the same."""
+            """New images; the same for the same seed."""
             import tensorflow as tf
 
-            return {"images": self.shown(self.draw(count, tf.stack([seed, 0])))}
+            return {"images": self.decode_clipped(self.sample_prior(count, tf.stack([seed, 0])))}
 
         def interpolate(images, steps):
-            """From each image to the next in equal steps between their codings."""
+            """Images decoded from equal steps between the codings of each image and the next."""
             import tensorflow as tf
 
             images = asserted(tf.shape(images)[0] >= 2, FEW_IMAGES, images)
             codings = self.encode(images, training=False)
-            return {"images": self.shown(self.between(codings, tf.linspace(0.0, 1.0, steps)))}
+            return {"images": self.decode_clipped(self.interpolate_codings(codings, tf.linspace(0.0, 1.0, steps)))}
 
         return {
             "sample": Endpoint(sample, [COUNT, SEED]),

@@ -146,12 +146,12 @@ class FewLabels(_Classifier):
     def coder(self):
         """The autoencoder whose encoder is to be used, new or trained."""
         from homl_models import loading
-        from homl_models.models.autoencoders import Coder
+        from homl_models.models.autoencoders import CodingModel
 
         if self.encoder in autoencoders.RECIPES:
             data = {name: getattr(self, name) for name in ("data", "images", "size", "channels", "precision")}
             return dataclasses.replace(autoencoders.RECIPES[self.encoder], **data).model()
-        if isinstance(coder := loading.load(self.encoder), Coder):
+        if isinstance(coder := loading.load(self.encoder), CodingModel):
             return coder
         raise UserError(f"{self.encoder} is no autoencoder; name a recipe of one, or the folder of its run")
 

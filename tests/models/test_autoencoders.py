@@ -1,4 +1,4 @@
-"""Autoencoders, against Keras' layers as the book puts them together, and against what they should find."""
+"""Autoencoders, against the book's networks of Keras' layers, PCA and greedy training by hand."""
 
 import keras
 import numpy as np
@@ -54,7 +54,7 @@ def dense(x, layer, activation=None):
     return np.maximum(x, 0) if activation == "relu" else x
 
 
-# What they compute.
+# Outputs.
 
 
 def test_stacked_is_its_dense_layers():
@@ -69,7 +69,7 @@ def test_stacked_is_its_dense_layers():
     assert [layer.units for layer in [*model.encoder, *model.decoder]] == [20, 12, 6, 12, 20, 64]
 
 
-def test_tied_is_stacked_with_transposed_kernels_and_half_of_the_parameters():
+def test_tied_is_stacked_with_transposed_kernels_and_half_the_parameters():
     tied, stacked = make("tied"), make("stacked")
     for one, other in zip(stacked.encoder, tied.encoder):
         one.set_weights(other.get_weights())
@@ -143,12 +143,12 @@ def test_any_shape_of_images(shape):
 
 
 @pytest.mark.parametrize("noise", [Dropout(0.5, seed=1), GaussianNoise(0.3, seed=1)])
-def test_denoising_reads_spoiled_images_in_training_alone(noise):
+def test_images_are_corrupted_in_training_only(noise):
     plain, model = make("stacked"), make("stacked", noise=type(noise).from_config(noise.get_config()))
     checks.close(model(X), plain(X))
-    spoiled = noise(X, training=True)
-    assert np.abs(spoiled - X).max() > 0.1
-    checks.close(model(X, training=True), plain(spoiled))
+    corrupted = noise(X, training=True)
+    assert np.abs(corrupted - X).max() > 0.1
+    checks.close(model(X, training=True), plain(corrupted))
 
 
 @pytest.mark.parametrize("regularizer", [L1ActivityRegularizer(0.2), KLDivergenceRegularizer(0.2, 0.3)])
@@ -180,7 +180,7 @@ def test_kl_holds_the_mean_activity_at_its_target():
     assert np.square(model.reconstruct(DIGITS) - DIGITS).mean() < 0.02
 
 
-def test_hashing_puts_noise_before_the_coding_in_training_alone():
+def test_hashing_adds_noise_before_the_coding_in_training_only():
     model = make("hashing")
     quiet, loud = model.encode(X), model.encode(X, training=True)
     checks.close(quiet, make("hashing").encode(X))
@@ -193,10 +193,10 @@ def test_hashing_puts_noise_before_the_coding_in_training_alone():
     assert model.hash(X).dtype == bool
 
 
-# What training finds.
+# Training.
 
 
-def test_the_linear_one_finds_the_principal_components():
+def test_a_linear_autoencoder_finds_the_principal_components():
     """scikit-learn's PCA: the angles between the subspaces, and the error of the reconstruction."""
     keras.utils.set_random_seed(0)
     model = StackedAutoencoder((), 4, coding_activation=None, image_shape=(8, 8))
@@ -217,8 +217,8 @@ def test_the_linear_one_finds_the_principal_components():
     assert np.arccos(np.clip(cosines, -1, 1)).max() < 1e-3
 
 
-def test_greedy_training_is_training_the_parts_by_hand(tmp_path):
-    """Each part as a model of its own, in Keras' layers, on what the parts before it encode; then the whole."""
+def test_greedy_training_is_training_each_pair_of_layers_by_hand(tmp_path):
+    """Each pair as a model of its own, in Keras' layers, on the outputs of the layers before it; then all together."""
     batches = np.split(DIGITS[:60], 6)
     start = make("stacked")
     layers = [keras.layers.Dense.from_config(layer.get_config()) for layer in [*start.encoder, *start.decoder]]
@@ -226,8 +226,8 @@ def test_greedy_training_is_training_the_parts_by_hand(tmp_path):
         copy.build(layer.get_build_config()["input_shape"])
         copy.set_weights(layer.get_weights())
 
-    def by_hand(parts, before):
-        model = keras.Sequential(parts)
+    def by_hand(pair, before):
+        model = keras.Sequential(pair)
         model.compile(keras.optimizers.Adam(1e-2), "mse", run_eagerly=True)
         for batch in batches:
             h = batch.reshape(-1, 64)
@@ -256,7 +256,7 @@ def test_greedy_training_is_training_the_parts_by_hand(tmp_path):
         checks.close(layer.weights, copy.weights)
 
 
-def test_a_layer_that_is_not_there_cannot_be_trained():
+def test_a_layer_that_does_not_exist_is_refused():
     with pytest.raises(UserError, match="layer must lie in 0 to 2, not 3"):
         make("greedy", layer=3)
 
@@ -280,16 +280,16 @@ def test_tied_weights_stay_tied_through_training_files_and_export(tmp_path):
 
 
 @EVERY
-def test_a_batch_can_be_learnt(kind):
+def test_a_batch_can_be_overfitted(kind):
     model = compiled(make(kind), keras.optimizers.Adam(1e-2), eager=False)
-    if kind == "greedy":  # its loss is that of a part
+    if kind == "greedy":  # its loss is of one pair of layers
         model = compiled(make("stacked"), keras.optimizers.Adam(1e-2), eager=False)
     if kind == "hashing":
         model.noise_before_coding.stddev = 0.0
     checks.overfits(model, X, X, steps=150, share=0.5)
 
 
-# What every model has to pass.
+# Checks of every model.
 
 
 @EVERY
@@ -338,7 +338,7 @@ def test_endpoints_are_the_methods(kind, tmp_path):
         saved.encode(tf.constant(X * 255))
 
 
-def test_reconstructions_take_bytes_many_images_and_stay_in_range():
+def test_reconstructions_of_bytes_and_of_many_images_stay_in_range():
     model = make("stacked")
     many = np.concatenate([DIGITS[:700]])
     checks.close(model.reconstruct(many), np.clip(np.float64(model(many)), 0, 1))
@@ -365,5 +365,5 @@ def test_bad_settings_are_refused():
         StackedAutoencoder(image_shape=(64,))
     with pytest.raises(UserError, match="cannot be halved 3 times"):
         ConvAutoencoder(image_shape=(7, 7))
-    with pytest.raises(UserError, match="as many"):
+    with pytest.raises(UserError, match="same length"):
         ConvAutoencoder((4, 8), 3, (8, 4, 2))

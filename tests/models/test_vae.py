@@ -1,4 +1,4 @@
-"""The variational autoencoder: its loss against double precision and against statistics, its draws, its endpoints."""
+"""The variational autoencoder: loss and ELBO against double precision and statistics, sampling, endpoints."""
 
 import keras
 import numpy as np
@@ -31,8 +31,8 @@ def doubles(y_pred):
     return {name: np.float64(value) for name, value in y_pred.items()}
 
 
-def parts(kind, x, y):
-    """Squared error or cross-entropy, and KL, of each image, from what the model gives, in double precision."""
+def loss_terms(kind, x, y):
+    """Squared error or cross-entropy, and KL, of each image, from the model's outputs, in double precision."""
     outputs = y["outputs"]
     if kind == "bernoulli":
         p = 1 / (1 + np.exp(-outputs))
@@ -45,11 +45,11 @@ def parts(kind, x, y):
 
 @EVERY
 @pytest.mark.parametrize("beta", [1.0, 4.0])
-def test_the_loss_is_that_of_the_book(kind, beta):
+def test_the_loss_is_the_books(kind, beta):
     """Mean squared error (or cross-entropy) of a pixel plus beta * KL / pixels; both are reported."""
     model = make(kind, beta=beta)
     state = model.sampling.seed_generator.state.numpy()
-    error, kl = parts(kind, np.float64(X), doubles(model(X)))
+    error, kl = loss_terms(kind, np.float64(X), doubles(model(X)))
     model.sampling.seed_generator.state.assign(state)
     model.compile("adam", run_eagerly=True)
     found = model.evaluate(X, X, batch_size=12, return_dict=True, verbose=0)
@@ -59,30 +59,30 @@ def test_the_loss_is_that_of_the_book(kind, beta):
 
 
 @EVERY
-def test_the_bound_is_the_likelihood_minus_kl_in_nats(kind):
+def test_the_elbo_is_the_log_likelihood_minus_kl_in_nats(kind):
     """log p(x | z) by scipy's densities: a normal of variance 1/2, or Bernoulli."""
     model = make(kind)
     y_pred = model(X)
     y, x = doubles(y_pred), np.float64(X)
     if kind == "bernoulli":
-        log_p = -parts(kind, x, y)[0]
+        log_p = -loss_terms(kind, x, y)[0]
     else:
         log_p = scipy.stats.norm.logpdf(x, y["outputs"], 0.5**0.5).sum((1, 2))
-    checks.close(model.elbo(X, y_pred), log_p - parts(kind, x, y)[1], 2e-5)
+    checks.close(model.elbo_of_outputs(X, y_pred), log_p - loss_terms(kind, x, y)[1], 2e-5)
 
 
-def test_the_bound_lies_below_the_likelihood_which_samples_estimate():
-    """Codings z from q: the mean of log (p(x, z) / q(z)) is the bound, the log of the mean p(x, z) / q(z) is more."""
+def test_the_elbo_lies_below_the_log_likelihood_estimated_by_importance_sampling():
+    """Codings z from q: the mean of log (p(x, z) / q(z)) is the ELBO, the log of the mean p(x, z) / q(z) is more."""
     model, x = make("bernoulli"), X[:1]
-    mean, log_var = (np.float64(part[0]) for part in model.distribution(x))
+    mean, log_var = (np.float64(part[0]) for part in model.posterior(x))
     sigma = np.exp(log_var / 2)
     z = mean + sigma * np.random.default_rng(0).normal(size=(20_000, 3))
-    logits = np.float64(model.outputs_of(np.float32(z)))
+    logits = np.float64(model.decoder_outputs(np.float32(z)))
     ratios = (x * logits - np.logaddexp(0, logits)).sum((1, 2))
     ratios += (scipy.stats.norm.logpdf(z) - scipy.stats.norm.logpdf(z, mean, sigma)).sum(1)
     many = np.repeat(x, 200, axis=0)
-    bounds = np.float64(model.elbo(many, model(many)))
-    assert np.mean(bounds) == pytest.approx(ratios.mean(), abs=4 * np.std(bounds) / 200**0.5 + 0.05)
+    elbos = np.float64(model.elbo_of_outputs(many, model(many)))
+    assert np.mean(elbos) == pytest.approx(ratios.mean(), abs=4 * np.std(elbos) / 200**0.5 + 0.05)
     assert ratios.mean() < np.log(np.exp(ratios - ratios.max()).mean()) + ratios.max()
 
 
@@ -93,11 +93,11 @@ def test_outputs_come_from_the_sampled_coding(kind):
     y = model(X)
     model.sampling.seed_generator.state.assign(state)
     coding = model.sampling([y["mean"], y["log_var"]])
-    checks.close(model.outputs_of(coding), y["outputs"])
+    checks.close(model.decoder_outputs(coding), y["outputs"])
     checks.close(model.encode(X), y["mean"])
-    shown = np.float64(model.outputs_of(coding))
-    shown = 1 / (1 + np.exp(-shown)) if kind == "bernoulli" else shown
-    checks.close(model.decode(coding), shown)
+    pixels = np.float64(model.decoder_outputs(coding))
+    pixels = 1 / (1 + np.exp(-pixels)) if kind == "bernoulli" else pixels
+    checks.close(model.decode(coding), pixels)
     assert (np.float64(model(X)["outputs"]) != np.float64(y["outputs"])).any()
 
 
@@ -120,26 +120,26 @@ def test_conv_is_keras_layers_put_together():
     decoder.add(layers.Reshape((8, 8)))
     weights = [w for part in (model.convolutions, model.encoder) for layer in part for w in layer.get_weights()]
     encoder.set_weights(weights + model.mean.get_weights())
-    parts = (model.decoder, [model.unfold], model.transposed)
+    parts = (model.decoder, [model.to_maps], model.transposed)
     decoder.set_weights([w for part in parts for layer in part for w in layer.get_weights()])
     checks.close(model.encode(X), encoder(X))
     checks.close(model.decode(encoder(X)), decoder(encoder(X)))
 
 
-# Draws.
+# Sampling.
 
 
-def test_samples_come_from_standard_normal_codings_and_a_seed():
+def test_samples_are_decoded_from_standard_normal_codings_of_a_seed():
     model = make()
-    codings = ops.convert_to_numpy(model.draw(5_000, np.array([1, 0], "uint32")))
+    codings = ops.convert_to_numpy(model.sample_prior(5_000, np.array([1, 0], "uint32")))
     assert scipy.stats.kstest(codings.ravel(), "norm").pvalue > 1e-3
-    checks.close(model.sample(7, seed=1), model.decode_codings(model.draw(7, np.array([1, 0], "uint32"))))
+    checks.close(model.sample(7, seed=1), model.decode_codings(model.sample_prior(7, np.array([1, 0], "uint32"))))
     np.testing.assert_array_equal(model.sample(7, seed=1), model.sample(7, seed=1))
     assert (model.sample(7, seed=1) != model.sample(7, seed=2)).any()
     assert model.sample(0).shape == (0, 8, 8)
 
 
-def test_an_image_of_a_seed_is_the_same_among_any_number_and_others_are_refused():
+def test_image_i_of_a_seed_is_the_same_for_any_count_and_bad_counts_are_refused():
     model = make()
     many = model.sample(120, seed=3)
     for count in (1, 8, 101):
@@ -183,15 +183,15 @@ def test_two_models_with_a_seed_train_alike():
 
 
 @pytest.mark.parametrize("kind", ["dense", "bernoulli", pytest.param("conv", marks=pytest.mark.slow)])
-def test_training_raises_the_bound(kind):
+def test_training_raises_the_elbo(kind):
     model = make(kind)
     model.compile(keras.optimizers.Adam(3e-3), steps_per_execution=50)
-    before = float(np.mean(model.predict_batched("bound", DIGITS)))
+    before = float(np.mean(model.predict_batched("elbo", DIGITS)))
     model.fit(tf.data.Dataset.from_tensors((DIGITS[:600], DIGITS[:600])).repeat(150), shuffle=False, verbose=0)
-    assert float(np.mean(model.predict_batched("bound", DIGITS))) > before + 5
+    assert float(np.mean(model.predict_batched("elbo", DIGITS))) > before + 5
 
 
-# What every model has to pass.
+# Checks of every model.
 
 
 @EVERY
