@@ -306,7 +306,7 @@ class VAE(GeneratorRecipe, Coding):
         return self.compiled(model)
 
     def extra_metrics(self, model, images):
-        return {"elbo": float(model.predict_batched("bound", model.checked_images(images)).mean())}
+        return {"elbo": float(model.predict_batched("elbo", model.checked_images(images)).mean())}
 
     def reset_sampling_seed(self, model):
         model.sampling.seed_generator.state.assign([self.seed, 0])
