@@ -1,6 +1,6 @@
-"""Who does what where and when, in made-up texts: words to tag, questions to answer, texts to sort.
+"""Synthetic texts of events (who did what where and when): for pre-training, classification, tagging and answering.
 
-Generated, so nothing has to be there; what is right is known.
+Generated, so that no file is needed and the right labels and answers are known.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ SEASONS = "winter", "spring", "summer", "autumn"
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-    """One of them, and the sentence that tells of it."""
+    """An event, and the sentence that describes it."""
 
     name: str
     deed: tuple[str, str]
@@ -40,36 +40,36 @@ class Event:
     text: str
 
 
-def events(draw, count, deeds=()):
-    """`count` events of different people in different places, who do the `deeds` in turn, or any."""
+def events(rng, count, deeds=()):
+    """`count` events of different people in different places. deeds: of each event; by default any."""
     found = []
-    for i, (name, place) in enumerate(zip(draw.sample(NAMES, count), draw.sample(PLACES, count))):
-        deed = deeds[i] if deeds else draw.choice(DEEDS)
-        date = dates.FIRST + datetime.timedelta(days=draw.randrange((dates.LAST - dates.FIRST).days + 1))
-        written = draw.choice(dates.forms(date))
-        text = draw.choice(ORDERS).format(name=name, did=deed[1], place=place, date=written)
+    for i, (name, place) in enumerate(zip(rng.sample(NAMES, count), rng.sample(PLACES, count))):
+        deed = deeds[i] if deeds else rng.choice(DEEDS)
+        date = dates.FIRST + datetime.timedelta(days=rng.randrange((dates.LAST - dates.FIRST).days + 1))
+        written = rng.choice(dates.forms(date))
+        text = rng.choice(ORDERS).format(name=name, did=deed[1], place=place, date=written)
         found.append(Event(name, deed, place, date.month, written, text))
     return found
 
 
-def documents(count, seed=0, told=4):
-    """Documents of `told` sentences each."""
-    draw = random.Random(seed)
-    return [[event.text for event in events(draw, told)] for _ in range(count)]
+def documents(count, seed=0, num_events=4):
+    """Documents of `num_events` sentences each."""
+    rng = random.Random(seed)
+    return [[event.text for event in events(rng, num_events)] for _ in range(count)]
 
 
 def labelled(count, seed=0):
-    """Texts, and the season (of the north) in which each happens."""
-    draw = random.Random(seed)
-    found = [events(draw, 1)[0] for _ in range(count)]
+    """Texts, and the season (of the northern hemisphere) of each."""
+    rng = random.Random(seed)
+    found = [events(rng, 1)[0] for _ in range(count)]
     return [event.text for event in found], [SEASONS[event.month % 12 // 3] for event in found]
 
 
 def tagged(count, seed=0):
     """Sentences [(words, labels), ...], with labels of `LABELS`."""
-    draw, found = random.Random(seed), []
+    rng, found = random.Random(seed), []
     for _ in range(count):
-        event = events(draw, 1)[0]
+        event = events(rng, 1)[0]
         words, labels, rest = [], [], event.text
         parts = {event.date: "DATE", event.name: "NAME", event.place: "PLACE"}
         while rest:
@@ -89,20 +89,20 @@ def tagged(count, seed=0):
     return found
 
 
-def questions(count, seed=0, told=3):
-    """[(question, context, [(first character, answer)]), ...]: contexts of `told` events, one of which is asked for.
+def questions(count, seed=0, num_events=3):
+    """[(question, context, [(first character, answer)]), ...]: contexts of `num_events` events, a question on one.
 
-    In a context everyone does something else, so `told` is at most the number of `DEEDS`, each of which is asked for
-    twice as often as the one after it. That makes it worth to know what is done around a word, before it is known what
-    the question asks for; where all deeds are asked for alike, 2 blocks of 128 learn neither in 4,000 steps of 32.
+    In a context everyone does something else, so `num_events` is at most the number of `DEEDS`, each of which is asked
+    for twice as often as the one after it. So it helps to know the deed around a word even before the model has learned
+    what the question asks for; where all deeds are asked for alike, 2 blocks of 128 learn neither in 4,000 steps of 32.
     """
-    draw, found = random.Random(seed), []
+    rng, found = random.Random(seed), []
     often = {deed: 2.0**-i for i, deed in enumerate(DEEDS)}
     for _ in range(count):
-        some = events(draw, told, draw.sample(DEEDS, told))
+        some = events(rng, num_events, rng.sample(DEEDS, num_events))
         context = " ".join(event.text for event in some)
-        [asked] = draw.choices(some, [often[event.deed] for event in some])
-        question, answer = draw.choice([
+        [asked] = rng.choices(some, [often[event.deed] for event in some])
+        question, answer = rng.choice([
             (f"When did {asked.name} {asked.deed[0]}?", asked.date),
             (f"Where did {asked.name} {asked.deed[0]}?", asked.place),
             (f"Who {asked.deed[1]} in {asked.place}?", asked.name),

@@ -1,4 +1,4 @@
-"""Texts from files: documents, texts with labels, words with labels, questions with answers."""
+"""Readers of text files: documents, labelled texts (CSV, IMDb), labelled words (CoNLL), questions (SQuAD)."""
 
 import gzip
 import json
@@ -18,7 +18,7 @@ IMDB_LABELS = "negative", "positive"
 def read_documents(path):
     """Documents, lists of sentences, of a UTF-8 text file, also gzipped, or of all .txt and .txt.gz below a folder.
 
-    Empty lines part documents. A line is a sentence, but a document of a single line is parted by `sentences`, and
+    Empty lines separate documents. A line is a sentence, but a document of a single line is split by `sentences`, and
     so is each `text` of a .csv or .csv.gz.
     """
     if str(path).lower().endswith((".csv", ".csv.gz")):
@@ -30,12 +30,12 @@ def read_documents(path):
 
 
 def read_labelled(path):
-    """Texts, and the name of the label of each, of a .csv file, also gzipped, with columns `text` and `label`."""
+    """Texts and label names of a .csv file, also gzipped, with columns `text` and `label`."""
     return tables.read(path, ["text", "label"], label="label")
 
 
-def imdb(part):
-    """25,000 film reviews of the part "train" or "test", in turn "negative" and "positive": texts and labels.
+def imdb(split):
+    """25,000 film reviews of the split "train" or "test", in turn "negative" and "positive": texts and labels.
 
     The Large Movie Review Dataset (Maas et al., 2011), from Keras' cache or the network.
     """
@@ -44,7 +44,7 @@ def imdb(part):
     try:
         with gzip.open(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
-                place = re.fullmatch(rf"aclImdb/{part}/(neg|pos)/([0-9]+)_[0-9]+\.txt", member.name)
+                place = re.fullmatch(rf"aclImdb/{split}/(neg|pos)/([0-9]+)_[0-9]+\.txt", member.name)
                 if place:
                     text = archive.extractfile(member).read().decode("utf-8").replace("<br />", " ")
                     found[IMDB_LABELS[place[1] == "pos"]].append((int(place[2]), text))
@@ -54,16 +54,16 @@ def imdb(part):
         raise UserError(f"{path} is damaged ({error}); remove it, and it will be fetched again") from error
     pairs = [(text, label) for rows in zip(*map(sorted, found.values())) for (_, text), label in zip(rows, found)]
     if not pairs:
-        raise UserError(f"{path} holds no reviews of the part {part}; remove it, and it will be fetched again")
+        raise UserError(f"{path} holds no reviews of the split {split}; remove it, and it will be fetched again")
     return tuple(map(list, zip(*pairs)))
 
 
 def read_tagged(path, token_column=0, label_column=-1):
-    """Sentences [(words, labels), ...] of a file of CoNLL's format, also gzipped: a word a line, an empty line between.
+    """Sentences [(words, labels), ...] of a file in CoNLL format, also gzipped: a word a line, an empty line between.
 
-    A line has columns, as many as every other, with tabs between, or else spaces; those chosen hold the word and its
-    label. Left out are lines that begin with -DOCSTART-, comments (see `_is_comment`), and, where the first column
-    counts the words (CoNLL-U), ranges of them (1-2) and words that are not written (5.1).
+    A line has columns, as many as every other, with tabs between, or else spaces; `token_column` holds the word,
+    `label_column` its label. Left out are lines that begin with -DOCSTART-, comments (see `_is_comment`), and, where
+    the first column counts the words (CoNLL-U), multi-word tokens (1-2) and empty nodes (5.1).
     """
     numbered = list(enumerate(lines.split(lines.read(path)), 1))
     plain = [line for _, line in numbered if line.strip() and not line.startswith(("#", "-DOCSTART-"))]
@@ -91,8 +91,8 @@ def read_tagged(path, token_column=0, label_column=-1):
             if counted and words and int(columns[0]) != count + 1:
                 miscounted.append(str(number))
             count = int(columns[0]) if counted else 0
-            words.append(_chosen(path, number, columns, width, token_column))
-            labels.append(_chosen(path, number, columns, width, label_column))
+            words.append(_field(path, number, columns, width, token_column))
+            labels.append(_field(path, number, columns, width, label_column))
     if not sentences:
         raise UserError(f"{path} is empty; give lines with a word and its label, and an empty line between sentences")
     for found, what in (
@@ -111,7 +111,7 @@ def _columns(line, tabs):
 def _is_comment(line, words, counted, tabs, labelled):
     """Whether a line that begins with # is a comment, and not the word "#" or one like "#this".
 
-    labelled: it has as many columns as every line, and a label that a line without # has too.
+    labelled: whether it has as many columns as every line, and a label that a line without # has too.
     """
     if counted:
         return True  # a word would begin with its number
@@ -120,8 +120,8 @@ def _is_comment(line, words, counted, tabs, labelled):
     return not words and not labelled  # before a sentence
 
 
-def _chosen(path, number, columns, width, column):
-    """The word or label of a line, which must be there."""
+def _field(path, number, columns, width, column):
+    """The word or the label of a line; `UserError` where it is missing."""
     if len(columns) != width or not -width <= column < width or width < 2 or not columns[column]:
         raise UserError(
             f"{path}, line {number}: there are {len(columns)} columns, {width} in the first line with a word, of which "
@@ -131,29 +131,29 @@ def _chosen(path, number, columns, width, column):
 
 
 def read_questions(path):
-    """[(question, context, [(first character, answer), ...]), ...] of a file of SQuAD's format, version 1.1 or 2.0.
+    """[(question, context, [(first character, answer), ...]), ...] of a file in SQuAD format, version 1.1 or 2.0.
 
     A question without an answer in the context has an empty list (Rajpurkar et al., 2016,
     https://arxiv.org/abs/1606.05250, and 2018, https://arxiv.org/abs/1806.03822). Also gzipped.
     """
-    found, at, text = [], "", lines.read(path)
+    found, at, raw = [], "", lines.read(path)
     try:
-        for article in json.loads(text)["data"]:
+        for article in json.loads(raw)["data"]:
             for paragraph in article["paragraphs"]:
                 context = _string(paragraph["context"])
                 for question in paragraph["qas"]:
-                    asked = _string(question["question"])
-                    at = f" (question {' '.join(str(question.get('id', asked)).split())[:80]})"
+                    text = _string(question["question"])
+                    at = f" (question {' '.join(str(question.get('id', text)).split())[:80]})"
                     answers = [] if question.get("is_impossible") else question["answers"]
                     answers = [(int(answer["answer_start"]), _string(answer["text"])) for answer in answers]
                     if any(start < 0 or not right or not context.startswith(right, start) for start, right in answers):
                         raise UserError(f"{path}{at}: an answer does not stand in the context where it should")
-                    found.append((asked, context, answers))
+                    found.append((text, context, answers))
     except UserError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(
-            f"{path}{at} is not of SQuAD's format ({type(error).__name__}: {error}); it is JSON with data, paragraphs, "
+            f"{path}{at} is not in SQuAD format ({type(error).__name__}: {error}); it is JSON with data, paragraphs, "
             "context and qas with question and answers"
         ) from error
     if not found:
@@ -162,7 +162,7 @@ def read_questions(path):
 
 
 def _string(value):
-    """A string of JSON; `ValueError` for what is none, or no text: JSON can name halves of characters."""
+    """A string of JSON; `ValueError` for other values and for no valid text: JSON can name lone surrogates."""
     if not isinstance(value, str) or "\0" in value:
         raise ValueError(f"{str(value)[:40]!r} is not a text")
     value.encode("utf-8")

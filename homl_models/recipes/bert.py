@@ -147,19 +147,19 @@ class _Pretrain(Encoder):
     text_files: str = ""
     """Your own texts instead: a UTF-8 file, or a folder of .txt files; a sentence a line, an empty line between
     documents. Or a .csv with a column `text`. All may be gzipped."""
-    mask_share: float = 0.15
-    """Share of the tokens that are masked."""
-    whole_words: bool = False
+    masked_lm_prob: float = 0.15
+    """Fraction of the tokens that are masked."""
+    whole_word_mask: bool = False
     """Mask all pieces of a word, or none."""
     pairs = always_mask = False
 
     def __post_init__(self):
         super().__post_init__()
-        positive(mask_share=self.mask_share)
+        positive(masked_lm_prob=self.masked_lm_prob)
         if self.num_documents < 0:
             raise UserError("--num-documents must be 0 (all) or more")
-        if self.mask_share > 1:
-            raise UserError(f"--mask-share must be 1 at most, not {self.mask_share}")
+        if self.masked_lm_prob > 1:
+            raise UserError(f"--masked-lm-prob must be 1 at most, not {self.masked_lm_prob}")
 
     @functools.cached_property
     def splits(self):
@@ -186,14 +186,14 @@ class _Pretrain(Encoder):
         return (sentence for document in self.splits[0] for sentence in document)
 
     def rows(self, documents, wordpiece):
-        from homl_models.pipelines import masked_text
+        from homl_models.pipelines import pretraining_instances
 
-        encoded = masked_text.encode(documents, wordpiece)
-        return masked_text.rows(encoded, self.max_length, self.pairs, seed=self.seed)
+        encoded = pretraining_instances.encode(documents, wordpiece)
+        return pretraining_instances.create_instances(encoded, self.max_length, self.pairs, seed=self.seed)
 
     def masks(self):
         """How places are masked, for both parts."""
-        names = "mask_share", "whole_words", "always_mask"
+        names = "masked_lm_prob", "whole_word_mask", "always_mask"
         return {name: getattr(self, name) for name in names} | {"buckets": self.num_buckets}
 
     def validation(self, documents, wordpiece):
@@ -201,7 +201,7 @@ class _Pretrain(Encoder):
         from homl_models.pipelines import masked_text
 
         return self.given(
-            masked_text.fixed(self.rows(documents, wordpiece), self.batch_size, self.seed, **self.masks())
+            masked_text.eval_batches(self.rows(documents, wordpiece), self.batch_size, self.seed, **self.masks())
         )
 
     def given(self, stream):
@@ -387,7 +387,7 @@ class ElectraPretrain(_Pretrain):
     def given(self, stream):
         from homl_models.pipelines import masked_text
 
-        return masked_text.electra(stream)
+        return masked_text.electra_batches(stream)
 
     def evaluate(self, model, text_files=""):
         """The metrics of training on the held-out documents, or on those of `text_files`, with draws of its own."""

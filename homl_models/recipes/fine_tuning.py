@@ -283,7 +283,7 @@ class Classify(_FineTune):
         from homl_models.pipelines import labelled_text
 
         texts, labels = zip(*rows)
-        return labelled_text.classified(texts, self.ids(labels, names), wordpiece, self.max_length)
+        return labelled_text.text_classification(texts, self.ids(labels, names), wordpiece, self.max_length)
 
     def ids(self, labels, names):
         """Places of labels among the names of all."""
@@ -357,7 +357,7 @@ class Tag(_FineTune):
     def examples(self, rows, wordpiece, names):
         from homl_models.pipelines import labelled_text
 
-        return labelled_text.tagged(rows, names, wordpiece, self.max_length)
+        return labelled_text.token_classification(rows, names, wordpiece, self.max_length)
 
     def model(self):
         from homl_models.models.bert_heads import BertForTokenClassification
@@ -372,9 +372,10 @@ class Tag(_FineTune):
         found = [[names[0]] * len(words) for words, _ in rows]
         examples = self.examples([(words, names[:1] * len(words)) for words, _ in rows], model.tokenizer, names)
         tokens = model.found("label_ids", examples.tokens)
-        for origin, words, (_, (ids, _)) in zip(examples.origins, examples.words, tokens):
+        samples, starts = examples.overflow_to_sample_mapping, examples.word_starts
+        for sample, words, (_, (ids, _)) in zip(samples, starts, tokens):
             for place in (words >= 0).nonzero()[0]:
-                found[origin][words[place]] = names[ids[place]]
+                found[sample][words[place]] = names[ids[place]]
         return found
 
     def judge(self, model, examples):
@@ -429,14 +430,14 @@ class Answer(_FineTune):
     epochs: int = 10
     learning_rate: float = 1e-3
     initializer_range: float = 0.08
-    overlap: int = 32
-    """Tokens that the parts of a long context share while it learns; to answer, a quarter of --max-length."""
+    doc_stride: int = 32
+    """Tokens that consecutive windows of a long context share in training; to answer, a quarter of --max-length."""
     new_positions = "relative_key_query"
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 <= self.overlap < self.max_length // 2:
-            raise UserError(f"--overlap must lie in [0, {self.max_length // 2}), less than half of --max-length")
+        if not 0 <= self.doc_stride < self.max_length // 2:
+            raise UserError(f"--doc-stride must lie in [0, {self.max_length // 2}), less than half of --max-length")
 
     def read(self, path):
         from homl_models.pipelines import text_files
@@ -457,7 +458,7 @@ class Answer(_FineTune):
     def examples(self, rows, wordpiece, names):
         from homl_models.pipelines import labelled_text
 
-        return labelled_text.asked(rows, wordpiece, self.max_length, self.overlap)
+        return labelled_text.question_answering(rows, wordpiece, self.max_length, self.doc_stride)
 
     def model(self):
         from homl_models.models.bert_heads import BertForQuestionAnswering
@@ -498,5 +499,5 @@ RECIPES = {
     "bert_answer": Answer(),
     "electra_classify_tiny": Classify(**TINY_TASK, family="electra", data="events"),
     "bert_tag_tiny": Tag(**TINY_TASK),
-    "bert_answer_tiny": Answer(**TINY_TASK | {"max_length": 48}, overlap=8),
+    "bert_answer_tiny": Answer(**TINY_TASK | {"max_length": 48}, doc_stride=8),
 }

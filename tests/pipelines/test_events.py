@@ -1,4 +1,4 @@
-"""What the made-up texts say is right: it is read back from the sentences by other means."""
+"""Labels and answers of synthetic texts are right: it is read back from the sentences by other means."""
 
 import collections
 import datetime
@@ -99,19 +99,19 @@ def test_words_are_those_of_the_sentence():
 
 @pytest.mark.parametrize("count", [1, 3, 5])
 def test_a_question_has_one_right_answer_where_it_is_told(count):
-    assert_answered(events.questions(200, seed=4, told=count), count)
+    assert_answered(events.questions(200, seed=4, num_events=count), count)
 
 
 def test_a_date_that_others_have_too_is_found_where_it_is_asked_for(monkeypatch):
     monkeypatch.setattr(dates, "LAST", dates.FIRST + datetime.timedelta(days=20))
-    found = events.questions(200, seed=4, told=5)
+    found = events.questions(200, seed=4, num_events=5)
     assert any(context.index(answer) != start for _, context, [(start, answer)] in found)
     assert_answered(found, 5)
 
 
 def test_some_deeds_are_asked_for_more_often_and_in_any_order():
     asked, first = collections.Counter(), collections.Counter()
-    for question, context, _ in events.questions(4000, seed=1, told=5):
+    for question, context, _ in events.questions(4000, seed=1, num_events=5):
         [word] = [word for word in re.findall(r"\w+", question) if word in {*DO, *DO.values()}]
         asked[DO.get(word, word)] += 1
         first[DO[re.search("|".join(DO), context)[0]]] += 1

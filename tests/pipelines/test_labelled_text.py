@@ -45,7 +45,7 @@ def rows_of(examples):
 def assert_int32(examples):
     found = [*examples.tokens.values(), *examples.labels.values()]
     assert {array.dtype for array in found} == {np.dtype("int32")}
-    assert {len(array) for array in found} == {len(examples.origins)}
+    assert {len(array) for array in found} == {len(examples.overflow_to_sample_mapping)}
     assert tuple(examples.tokens) == labelled_text.COLUMNS
 
 
@@ -61,7 +61,7 @@ def alone(text):
 @pytest.mark.parametrize("max_length", [2, 3, 9, 500])
 def test_texts_are_cut_and_have_their_labels(max_length):
     given = ["It was in Paris.", "", "who?", "a" * 150, "on 3/4/1999 " * 20, "\u200b"]
-    examples = labelled_text.classified(given, [3, 0, 1, 2, 2, 0], PIECES, max_length)
+    examples = labelled_text.text_classification(given, [3, 0, 1, 2, 2, 0], PIECES, max_length)
     assert_int32(examples)
     checks.close(examples.tokens, PIECES.encode(given, max_length=max_length))
     for row, text in zip(rows_of(examples), given):
@@ -69,8 +69,8 @@ def test_texts_are_cut_and_have_their_labels(max_length):
     assert not examples.tokens["token_type_ids"].any()
     assert list(examples.labels) == ["labels"]
     assert examples.labels["labels"].tolist() == [3, 0, 1, 2, 2, 0]
-    assert examples.origins.tolist() == [*range(6)]
-    assert examples.words is None
+    assert examples.overflow_to_sample_mapping.tolist() == [*range(6)]
+    assert examples.word_starts is None
 
 
 # A label for each word.
@@ -109,12 +109,12 @@ def tagged_rows(examples):
     found = []
     for row, ids in enumerate(rows_of(examples)):
         assert (ids[0], ids[-1]) == (CLS, SEP)
-        labels, words = examples.labels["labels"][row], examples.words[row]
+        labels, words = examples.labels["labels"][row], examples.word_starts[row]
         inside = np.arange(len(labels)) % (len(ids) - 1) > 0
         inside[len(ids) :] = False
         assert set(labels[~inside]) == {-100}
         assert set(words[~inside]) == {-1}
-        found.append((examples.origins[row], list(zip(ids[1:-1], labels[1:], words[1:]))))
+        found.append((examples.overflow_to_sample_mapping[row], list(zip(ids[1:-1], labels[1:], words[1:]))))
     assert not examples.tokens["token_type_ids"].any()
     return found
 
@@ -122,13 +122,13 @@ def tagged_rows(examples):
 @pytest.mark.parametrize("max_length", [30, 12, 5])
 def test_each_word_has_its_label_at_its_first_token_and_none_is_lost(max_length):
     given = given_sentences(60, 12)
-    found = tagged_rows(labelled_text.tagged(given, NAMES, PIECES, max_length))
+    found = tagged_rows(labelled_text.token_classification(given, NAMES, PIECES, max_length))
     assert max(len(row) for _, row in found) == max_length - 2
-    assert [origin for origin, _ in found] == sorted(origin for origin, _ in found)
+    assert [sample for sample, _ in found] == sorted(sample for sample, _ in found)
     split = 0
     for i, (words, labels) in enumerate(given):
         wanted = wanted_tokens(words, labels)
-        rows = [row for origin, row in found if origin == i]
+        rows = [row for sample, row in found if sample == i]
         left = wanted
         for k, row in enumerate(rows):
             size = len(row)
@@ -148,27 +148,27 @@ def test_each_word_has_its_label_at_its_first_token_and_none_is_lost(max_length)
 
 def test_sentences_that_fit_are_whole():
     given = given_sentences(40, 8)
-    found = tagged_rows(labelled_text.tagged(given, NAMES, PIECES, 500))
+    found = tagged_rows(labelled_text.token_classification(given, NAMES, PIECES, 500))
     assert [row for _, row in found] == [wanted_tokens(*sentence) for sentence in given]
-    assert [origin for origin, _ in found] == [*range(40)]
+    assert [sample for sample, _ in found] == [*range(40)]
 
 
 def test_labels_by_hand():
     words, labels = ["It", "was", "3/4/1999", "on"], ["O", "NOUN", "B-DATE", "B-X"]
-    [(_, row)] = tagged_rows(labelled_text.tagged([(words, labels)], NAMES, PIECES, 20))
+    [(_, row)] = tagged_rows(labelled_text.token_classification([(words, labels)], NAMES, PIECES, 20))
     expected = "it 0 0|was 4 1|3 1 2|/ 2 -1|4 2 -1|/ 2 -1|19 2 -1|##9 -100 -1|##9 -100 -1|on 3 3"
     assert "|".join(f"{PIECES.vocabulary[i]} {label} {word}" for i, label, word in row) == expected
 
 
 def test_a_label_of_the_kind_b_goes_on_as_such_where_there_is_no_i():
     given = [(["x-y", "x-y", "x-y"], ["B-X", "I-DATE", "O"])]
-    [(_, row)] = tagged_rows(labelled_text.tagged(given, NAMES, PIECES, 20))
+    [(_, row)] = tagged_rows(labelled_text.token_classification(given, NAMES, PIECES, 20))
     assert [label for _, label, _ in row] == [3] * 3 + [2] * 3 + [0] * 3
 
 
 def test_a_word_without_tokens_is_left_out():
     given = [(["\x07", "in", "\u200b", "paris", "\u0301"], ["B-X", "O", "B-DATE", "NOUN", "B-X"]), (["\x07"], ["O"])]
-    first, second = tagged_rows(labelled_text.tagged(given, NAMES, PIECES, 20))
+    first, second = tagged_rows(labelled_text.token_classification(given, NAMES, PIECES, 20))
     assert [(label, word) for _, label, word in first[1]] == [(0, 1), (4, 3)]
     assert second == (1, [])
 
@@ -176,17 +176,21 @@ def test_a_word_without_tokens_is_left_out():
 def test_a_label_that_is_not_to_be_learned_is_refused():
     given = [(["in"], ["O"]), (["paris", "on"], ["B-LOC", "I-LOC"])]
     checks.fails(
-        "the labels B-LOC, I-LOC are not among", lambda: labelled_text.tagged(given, NAMES, PIECES, 20), *NAMES
+        "the labels B-LOC, I-LOC are not among",
+        lambda: labelled_text.token_classification(given, NAMES, PIECES, 20),
+        *NAMES,
     )
     many = [(["in"] * 9, [f"L{i}" for i in range(9)])]
-    checks.fails("the labels L0, L1, L2, L3, L4 are not", lambda: labelled_text.tagged(many, NAMES, PIECES, 20))
+    checks.fails(
+        "the labels L0, L1, L2, L3, L4 are not", lambda: labelled_text.token_classification(many, NAMES, PIECES, 20)
+    )
 
 
 def test_generated_sentences_are_tagged():
     given = events.tagged(50)
-    examples = labelled_text.tagged(given, events.LABELS, PIECES, 64)
+    examples = labelled_text.token_classification(given, events.LABELS, PIECES, 64)
     for (words, labels), row, found, places in zip(
-        given, rows_of(examples), examples.labels["labels"], examples.words, strict=True
+        given, rows_of(examples), examples.labels["labels"], examples.word_starts, strict=True
     ):
         at = {word: place for place, word in enumerate(places) if word >= 0}
         assert [*at] == [*range(len(words))]
@@ -197,7 +201,7 @@ def test_generated_sentences_are_tagged():
 # Answers.
 
 
-def wanted_windows(question, context, answers, max_length, overlap):
+def wanted_windows(question, context, answers, max_length, doc_stride):
     """[(ids, first place of the answer, last place), ...], one window after the other; 0 and 0 if it is not there."""
     q = [token for token, _, _ in alone(question)][: max_length // 2 - 2]
     tokens = alone(context)
@@ -214,21 +218,21 @@ def wanted_windows(question, context, answers, max_length, overlap):
         found.append(([CLS, *q, SEP, *ids, SEP], *span))
         if first + room >= len(tokens):
             return found
-        first += max(1, room - overlap)
+        first += max(1, room - doc_stride)
 
 
-def assert_asked(questions, max_length, overlap):
-    """The windows, their labels and origins are those wanted -> for each question how many windows hold its answer."""
-    examples = labelled_text.asked(questions, PIECES, max_length, overlap)
+def assert_asked(questions, max_length, doc_stride):
+    """The windows, their labels and samples are those wanted -> for each question how many windows hold its answer."""
+    examples = labelled_text.question_answering(questions, PIECES, max_length, doc_stride)
     assert_int32(examples)
-    assert examples.words is None
-    wanted = [wanted_windows(*question, max_length, overlap) for question in questions]
+    assert examples.word_starts is None
+    wanted = [wanted_windows(*question, max_length, doc_stride) for question in questions]
     flat = list(itertools.chain(*wanted))
     assert rows_of(examples) == [ids for ids, _, _ in flat]
     assert set(examples.labels) == {"start_positions", "end_positions"}
     assert examples.labels["start_positions"].tolist() == [first for _, first, _ in flat]
     assert examples.labels["end_positions"].tolist() == [last for _, _, last in flat]
-    assert examples.origins.tolist() == [i for i, windows in enumerate(wanted) for _ in windows]
+    assert examples.overflow_to_sample_mapping.tolist() == [i for i, windows in enumerate(wanted) for _ in windows]
     for ids, types in zip(rows_of(examples), examples.tokens["token_type_ids"]):
         assert types.tolist() == [int(ids.index(SEP) < i < len(ids)) for i in range(len(types))]
     return [sum(first > 0 for _, first, _ in windows) for windows in wanted], examples
@@ -240,35 +244,35 @@ def labelled_span(examples, row):
     return "".join(PIECES.vocabulary[i].removeprefix("##") for i in ids)
 
 
-@pytest.mark.parametrize(("max_length", "overlap"), [(200, 0), (64, 20), (52, 22)])
-def test_the_labelled_span_is_the_answer(max_length, overlap):
+@pytest.mark.parametrize(("max_length", "doc_stride"), [(200, 0), (64, 20), (52, 22)])
+def test_the_labelled_span_is_the_answer(max_length, doc_stride):
     given = events.questions(40)
-    counts, examples = assert_asked(given, max_length, overlap)
+    counts, examples = assert_asked(given, max_length, doc_stride)
     spoken = collections.Counter()
-    for row, origin in enumerate(examples.origins):
+    for row, sample in enumerate(examples.overflow_to_sample_mapping):
         if examples.labels["start_positions"][row]:
-            [(_, answer)] = given[origin][2]
+            [(_, answer)] = given[sample][2]
             assert labelled_span(examples, row) == answer.replace(" ", "").lower()
-            spoken[origin] += 1
+            spoken[sample] += 1
     assert [spoken[i] for i in range(40)] == counts
     if max_length == 200:
         assert counts == [1] * 40
     else:
         assert min(counts) >= 1
-        assert len(examples.origins) > 80
+        assert len(examples.overflow_to_sample_mapping) > 80
 
 
-@pytest.mark.parametrize(("max_length", "overlap"), [(9, 0), (9, 2), (12, 3), (12, 6), (12, 7), (12, 50), (40, 5)])
-def test_every_answer_at_every_border_of_the_windows(max_length, overlap):
+@pytest.mark.parametrize(("max_length", "doc_stride"), [(9, 0), (9, 2), (12, 3), (12, 6), (12, 7), (12, 50), (40, 5)])
+def test_every_answer_at_every_border_of_the_windows(max_length, doc_stride):
     context = "a, bc de? f g hi j. k l m"
     ends = range(len(context) + 1)
     given = [("who?", context, [(a, context[a:b])]) for a, b in itertools.combinations(ends, 2) if context[a:b].strip()]
-    counts, _ = assert_asked(given, max_length, overlap)
+    counts, _ = assert_asked(given, max_length, doc_stride)
     assert (0 in counts) == (max_length < 40)  # of those that are longer than the overlap, some are cut everywhere
-    assert max(counts) > 1 or overlap < 2 or max_length == 40
+    assert max(counts) > 1 or doc_stride < 2 or max_length == 40
     for count, (_, _, [(start, answer)]) in zip(counts, given):
         size = sum(first < start + len(answer) and last > start for _, (first, last), _ in alone(context))
-        assert count or size > min(overlap, max_length - 6) + 1
+        assert count or size > min(doc_stride, max_length - 6) + 1
 
 
 def test_questions_without_an_answer_and_with_several():
@@ -432,13 +436,13 @@ SIZES = {
 HEADS = {
     "text": (
         functools.partial(BertForSequenceClassification, num_labels=3),
-        lambda: labelled_text.classified(events.labelled(11)[0], [0, 1, 2, 1] * 2 + [0, 0, 2], PIECES, 48),
+        lambda: labelled_text.text_classification(events.labelled(11)[0], [0, 1, 2, 1] * 2 + [0, 0, 2], PIECES, 48),
     ),
     "words": (
         functools.partial(BertForTokenClassification, num_labels=len(events.LABELS)),
-        lambda: labelled_text.tagged(events.tagged(11), events.LABELS, PIECES, 24),
+        lambda: labelled_text.token_classification(events.tagged(11), events.LABELS, PIECES, 24),
     ),
-    "answers": (BertForQuestionAnswering, lambda: labelled_text.asked(events.questions(7), PIECES, 48, 8)),
+    "answers": (BertForQuestionAnswering, lambda: labelled_text.question_answering(events.questions(7), PIECES, 48, 8)),
 }
 
 
@@ -455,7 +459,7 @@ def test_rows_that_do_not_count_change_no_loss_and_no_metric(head, make):
     model.build()
     for weight in model.trainable_variables:  # or else all logits are nearly alike
         weight.assign(keras.random.normal(weight.shape, stddev=0.5))
-    count = len(examples.origins)
+    count = len(examples.overflow_to_sample_mapping)
     [(x, y)] = read(labelled_text.batches(examples, count).dataset())
     [(more, labels)] = read(labelled_text.batches(examples, count + 5).dataset())
     assert not more["attention_mask"][count:].any()
@@ -485,7 +489,7 @@ def real():
 def test_real_reviews_become_batches():
     given, labels, wordpiece = real()
     given, labels = given[:300], list(map(int, labels[:300]))
-    examples = labelled_text.classified(given, labels, wordpiece, 200)
+    examples = labelled_text.text_classification(given, labels, wordpiece, 200)
     whole = wordpiece.encode(given)
     fits = whole["attention_mask"].sum(axis=1) <= 200
     assert 0.2 < fits.mean() < 0.8
@@ -514,16 +518,18 @@ def test_words_of_real_reviews_keep_their_labels():
     draw = random.Random(0)
     words = [text.split() for text in given[300:500]]
     given = [(some, draw.choices(NAMES, k=len(some))) for some in words]
-    examples = labelled_text.tagged(given, NAMES, wordpiece, 64)
+    examples = labelled_text.token_classification(given, NAMES, wordpiece, 64)
     seen = [{} for _ in given]
-    for origin, labels, places in zip(examples.origins, examples.labels["labels"], examples.words):
+    for sample, labels, places in zip(
+        examples.overflow_to_sample_mapping, examples.labels["labels"], examples.word_starts
+    ):
         new = {word: NAMES[labels[at]] for at, word in enumerate(places.tolist()) if word >= 0}
-        assert not set(new) & set(seen[origin])
-        seen[origin] |= new
+        assert not set(new) & set(seen[sample])
+        seen[sample] |= new
     lost = 0
     for found, (some, labels) in zip(seen, given):
         empty = wordpiece.encode(some)["attention_mask"].sum(axis=1) == 2  # of control characters alone
         assert found == {i: label for i, label in enumerate(labels) if not empty[i]}
         lost += empty.sum()
     assert lost < 5
-    assert len(examples.origins) > 3 * len(given)
+    assert len(examples.overflow_to_sample_mapping) > 3 * len(given)

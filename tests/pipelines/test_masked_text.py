@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from homl_models.pipelines import masked_text, text_files
-from homl_models.pipelines.masked_text import Encoded
+from homl_models.pipelines import masked_text, pretraining_instances, text_files
+from homl_models.pipelines.pretraining_instances import Encoded
 from homl_models.tokenizers.wordpiece import SPECIAL, WordPiece
 from tests import checks
 from tests.conftest import DATA
@@ -26,29 +26,29 @@ PIECES = WordPiece((*SPECIAL, "play", "##ing", "##s", "a", "b", ".", "!", "dog",
 
 def test_tokens_are_those_of_each_sentence_alone():
     documents = [["a dogs!", "playings doggy ."], ["b"], ["  ", "?" * 900, "dog " * 300, "a [MASK] [SEP] b playing"]]
-    encoded = masked_text.encode(documents, PIECES)
-    assert encoded.ids.dtype == encoded.words.dtype == np.int32
+    encoded = pretraining_instances.encode(documents, PIECES)
+    assert encoded.ids.dtype == encoded.word_ids.dtype == np.int32
     sentences = [text for document in documents for text in document if text.strip()]
     assert encoded.documents.tolist() == [0, 2, 3, 6]
     assert len(encoded.sentences) == len(sentences) + 1
     for text, first, last in zip(sentences, encoded.sentences, encoded.sentences[1:]):
         alone = PIECES.encode([text], offsets=True)
         np.testing.assert_array_equal(encoded.ids[first:last], alone["input_ids"][0, 1:-1])
-        words, wanted = encoded.words[first:last], alone["word_ids"][0, 1:-1]
+        words, wanted = encoded.word_ids[first:last], alone["word_ids"][0, 1:-1]
         special = np.isin(encoded.ids[first:last], [CLS, SEP, MASK, PAD])
         assert set(words[special]) <= {-1}
         same = words[:, None] == words
         np.testing.assert_array_equal(same[~special][:, ~special], (wanted[:, None] == wanted)[~special][:, ~special])
-    assert len(np.unique(encoded.words[encoded.words >= 0])) == 3 + 3 + 1 + 900 + 300 + 3
+    assert len(np.unique(encoded.word_ids[encoded.word_ids >= 0])) == 3 + 3 + 1 + 900 + 300 + 3
 
 
 def test_what_has_no_token_is_left_out():
-    encoded = masked_text.encode([[""], ["a", " ", "b"], [], ["\u200b"], ["a"]], PIECES)
+    encoded = pretraining_instances.encode([[""], ["a", " ", "b"], [], ["\u200b"], ["a"]], PIECES)
     assert encoded.ids.tolist() == PIECES.encode(["a b a"])["input_ids"][0, 1:-1].tolist()
     assert encoded.sentences.tolist() == [0, 1, 2, 3]
     assert encoded.documents.tolist() == [0, 2, 3]
     for nothing in ([], [[]], [["", " "]]):
-        checks.fails("hold no words", functools.partial(masked_text.encode, nothing, PIECES))
+        checks.fails("hold no words", functools.partial(pretraining_instances.encode, nothing, PIECES))
 
 
 # Rows.
@@ -72,7 +72,7 @@ def corpus(documents=40, sentences=12, longest=30, pieces=4, seed=0):
 def segments(rows):
     """Text of each row without special tokens: [(A, B or None), ...] as places in the corpus; checks the rest."""
     found = []
-    for ids, types, length, words in zip(rows.input_ids, rows.token_type_ids, rows.lengths, rows.words):
+    for ids, types, length, words in zip(rows.input_ids, rows.token_type_ids, rows.lengths, rows.word_ids):
         assert (ids[0], ids[length - 1]) == (CLS, SEP)
         assert not ids[length:].any()
         assert not types[length:].any()
@@ -85,51 +85,51 @@ def segments(rows):
     return found
 
 
-@pytest.mark.parametrize("across", [False, True])
+@pytest.mark.parametrize("full_sentences", [False, True])
 @pytest.mark.parametrize("max_length", [3, 16, 50, 2000])
-def test_packed_rows_hold_every_token_once_in_order(max_length, across):
+def test_packed_rows_hold_every_token_once_in_order(max_length, full_sentences):
     encoded = corpus()
-    rows = masked_text.rows(encoded, max_length, pairs=False, across=across)
+    rows = pretraining_instances.create_instances(encoded, max_length, pairs=False, full_sentences=full_sentences)
     found = [text for text, _ in segments(rows)]
     np.testing.assert_array_equal(np.concatenate(found), np.arange(len(encoded.ids)))
     assert rows.next_sentence_label is None
     assert rows.lengths.max() == rows.input_ids.shape[1] <= max_length
     document = np.repeat(np.arange(40), np.diff(encoded.sentences[encoded.documents]))
     over = sum(document[text[0]] != document[text[-1]] for text in found)
-    assert (over > 0) == (across and max_length > 3)
+    assert (over > 0) == (full_sentences and max_length > 3)
     if max_length >= 50:  # longer than any sentence: whole ones, and no other would have fitted
         ends = {text[-1] + 1 for text in found}
         assert ends <= set(encoded.sentences)
         sizes = dict(zip(encoded.sentences, np.diff(encoded.sentences)))
-        last = set(encoded.sentences[encoded.documents[1:]]) if not across else {len(encoded.ids)}
+        last = set(encoded.sentences[encoded.documents[1:]]) if not full_sentences else {len(encoded.ids)}
         assert all(t[-1] + 1 in last or len(t) + 2 + sizes[t[-1] + 1] > max_length for t in found)
 
 
 def test_words_of_rows_are_those_of_the_corpus():
     encoded = corpus()
     for pairs in (False, True):
-        rows = masked_text.rows(encoded, 40, pairs=pairs)
+        rows = pretraining_instances.create_instances(encoded, 40, pairs=pairs)
         text = rows.input_ids >= FIRST
-        np.testing.assert_array_equal(rows.words[text], encoded.words[rows.input_ids[text] - FIRST])
+        np.testing.assert_array_equal(rows.word_ids[text], encoded.word_ids[rows.input_ids[text] - FIRST])
 
 
 def test_a_sentence_longer_than_a_row_is_cut_into_like_parts():
     encoded = corpus(3, 1, 1)
     for length, room in ((25, 10), (30, 10), (31, 10), (7, 1)):
         one = Encoded(np.arange(length), np.arange(length), np.array([0, length]), np.array([0, 1]), encoded.wordpiece)
-        sizes = masked_text.rows(one, room + 2, pairs=False).lengths - 2
+        sizes = pretraining_instances.create_instances(one, room + 2, pairs=False).lengths - 2
         assert sizes.sum() == length
         assert len(sizes) == -(-length // room)
         assert sizes.max() - sizes.min() <= 1
 
 
-@pytest.mark.parametrize(("max_length", "short_rows"), [(64, 0.1), (64, 1.0), (63, 0.0), (5, 0.1), (24, 0.0)])
-def test_the_second_segment_follows_or_is_from_another_document(max_length, short_rows):
+@pytest.mark.parametrize(("max_length", "short_seq_prob"), [(64, 0.1), (64, 1.0), (63, 0.0), (5, 0.1), (24, 0.0)])
+def test_the_second_segment_follows_or_is_from_another_document(max_length, short_seq_prob):
     encoded = corpus(60, 6)
-    rows = masked_text.rows(encoded, max_length, short_rows=short_rows, seed=3)
+    rows = pretraining_instances.create_instances(encoded, max_length, short_seq_prob=short_seq_prob, seed=3)
     starts, room = encoded.sentences[encoded.documents], max_length - 3
     document = np.repeat(np.arange(60), np.diff(starts))
-    borders = set(masked_text._cut(encoded, room // 2)[0] if room < 60 else encoded.sentences)
+    borders = set(pretraining_instances.split_sentences(encoded, room // 2)[0] if room < 60 else encoded.sentences)
     next_place = 0  # what a row leaves of a document is the begin of the next one
     for (a, b), label in zip(segments(rows), rows.next_sentence_label):
         assert len(a)
@@ -153,7 +153,7 @@ def test_the_second_segment_follows_or_is_from_another_document(max_length, shor
 
 def test_half_of_the_pairs_follow_and_documents_are_drawn_evenly():
     encoded = corpus(200, 60, 12)
-    rows = masked_text.rows(encoded, 64)
+    rows = pretraining_instances.create_instances(encoded, 64)
     starts = encoded.sentences[encoded.documents]
     document = np.repeat(np.arange(200), np.diff(starts))
     last = np.repeat(encoded.sentences[encoded.documents[1:] - 1], np.diff(starts))  # the last sentence of each
@@ -172,7 +172,7 @@ def test_some_rows_are_shorter_and_no_others():
     ends = set(encoded.sentences[encoded.documents])
     early = {}  # whether the next sentence would have fitted
     for share in (0.0, 0.1, 1.0):
-        found = segments(masked_text.rows(encoded, 64, short_rows=share))
+        found = segments(pretraining_instances.create_instances(encoded, 64, short_seq_prob=share))
         found = [(len(a) + len(b), b[-1] + 1) for a, b in found if b[-1] + 1 not in ends]
         early[share] = np.array([tokens + size[after] <= 61 for tokens, after in found])
     assert not early[0.0].any()
@@ -183,17 +183,17 @@ def test_some_rows_are_shorter_and_no_others():
 
 def test_pairs_are_a_function_of_the_seed():
     encoded = corpus()
-    one, same, other = (masked_text.rows(encoded, 64, seed=seed) for seed in (1, 1, 2))
-    for name in ("input_ids", "token_type_ids", "lengths", "words", "next_sentence_label"):
+    one, same, other = (pretraining_instances.create_instances(encoded, 64, seed=seed) for seed in (1, 1, 2))
+    for name in ("input_ids", "token_type_ids", "lengths", "word_ids", "next_sentence_label"):
         np.testing.assert_array_equal(getattr(one, name), getattr(same, name))
     assert one.input_ids.shape != other.input_ids.shape or (one.input_ids != other.input_ids).any()
 
 
 def test_rows_without_room_and_pairs_of_one_document_are_refused():
-    checks.fails("have no room", lambda: masked_text.rows(corpus(), 2, pairs=False), "max_length")
-    checks.fails("have no room", lambda: masked_text.rows(corpus(), 4), "max_length")
-    checks.fails("two documents at least", lambda: masked_text.rows(corpus(1)), "empty lines")
-    assert len(masked_text.rows(corpus(2), 5).lengths)
+    checks.fails("have no room", lambda: pretraining_instances.create_instances(corpus(), 2, pairs=False), "max_length")
+    checks.fails("have no room", lambda: pretraining_instances.create_instances(corpus(), 4), "max_length")
+    checks.fails("two documents at least", lambda: pretraining_instances.create_instances(corpus(1)), "empty lines")
+    assert len(pretraining_instances.create_instances(corpus(2), 5).lengths)
 
 
 # Batches.
@@ -201,12 +201,12 @@ def test_rows_without_room_and_pairs_of_one_document_are_refused():
 
 @functools.cache
 def packed(max_length=40, **settings):
-    return masked_text.rows(corpus(**settings), max_length, pairs=False)
+    return pretraining_instances.create_instances(corpus(**settings), max_length, pairs=False)
 
 
 @functools.cache
 def paired():
-    return masked_text.rows(corpus(), 64)
+    return pretraining_instances.create_instances(corpus(), 64)
 
 
 def read(dataset):
@@ -246,12 +246,12 @@ def restored(rows, found):
     return order
 
 
-@pytest.mark.parametrize("whole_words", [False, True])
+@pytest.mark.parametrize("whole_word_mask", [False, True])
 @pytest.mark.parametrize("rows", [packed, paired])
-def test_undoing_the_masks_gives_the_rows_each_once_an_epoch(rows, whole_words):
+def test_undoing_the_masks_gives_the_rows_each_once_an_epoch(rows, whole_word_mask):
     rows = rows()
     for buckets in (1, 3):
-        stream = masked_text.batches(rows, 8, 5, whole_words=whole_words, buckets=buckets)
+        stream = masked_text.batches(rows, 8, 5, whole_word_mask=whole_word_mask, buckets=buckets)
         order = restored(rows, read(stream.dataset(0, 3 * stream.steps)))
         epochs = [[i for i in epoch if i >= 0] for epoch in np.reshape(order, (3, -1)).tolist()]
         assert all(sorted(epoch) == [*range(len(rows.lengths))] for epoch in epochs)
@@ -293,7 +293,7 @@ def many(rows, count=200, **how):
 
 @pytest.mark.parametrize("share", [0.15, 0.4, 1.0, 0.001])
 def test_each_row_has_its_share_of_masks(share):
-    x, y = many(packed(), 20, mask_share=share)
+    x, y = many(packed(), 20, masked_lm_prob=share)
     tokens = x["attention_mask"].sum(axis=1) - 2
     wanted = [max(1, round(share * n)) for n in tokens.tolist()]
     np.testing.assert_array_equal((y["labels"] >= 0).sum(axis=1), wanted)
@@ -322,8 +322,8 @@ def test_eighty_ten_and_ten_per_cent_and_any_token_but_a_special_one():
 
 
 def test_specials_in_a_text_are_not_masked_and_unknown_words_are():
-    encoded = masked_text.encode([["a [MASK] zzz [SEP] b [CLS] [PAD]"]], PIECES)
-    x, y = many(masked_text.rows(encoded, pairs=False), 10, mask_share=1.0)
+    encoded = pretraining_instances.encode([["a [MASK] zzz [SEP] b [CLS] [PAD]"]], PIECES)
+    x, y = many(pretraining_instances.create_instances(encoded, pairs=False), 10, masked_lm_prob=1.0)
     assert {tuple(places) for places in x["masked_positions"]} == {(1, 3, 5)}
     assert {tuple(labels) for labels in y["labels"]} == {tuple(PIECES.encode(["a zzz b"])["input_ids"][0, 1:-1])}
 
@@ -332,7 +332,7 @@ def test_every_place_is_masked_equally_often():
     vocabulary = WordPiece((*SPECIAL, *map(str, range(900))))
     splits = np.arange(0, 901, 18)
     encoded = Encoded(np.arange(900) + FIRST, np.arange(900), splits, np.array([0, 50]), vocabulary)
-    x, y = many(masked_text.rows(encoded, 20, pairs=False), 400)
+    x, y = many(pretraining_instances.create_instances(encoded, 20, pairs=False), 400)
     assert y["labels"].shape[1] == 3
     assert (y["labels"] >= 0).all()
     counts, wanted = np.bincount(x["masked_positions"].ravel(), minlength=20), len(x["input_ids"]) / 6
@@ -357,10 +357,10 @@ def chosen(rows, x, y):
 @pytest.mark.parametrize("share", [0.05, 0.15, 0.5])
 def test_whole_words_are_masked_or_not_at_all(share):
     rows = packed(64)
-    x, y = many(rows, 30, whole_words=True, mask_share=share)
+    x, y = many(rows, 30, whole_word_mask=True, masked_lm_prob=share)
     total, hits = 0, np.zeros(5, int)
     for i, places in chosen(rows, x, y):
-        words = rows.words[i]
+        words = rows.word_ids[i]
         tokens = (words >= 0).sum()
         budget = max(1, round(share * tokens))
         total += budget
@@ -382,10 +382,10 @@ def test_whole_words_are_masked_or_not_at_all(share):
 
 def test_whole_words_are_masked_nearly_equally_often():
     rows = packed(64)
-    x, y = many(rows, 100, whole_words=True)
+    x, y = many(rows, 100, whole_word_mask=True)
     seen, masked = np.zeros(5), np.zeros(5)
     for i, places in chosen(rows, x, y):
-        words = rows.words[i][rows.words[i] >= 0]
+        words = rows.word_ids[i][rows.word_ids[i] >= 0]
         if len(words) > 50:
             values, first, size = np.unique(words, return_index=True, return_counts=True)
             seen += np.bincount(size, minlength=5)
@@ -397,18 +397,18 @@ def test_whole_words_are_masked_nearly_equally_often():
 def test_of_a_word_longer_than_the_budget_pieces_are_masked():
     vocabulary = WordPiece((*SPECIAL, *(f"##{i}" for i in range(40))))
     encoded = Encoded(np.arange(40) + FIRST, np.zeros(40, int), np.array([0, 40]), np.array([0, 1]), vocabulary)
-    rows = masked_text.rows(encoded, 42, pairs=False)
-    x, y = many(rows, 100, whole_words=True)
+    rows = pretraining_instances.create_instances(encoded, 42, pairs=False)
+    x, y = many(rows, 100, whole_word_mask=True)
     assert (y["labels"] >= 0).sum(axis=1).tolist() == [6] * 3200
     counts = np.bincount(x["masked_positions"].ravel(), minlength=42)[1:-1]
     assert (abs(counts - 480) < 4 * np.sqrt(480 * 0.85)).all()
 
 
-@pytest.mark.parametrize(("rows", "whole_words"), [(packed, False), (paired, True)], ids=["packed", "paired"])
-def test_buckets_have_static_shapes_and_less_padding(rows, whole_words):
+@pytest.mark.parametrize(("rows", "whole_word_mask"), [(packed, False), (paired, True)], ids=["packed", "paired"])
+def test_buckets_have_static_shapes_and_less_padding(rows, whole_word_mask):
     rows, padding = rows(), {}
     for buckets in (1, 4):
-        stream = masked_text.batches(rows, 8, 2, whole_words=whole_words, buckets=buckets)
+        stream = masked_text.batches(rows, 8, 2, whole_word_mask=whole_word_mask, buckets=buckets)
         found = read(stream.dataset())
         restored(rows, found)
         shapes = {(x["input_ids"].shape, y["labels"].shape) for x, y in found}
@@ -418,7 +418,7 @@ def test_buckets_have_static_shapes_and_less_padding(rows, whole_words):
         padding[buckets] = round(1 - mask.mean(), 3)
     print("share of padding by buckets:", padding)
     assert padding[4] < 0.6 * padding[1]
-    x, y = masked_text.batches(rows, 8, 2, whole_words=whole_words).dataset().element_spec
+    x, y = masked_text.batches(rows, 8, 2, whole_word_mask=whole_word_mask).dataset().element_spec
     assert {tuple(x[name].shape) for name in x if name != "masked_positions"} == {(8, rows.input_ids.shape[1])}
     assert x["masked_positions"].shape == y["labels"].shape
     assert y["labels"].shape.is_fully_defined()
@@ -441,10 +441,13 @@ def part(x, y, i):
     return {k: v[i : i + 1] for k, v in x.items()}, {k: v[i : i + 1] for k, v in y.items()}
 
 
-@pytest.mark.parametrize(("rows", "whole_words"), [(packed, False), (paired, True)], ids=["packed", "paired"])
-def test_validation_takes_each_row_once_with_masks_of_the_seed_alone(rows, whole_words):
+@pytest.mark.parametrize(("rows", "whole_word_mask"), [(packed, False), (paired, True)], ids=["packed", "paired"])
+def test_validation_takes_each_row_once_with_masks_of_the_seed_alone(rows, whole_word_mask):
     rows = rows()
-    streams = [masked_text.fixed(rows, b, 3, whole_words=whole_words, buckets=n) for b, n in ((8, 1), (7, 3), (500, 1))]
+    streams = [
+        masked_text.eval_batches(rows, b, 3, whole_word_mask=whole_word_mask, buckets=n)
+        for b, n in ((8, 1), (7, 3), (500, 1))
+    ]
     found = [by_row(rows, stream) for stream in streams]
     assert found[0] == found[1] == found[2]
     assert len(found[0]) == len(rows.lengths)
@@ -452,7 +455,7 @@ def test_validation_takes_each_row_once_with_masks_of_the_seed_alone(rows, whole
     checks.close(*epochs)
     order = restored(rows, epochs[0])
     assert sorted(i for i in order if i >= 0) == list(range(len(rows.lengths)))
-    other = by_row(rows, masked_text.fixed(rows, 8, 4, whole_words=whole_words))
+    other = by_row(rows, masked_text.eval_batches(rows, 8, 4, whole_word_mask=whole_word_mask))
     assert np.mean([found[0][key] == other[key] for key in other]) < 0.2
     if rows.next_sentence_label is not None:
         labels = np.concatenate([y["next_sentence_label"] for _, y in epochs[0]])
@@ -461,7 +464,7 @@ def test_validation_takes_each_row_once_with_masks_of_the_seed_alone(rows, whole
 
 def test_electra_has_its_labels_among_the_inputs():
     stream = masked_text.batches(paired(), 8, 2, always_mask=True)
-    for (x, y), (ours, zeros) in zip(stream.dataset(0, 3), masked_text.electra(stream).dataset(0, 3)):
+    for (x, y), (ours, zeros) in zip(stream.dataset(0, 3), masked_text.electra_batches(stream).dataset(0, 3)):
         checks.close({name: ours[name] for name in ours if name != "masked_labels"}, x)
         checks.close(ours["masked_labels"], y["labels"])
         assert zeros.shape == (8,)
@@ -470,7 +473,7 @@ def test_electra_has_its_labels_among_the_inputs():
 
 @pytest.mark.parametrize("share", [0, -0.1, 1.1])
 def test_a_share_that_is_none_is_refused(share):
-    checks.fails("above 0 and at most 1", lambda: masked_text.batches(packed(), 8, 0, mask_share=share))
+    checks.fails("above 0 and at most 1", lambda: masked_text.batches(packed(), 8, 0, masked_lm_prob=share))
 
 
 # With models, and on real reviews.
@@ -491,14 +494,14 @@ def test_the_models_take_the_batches():
 
     rows = paired()
     size = len(rows.wordpiece.vocabulary)
-    stream = masked_text.fixed(rows, len(rows.lengths) + 3, whole_words=True)  # with empty rows
+    stream = masked_text.eval_batches(rows, len(rows.lengths) + 3, whole_word_mask=True)  # with empty rows
     [(x, y)] = stream.dataset()
     model = BertForPreTraining(Bert(size, **SIZES))
     model.build()
     assert np.isfinite(model.compute_loss(x, y, model(x)))
     model = ElectraPretrainer(Electra(size, embedding_size=8, **SIZES), {})
     model.build()
-    [(x, _)] = masked_text.electra(stream).dataset()
+    [(x, _)] = masked_text.electra_batches(stream).dataset()
     found = model(x)
     np.testing.assert_array_equal(found["original"][:-3], rows.input_ids)
     assert np.isfinite(model.compute_loss(x, None, found))
@@ -513,12 +516,12 @@ def test_real_reviews_become_batches():
     documents = text_files.read_documents(reviews)
     assert len(documents) == 12_500
     assert not any("<br />" in sentence for document in documents for sentence in document)
-    encoded = masked_text.encode(documents[:200], WordPiece.from_file(vocabulary))
-    for settings in ({"pairs": True}, {"pairs": False, "across": True}):
-        rows = masked_text.rows(encoded, 128, **settings)
+    encoded = pretraining_instances.encode(documents[:200], WordPiece.from_file(vocabulary))
+    for settings in ({"pairs": True}, {"pairs": False, "full_sentences": True}):
+        rows = pretraining_instances.create_instances(encoded, 128, **settings)
         padding = []
         for buckets in (1, 4):
-            found = read(masked_text.batches(rows, 16, 0, whole_words=True, buckets=buckets).dataset())
+            found = read(masked_text.batches(rows, 16, 0, whole_word_mask=True, buckets=buckets).dataset())
             padding.append(1 - np.concatenate([x["attention_mask"].ravel() for x, _ in found]).mean())
         print(settings, "share of padding with 1 and 4 buckets:", np.round(padding, 3))
         assert padding[1] <= padding[0] < 0.3

@@ -298,7 +298,7 @@ def test_imdb_without_a_network_comes_from_the_cache_of_keras_or_not_at_all(tmp_
 def test_each_part_of_imdb_is_its_own(tmp_path, monkeypatch):
     cached(monkeypatch, archive(ROWS[:4], tmp_path / "a.tar.gz", "test"))
     assert text_files.imdb("test")[1] == list(text_files.IMDB_LABELS) * 2
-    fails("holds no reviews of the part train", lambda: text_files.imdb("train"), "remove it")
+    fails("holds no reviews of the split train", lambda: text_files.imdb("train"), "remove it")
 
 
 BROKEN_ARCHIVES = {
