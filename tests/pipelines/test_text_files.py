@@ -558,7 +558,7 @@ def without(*place):
     return data
 
 
-FORMAT = "is not of SQuAD's format"
+FORMAT = "is not in SQuAD format"
 NO_QUESTIONS = {
     "empty": (b"", FORMAT, "it is JSON with data"),
     "cut": (json.dumps(SQUAD).encode()[:-9], FORMAT, "it is JSON with data"),
