@@ -1,4 +1,4 @@
-"""The book's diffusion model of chapter 17 in Keras' layers, and its loop that draws images: the peer of ours."""
+"""The book's diffusion model of chapter 17 in Keras' layers, and its sampling loop, to compare ours with."""
 
 import keras
 import numpy as np
@@ -7,23 +7,23 @@ from keras import layers
 
 
 class TimeEncoding(layers.Layer):
-    """Times (b,) -> sines and cosines (b, size), looked up in a table for 0 to `steps`."""
+    """Sinusoidal encoding of timesteps (b,) -> (b, size), looked up in a table for 0 to `steps`."""
 
     def __init__(self, steps, size, **kwargs):
         super().__init__(**kwargs)
         angles = np.arange(steps + 1)[:, None] / 10_000 ** (np.arange(0, size, 2) / size)
         self.table = tf.constant(np.stack([np.sin(angles), np.cos(angles)], -1).reshape(steps + 1, size), tf.float32)
 
-    def call(self, times):
-        return tf.gather(self.table, times)
+    def call(self, timesteps):
+        return tf.gather(self.table, timesteps)
 
 
 def network(steps=4000, filters=(16, 32, 64, 128), time_dim=64):
-    """[noisy images (b, 28, 28, 1), times (b,)] -> the noise in them (b, 28, 28, 1)."""
-    images, times = keras.Input((28, 28, 1)), keras.Input((), dtype="int32")
-    encoding = TimeEncoding(steps, time_dim)(times)
+    """[noisy images (b, 28, 28, 1), timesteps (b,)] -> predicted noise (b, 28, 28, 1)."""
+    images, timesteps = keras.Input((28, 28, 1)), keras.Input((), dtype="int32")
+    encoding = TimeEncoding(steps, time_dim)(timesteps)
 
-    def timed(x):
+    def add_condition(x):
         return x + layers.Reshape((1, 1, x.shape[-1]))(layers.Dense(x.shape[-1])(encoding))
 
     def pair(x, kind, n):
@@ -32,33 +32,33 @@ def network(steps=4000, filters=(16, 32, 64, 128), time_dim=64):
         return x
 
     x = layers.Conv2D(filters[0], 3)(layers.ZeroPadding2D(3)(images))
-    x, across = timed(layers.ReLU()(layers.BatchNormalization()(x))), []
+    x, skip_connections = add_condition(layers.ReLU()(layers.BatchNormalization()(x))), []
     for n in filters[1:]:
         before, x = x, pair(x, layers.SeparableConv2D, n)
-        across.append(x)
+        skip_connections.append(x)
         x = layers.MaxPooling2D(3, strides=2, padding="same")(x)
-        x = timed(x + layers.Conv2D(n, 1, strides=2, padding="same")(before))
+        x = add_condition(x + layers.Conv2D(n, 1, strides=2, padding="same")(before))
     for n in filters[-2::-1]:
         before, x = x, pair(x, layers.Conv2DTranspose, n)
-        link = layers.Conv2D(n, 1, padding="same")(layers.UpSampling2D(2)(before))
-        x = layers.concatenate([timed(layers.UpSampling2D(2)(x) + link), across.pop()])
+        shortcut = layers.Conv2D(n, 1, padding="same")(layers.UpSampling2D(2)(before))
+        x = layers.concatenate([add_condition(layers.UpSampling2D(2)(x) + shortcut), skip_connections.pop()])
     outputs = layers.Conv2D(1, 3, padding="same")(x)[:, 2:-2, 2:-2]
-    return keras.Model([images, times], outputs)
+    return keras.Model([images, timesteps], outputs)
 
 
 def tables(steps=4000):
-    """alpha, alpha_bar and beta (steps + 1,), by equation 17-7."""
+    """Variance schedule alpha, alpha_bar and beta (steps + 1,) (equation 17-7)."""
     f = np.cos((np.arange(steps + 1) / steps + 0.008) / 1.008 * np.pi / 2) ** 2
     alpha = np.append(1, np.clip(f[1:] / f[:-1], 1e-3, 1)).astype(np.float32)
     return alpha, np.cumprod(alpha), 1 - alpha
 
 
 def generate(model, count=32, steps=4000, calls=None):
-    """The book's loop: a call of the network and an update in NumPy for each of the steps (or the first `calls`)."""
+    """The book's sampling loop (equation 17-8), eager: `steps` calls of the network, or only the first `calls`."""
     alpha, alpha_bar, beta = tables(steps)
     x = tf.random.normal((count, 28, 28, 1))
     for t in range(steps, steps - (calls or steps), -1):
         noise = tf.random.normal(x.shape) if t > 1 else tf.zeros(x.shape)
-        seen = model([x, tf.constant([t] * count)])
-        x = (x - beta[t] / (1 - alpha_bar[t]) ** 0.5 * seen) / alpha[t] ** 0.5 + beta[t] ** 0.5 * noise
+        predicted = model([x, tf.constant([t] * count)])
+        x = (x - beta[t] / (1 - alpha_bar[t]) ** 0.5 * predicted) / alpha[t] ** 0.5 + beta[t] ** 0.5 * noise
     return x

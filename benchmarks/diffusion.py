@@ -1,22 +1,22 @@
-"""Diffusion: training steps against PyTorch, drawing against the book's loop and against `diffusers`.
+"""Diffusion: training steps against PyTorch, sampling against the book's loop and against `diffusers`.
 
-    python benchmarks/diffusion.py [--claims train book diffusers draw steps] [--rounds 3] [--batch-size 64]
+    python benchmarks/diffusion.py [--claims train book diffusers sample steps] [--rounds 3] [--batch-size 64]
         [--precision float32] [--count 1000] [--seed 42]
 
-train: a step of the recipe `ddpm` (draws, forward, backward, Adam, average) against the same U-Net, loss and Adam in
-    PyTorch, channels last, with the times and the noise drawn there; `peak_fraction` counts convolutions and matrix
-    products, three times those of the forward pass. Checked first: the same weights give the same prediction.
-book: the book's network in the book's loop, a call at a time, against ours, 64 images; and the whole of drawing 64
-    images, 4,000 calls there against 25 steps of `ddpm` here. Checked first: the same prediction.
+train: a step of the recipe `ddpm` (timesteps and noise, forward, backward, Adam, EMA) against the same U-Net, loss and
+    Adam in PyTorch, channels last, with the timesteps and the noise sampled there; `peak_fraction` counts convolutions
+    and matrix products, three times those of the forward pass. Checked first: the same weights give the same
+    prediction.
+book: the book's network in the book's loop, a call at a time, against ours, 64 images; and sampling 64 images in
+    full, 4,000 calls there against 25 steps of `ddpm` here. Checked first: the same prediction.
 diffusers: 64 images in 25 steps of DDIM by the scheduler of `diffusers` with the U-Net in PyTorch, against ours.
-    Checked first: from the same noise both draw the same.
-draw: seconds in which recipes draw 1,000 images; those of diffusion in 25 steps, with guidance if they have it.
-steps: the quality of --count images that the preset `ddpm_conditional` draws, a class each in turn, in 1,000 steps
-    of ancestral sampling and in few of others, against the test part of Fashion MNIST
-    (`metrics.generation_metrics`). 1,000
-    steps take an hour for 1,000 images on one core.
+    Checked first: both sample the same from the same noise.
+sample: seconds in which recipes sample 1,000 images; diffusion in 25 steps, with guidance if they have it.
+steps: the quality of --count images that the preset `ddpm_conditional` samples, a class each in turn, in 1,000 steps
+    of ancestral sampling and in few steps of others, against the test part of Fashion MNIST
+    (`metrics.generation_metrics`). 1,000 steps take an hour for 1,000 images on one core.
 
-`draw` and `steps` need Fashion MNIST and are left out unless they are asked for.
+`sample` and `steps` need Fashion MNIST and are left out unless they are asked for.
 `train` and `diffusers` need torch==2.13.0 and diffusers. The weights of all but `steps` are new: all takes as long
 whatever they are.
 """
@@ -38,8 +38,15 @@ from homl_models.models.unet import SeparableUNet, UNet
 from homl_models.recipes.images import in_units_of
 
 IMAGES, STEPS = 64, 25
-DRAWING = "vae", "vae_conv", "gan", "dcgan", "dcgan_conditional", "ddpm_book", "ddpm", "ddpm_conditional"
-WAYS = ("dpm_solver", 10), ("ddim", 25), ("dpm_solver", 25), ("dpm_solver", 50), ("ancestral", 50), ("ancestral", 1000)
+GENERATORS = "vae", "vae_conv", "gan", "dcgan", "dcgan_conditional", "ddpm_book", "ddpm", "ddpm_conditional"
+SAMPLERS = (
+    ("dpm_solver", 10),
+    ("ddim", 25),
+    ("dpm_solver", 25),
+    ("dpm_solver", 50),
+    ("ancestral", 50),
+    ("ancestral", 1000),
+)
 
 
 def flops(network, shape):
@@ -76,29 +83,30 @@ def torch_network(model):
     import torch
     from torch_unet import UNet as TorchUNet
 
-    network = TorchUNet().copy(model.network).to(memory_format=torch.channels_last)
-    x, times = np.random.default_rng(0).normal(size=(8, 1, 28, 28)).astype("float32"), np.arange(1, 9) * 100
+    network = TorchUNet().load_keras_weights(model.network).to(memory_format=torch.channels_last)
+    x, timesteps = np.random.default_rng(0).normal(size=(8, 1, 28, 28)).astype("float32"), np.arange(1, 9) * 100
     with torch.inference_mode():
-        theirs = network(torch.tensor(x), torch.tensor(times)).numpy()
-    ours = np.array(model.network(x.transpose(0, 2, 3, 1), times)).transpose(0, 3, 1, 2)
+        theirs = network(torch.tensor(x), torch.tensor(timesteps)).numpy()
+    ours = np.array(model.network(x.transpose(0, 2, 3, 1), timesteps)).transpose(0, 3, 1, 2)
     np.testing.assert_allclose(
         theirs, ours, atol=2e-4 * np.abs(ours).max() if model.network.compute_dtype == "float32" else 0.2
     )
     return network
 
 
-def torch_step(network, images, tables):
+def torch_step(network, images, schedule):
     """A function that takes a training step in PyTorch and gives the loss."""
     import torch
 
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)
-    signal, noise = (torch.tensor(table, dtype=torch.float32) for table in (tables.signal, tables.noise))
+    tables = schedule.sqrt_alpha_bar, schedule.sqrt_one_minus_alpha_bar
+    alpha, sigma = (torch.tensor(table, dtype=torch.float32) for table in tables)
     x0 = torch.tensor(images).unsqueeze(1).contiguous(memory_format=torch.channels_last) * 2 - 1
 
     def step():
-        times, drawn = torch.randint(1, 1001, (len(x0),)), torch.randn_like(x0)
-        s, n = signal[times][:, None, None, None], noise[times][:, None, None, None]
-        loss = torch.nn.functional.mse_loss(network(s * x0 + n * drawn, times), s * drawn - n * x0)
+        t, noise = torch.randint(1, 1001, (len(x0),)), torch.randn_like(x0)
+        a, s = (table[t][:, None, None, None] for table in (alpha, sigma))
+        loss = torch.nn.functional.mse_loss(network(a * x0 + s * noise, t), a * noise - s * x0)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -114,7 +122,7 @@ def train(args):
     count, options = 4, tf.data.Options()
     options.autotune.enabled = False
     data = tf.data.Dataset.from_tensors((images, images)).repeat(count).with_options(options)
-    theirs = torch_step(torch_network(model), images, model.tables)
+    theirs = torch_step(torch_network(model), images, model.noise_schedule)
     sides = {
         "ours": lambda: model.fit(data, shuffle=False, verbose=0),
         "torch": lambda: [theirs() for _ in range(count)],
@@ -151,10 +159,10 @@ def book(args):
         side()
     taken = timing.interleaved(sides, args.rounds)
     timing.report(
-        "a call of the book's network while 64 images are drawn", taken["ours"] / calls, taken["book"] / calls
+        "a call of the book's network while 64 images are sampled", taken["ours"] / calls, taken["book"] / calls
     )
     timing.report(
-        "drawing 64 images: 25 steps of ddpm, 4,000 of the book's loop", taken["few"], taken["book"] / calls * 4000
+        "sampling 64 images: 25 steps of ddpm, 4,000 of the book's loop", taken["few"], taken["book"] / calls * 4000
     )
 
 
@@ -167,27 +175,27 @@ def diffusers(args):
     scheduler = DDIMScheduler(
         1000, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", clip_sample=True, set_alpha_to_one=True
     )
-    times = np.round(np.linspace(1000, 0, STEPS + 1)).astype(int)
+    timesteps = np.round(np.linspace(1000, 0, STEPS + 1)).astype(int)
 
-    def draw(x=None):
+    def sample(x=None):
         x = torch.randn(IMAGES, 1, 28, 28) if x is None else x
         with torch.inference_mode():
             scheduler.set_timesteps(STEPS)
-            scheduler.timesteps = torch.tensor(times[:-1] - 1)
+            scheduler.timesteps = torch.tensor(timesteps[:-1] - 1)
             for t in scheduler.timesteps:
                 x = scheduler.step(network(x, (t + 1).repeat(len(x))), t, x, use_clipped_model_output=True).prev_sample
         return ((x + 1) / 2).clamp(0, 1)[:, 0].numpy()
 
-    start = np.array(model.begin(IMAGES, 0, 0)).transpose(0, 3, 1, 2)
-    np.testing.assert_allclose(draw(torch.tensor(start)), model.sample(IMAGES, 0, STEPS, method="ddim"), atol=2e-3)
-    sides = {"ours": lambda: model.sample(IMAGES, steps=STEPS, method="ddim"), "diffusers": draw}
+    start = np.array(model.initial_latents(IMAGES, 0, 0)).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(sample(torch.tensor(start)), model.sample(IMAGES, 0, STEPS, method="ddim"), atol=2e-3)
+    sides = {"ours": lambda: model.sample(IMAGES, steps=STEPS, method="ddim"), "diffusers": sample}
     taken = timing.interleaved(sides, args.rounds)
-    timing.report("drawing 64 images in 25 steps of DDIM, against diffusers", taken["ours"], taken["diffusers"])
+    timing.report("sampling 64 images in 25 steps of DDIM, against diffusers", taken["ours"], taken["diffusers"])
 
 
-def draw(args):
+def sample(args):
     sides = {}
-    for name in DRAWING:
+    for name in GENERATORS:
         recipe = recipes.get(name)
         sides[name] = functools.partial(recipe.sample_images, recipe.model())
         sides[name](BATCH)  # compiles
@@ -202,11 +210,11 @@ def steps(args):
     labels = np.arange(args.count) % model.num_classes
     real = net.features_and_probabilities(recipes.get("ddpm_conditional").splits[2][0].reshape(-1, *net.image_shape))[0]
     scaled = in_units_of(real)
-    for method, count in WAYS:
+    for method, count in SAMPLERS:
         start = time.perf_counter()
-        drawn = model.sample(args.count, args.seed, count, labels, method=method)
+        fake = model.sample(args.count, args.seed, count, labels, method=method)
         taken = time.perf_counter() - start
-        described, probabilities = net.features_and_probabilities(drawn.reshape(-1, *net.image_shape))
+        described, probabilities = net.features_and_probabilities(fake.reshape(-1, *net.image_shape))
         found = metrics.generation_metrics(scaled(real), scaled(described), probabilities)
         found["label_agreement"] = float(np.mean(probabilities.argmax(1) == labels))
         rounded = {name: round(float(value), 3) for name, value in found.items()}
@@ -214,7 +222,7 @@ def steps(args):
         print(json.dumps(claim | rounded), flush=True)
 
 
-CLAIMS = {"train": train, "book": book, "diffusers": diffusers, "draw": draw, "steps": steps}
+CLAIMS = {"train": train, "book": book, "diffusers": diffusers, "sample": sample, "steps": steps}
 
 
 def main():

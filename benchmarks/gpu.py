@@ -428,14 +428,14 @@ def ddpm(bench):
     images = draw.uniform(size=(count, *model.image_shape)).astype(np.float32)
     labels = (np.arange(count) % 10).astype(np.int32)
     model.compile(keras.optimizers.Adam(1e-3, global_clipnorm=1.0), jit_compile=True)
-    times = np.minimum(np.arange(1, count + 1), model.num_steps).astype(np.int32)
+    timesteps = np.minimum(np.arange(1, count + 1), model.num_steps).astype(np.int32)
     return step_claim(
         bench,
         f"a training step of a DDPM's U-Net, {count} images of {images.shape[1]} x {images.shape[2]}",
         model,
         ((images, labels),),
         lambda peers, runtime: peers.ddpm_step(runtime, model, images, labels),
-        lambda: model.network(model.normalize(images), times, labels, training=False),
+        lambda: model.network(model.normalize(images), timesteps, labels, training=False),
     )
 
 
@@ -446,20 +446,20 @@ def sampling(bench):
 
     model, (count, steps) = ddpm_model(bench), bench.pick((256, 25), (4, 5))
     labels = (np.arange(count) % 10).astype(np.int32)
-    times = diffusion.times(model.num_steps, steps)
-    table = np.float32(diffusion.sampler(model.tables, times, "dpm_solver"))
+    timesteps = diffusion.timesteps(model.num_steps, steps)
+    table = np.float32(diffusion.step_coefficients(model.noise_schedule, timesteps, "dpm_solver"))
     noise = np.random.default_rng(0).normal(size=(count, *model.normalized_shape)).astype(np.float32)
-    part, zero, one = np.array([0, steps], np.int32), np.uint32(0), np.float32(1)
+    step_range, zero, one = np.array([0, steps], np.int32), np.uint32(0), np.float32(1)
 
     def sample(x, labels):
-        x, _ = model.advance(x, x * 0, part, times, table, zero, zero, labels, one, None, None)
+        x, _ = model.sampling_steps(x, x * 0, step_range, timesteps, table, zero, zero, labels, one, None, None, True)
         return model.denormalize(x)
 
     return output_claim(
         bench,
         f"{count} images of {model.image_shape[0]} x {model.image_shape[1]} in {steps} steps by that U-Net",
         lambda: Call(model, sample, noise, labels),
-        lambda peers, runtime: peers.sampling(runtime, model, noise, labels, times, table),
+        lambda peers, runtime: peers.sampling(runtime, model, noise, labels, timesteps, table),
     )
 
 

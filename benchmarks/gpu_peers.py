@@ -540,39 +540,41 @@ def unet(runtime, ours):
 
     settings = {"filters": ours.filters, "num_blocks": ours.num_blocks, "attention_levels": ours.attention_levels}
     settings |= {"heads": ours.num_heads, "patch": ours.patch, "channels": ours.channels, "classes": ours.num_classes}
-    return UNet(**settings).copy(ours).to(runtime.device, memory_format=torch.channels_last)
+    return UNet(**settings).load_keras_weights(ours).to(runtime.device, memory_format=torch.channels_last)
 
 
 def ddpm_step(runtime, ours, images, labels):
-    """A step on images (b, h, w) in [0, 1]: stratified timesteps, velocities, labels left out, Adam, global norm 1."""
+    """A step on images (b, h, w) in [0, 1]: stratified timesteps, velocities, label dropout, Adam, global norm 1."""
     network, average = unet(runtime, ours.network), unet(runtime, ours.network)
-    signal, noise_level = (runtime.put(table) for table in (ours.tables.signal, ours.tables.noise))
+    schedule = ours.noise_schedule
+    signal, noise_level = map(runtime.put, (schedule.sqrt_alpha_bar, schedule.sqrt_one_minus_alpha_bar))
     x0, labels = runtime.put(2 * images - 1)[:, None], runtime.put(labels)
     b, steps, rate, nothing = len(images), ours.num_steps, ours.label_dropout, ours.num_classes
 
     def loss(x0, labels):
         uniform = torch.rand(2, b, device=x0.device)
-        times = (((torch.arange(b, device=x0.device) + uniform[0]) / b * steps).long() + 1).clamp(max=steps)
-        a, s = (table[times][:, None, None, None] for table in (signal, noise_level))
+        timesteps = (((torch.arange(b, device=x0.device) + uniform[0]) / b * steps).long() + 1).clamp(max=steps)
+        a, s = (table[timesteps][:, None, None, None] for table in (signal, noise_level))
         noise = torch.randn_like(x0)
         given = torch.where(uniform[1] < rate, nothing, labels)
-        return F.mse_loss(network(a * x0 + s * noise, times, given).float(), a * noise - s * x0)
+        return F.mse_loss(network(a * x0 + s * noise, timesteps, given).float(), a * noise - s * x0)
 
     def check():
-        times = torch.arange(1, b + 1, device=x0.device).clamp(max=steps)
+        timesteps = torch.arange(1, b + 1, device=x0.device).clamp(max=steps)
         with torch.no_grad():
-            return network(x0, times, labels).float().permute(0, 2, 3, 1).cpu().numpy()
+            return network(x0, timesteps, labels).float().permute(0, 2, 3, 1).cpu().numpy()
 
     optimizer = adam(runtime, network.parameters(), 1e-3)
     step = trainer(runtime, loss, [x0, labels], [network], optimizer, after=ema(average, network))
     return Peer(runtime, step, count(network), check, lambda: loss(x0, labels).backward())
 
 
-def sampling(runtime, ours, noise, labels, times, table):
-    """From noise (b, h, w, c) to images (b, h, w) along `times`, by the table (n, 4) of a sampler without noise."""
+def sampling(runtime, ours, noise, labels, timesteps, table):
+    """From noise (b, h, w, c) to images (b, h, w) along `timesteps`, by the coefficients (n, 4) of a sampler."""
     network, start = unet(runtime, ours.ema_network).eval(), runtime.put(np.asarray(noise).transpose(0, 3, 1, 2))
-    of_x0 = np.stack([ours.tables.signal[times[:-1]], ours.tables.noise[times[:-1]]], axis=1)
-    labels, times = runtime.put(labels), runtime.put(times[:-1]).split(1)
+    timesteps, schedule = timesteps[:-1], ours.noise_schedule
+    of_x0 = np.stack([schedule.sqrt_alpha_bar[timesteps], schedule.sqrt_one_minus_alpha_bar[timesteps]], axis=1)
+    labels, timesteps = runtime.put(labels), runtime.put(timesteps).split(1)
     rows = runtime.put(np.concatenate([of_x0, table], axis=1)).unbind()
 
     def step(x, before, t, row):
@@ -585,11 +587,11 @@ def sampling(runtime, ours, noise, labels, times, table):
     def sample():
         with torch.no_grad():
             x, before = start, torch.zeros_like(start)
-            for t, row in zip(times, rows):
+            for t, row in zip(timesteps, rows):
                 x, before = compiled(x, before, t, row)
             return ((x + 1) / 2).clamp(0, 1)[:, 0]
 
-    return Peer(runtime, sample, eager=lambda: [step(start, start, t, row) for t, row in zip(times, rows)])
+    return Peer(runtime, sample, eager=lambda: [step(start, start, t, row) for t, row in zip(timesteps, rows)])
 
 
 class Generator(nn.Module):

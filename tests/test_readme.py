@@ -238,7 +238,7 @@ def test_a_diffusion_model_does_what_is_shown(monkeypatch):
     assert shown in DIFFUSION
     images, mask = np.random.default_rng(0).uniform(size=(2, 28, 28)), np.tri(28)
     found = executed(DIFFUSION.replace(shown, fewer), images=images)
-    assert of(found, "model.sample").shape == of(found, "model.vary").shape == (2, 28, 28)
+    assert of(found, "model.sample").shape == of(found, "model.image_to_image").shape == (2, 28, 28)
     np.testing.assert_allclose(of(found, "model.inpaint")[:, mask == 1], images[:, mask == 1], atol=0.01)
 
 

@@ -1,15 +1,15 @@
-"""Denoising diffusion (Ho et al., 2020, Denoising diffusion probabilistic models, https://arxiv.org/abs/2006.11239).
+"""Denoising diffusion probabilistic models (Ho et al., 2020, DDPM, https://arxiv.org/abs/2006.11239).
 
-A network learns what noise hides at every time t of a process that turns images into noise in T steps; drawing is
-that process backwards, from noise, a step at a time (`diffusion.py` has the schedules and samplers, `unet.py` the
-networks). With classes, labels are left out now and then in training, so that one network knows the images of a
-class and those of all, and the difference can be exaggerated: classifier-free guidance (Ho & Salimans, 2022,
-https://arxiv.org/abs/2207.12598).
+A network learns to predict the noise in images at every timestep of a process that turns them into noise in T steps;
+sampling reverses the process from noise, step by step (`diffusion.py` has the schedules and samplers, `unet.py` the
+networks). With classes, labels are dropped at random in training, so that one network learns the conditional and the
+unconditional distribution and sampling may extrapolate from one to the other: classifier-free guidance (Ho & Salimans,
+2022, https://arxiv.org/abs/2207.12598).
 Recipes: `ddpm_book`, `ddpm`, `ddpm_conditional`. Shapes: b batch, n images, h height, w width, c channels.
 
-Deviations from the paper: the times of a batch are spread evenly over 1 to T (Kingma et al., 2021, appendix I.1,
-https://arxiv.org/abs/2107.00630), each by itself uniform; the average of the weights follows faster at first;
-velocity or x0 may be predicted instead of the noise.
+Deviations from the paper: the timesteps of a batch are stratified over 1 to T (Kingma et al., 2021, appendix I.1,
+https://arxiv.org/abs/2107.00630), each by itself uniform; the EMA of the weights has a smaller decay at first; velocity
+or x0 may be predicted instead of the noise.
 """
 
 import dataclasses
@@ -32,23 +32,26 @@ LOSSES = {
     "mae": ops.abs,
     "huber": lambda e: ops.where(ops.abs(e) < 1, ops.square(e) / 2, ops.abs(e) - 0.5),
 }
-BATCH = 100  # images that are drawn together
-MASKS = "masks must be 1 where the image is to stay and 0 elsewhere"
-STEPS, INPAINTING_STEPS = 25, 100  # that are taken unless told, if T is not below them
+BATCH = 100  # images that are sampled together
+MASKS = "masks must be 1 where the image is kept and 0 elsewhere"
+STEPS, INPAINTING_STEPS = 25, 100  # sampling steps by default, or T where that is less
 
 
 @keras.saving.register_keras_serializable("homl_models")
 class DDPM(EMAModel):
-    """Images (b, *image_shape) in [0, 1] -> {"outputs", "target"}, (b, h, w, c) each, at times drawn at random.
+    """Denoising diffusion model: images (b, *image_shape) in [0, 1] -> {"outputs", "target"}, (b, h, w, c) each.
 
-    If `network.num_classes`, inputs are (images, labels (b,)).
+    Both are of timesteps sampled at random. If `network.num_classes`, inputs are (images, labels (b,)).
 
-    network: what predicts; a `UNet` or a `SeparableUNet`, or another layer of that kind (`unet.Network`).
-    num_steps: T. schedule: "cosine" or "linear". prediction: what the network is to predict, "noise", "x0" or
-    "velocity". loss: "mse", "mae" or "huber", of each pixel in [-1, 1].
-    ema: decay of the average of the weights, which validation and drawing use.
-    label_dropout: share of labels that are left out in training.
-    seed: of the draws in training.
+    Args:
+        network: a `UNet`, a `SeparableUNet` or another `unet.Network`.
+        num_steps: T.
+        schedule: "cosine" or "linear".
+        prediction: what the network predicts, "noise", "x0" or "velocity".
+        loss: "mse", "mae" or "huber", of each pixel in [-1, 1].
+        ema: decay of the EMA of the weights, which validation and sampling use.
+        label_dropout: probability that a label is dropped in training.
+        seed: of timesteps, noise and label dropout in training.
     """
 
     def __init__(
@@ -76,7 +79,7 @@ class DDPM(EMAModel):
         self.network, self.num_steps, self.schedule, self.prediction = network, num_steps, schedule, prediction
         self.pixel_loss, self.label_dropout, self.num_classes = loss, label_dropout, network.num_classes
         self.class_names = self.checked_class_names(self.class_names)
-        self.tables = diffusion.Schedule(diffusion.SCHEDULES[schedule](num_steps))
+        self.noise_schedule = diffusion.Schedule(diffusion.SCHEDULES[schedule](num_steps))
         self.ema_network = self.ema_copy(network)
 
     def get_config(self):
@@ -98,140 +101,72 @@ class DDPM(EMAModel):
 
     # Training.
 
-    def draw_times(self, count):
-        """Times (count,), the i-th in the i-th of `count` equal parts of 1 to T."""
-        shares = (ops.cast(ops.arange(count), "float32") + self.uniform(count)) / ops.cast(count, "float32")
-        return ops.minimum(ops.cast(shares * self.num_steps, "int32") + 1, self.num_steps)
+    def sample_timesteps(self, count):
+        """Stratified timesteps (count,): the i-th is uniform in the i-th of `count` equal intervals of 1 to T."""
+        fractions = (ops.cast(ops.arange(count), "float32") + self.uniform(count)) / ops.cast(count, "float32")
+        return ops.minimum(ops.cast(fractions * self.num_steps, "int32") + 1, self.num_steps)
 
     def call(self, inputs, training=None):
         images, labels = inputs if self.num_classes else (inputs, None)
         x0 = self.normalize(images)
         count = ops.shape(x0)[0]
-        times, noise = self.draw_times(count), normal(ops.shape(x0), self.seed_generator.next())
+        t, noise = self.sample_timesteps(count), normal(ops.shape(x0), self.seed_generator.next())
         if labels is not None and training:
             labels = ops.where(self.uniform(count) < self.label_dropout, self.num_classes, ops.cast(labels, "int32"))
         if training:
             self.update_ema()
         network = self.network if training else self.ema_network
-        outputs = network(self.tables.q_sample(x0, times, noise), times, labels, training=training)
-        return {"outputs": outputs, "target": self.tables.target(self.prediction, x0, times, noise)}
+        outputs = network(self.noise_schedule.q_sample(x0, t, noise), t, labels, training=training)
+        return {"outputs": outputs, "target": self.noise_schedule.target(self.prediction, x0, t, noise)}
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         return losses.mean(LOSSES[self.pixel_loss](y_pred["outputs"] - y_pred["target"]))
 
-    # Drawing.
-
-    def predicted(self, x, times, labels=None, guidance=None):
-        """Maps (b, h, w, c) at times (b,) -> what the average network predicts, (b, h, w, c).
-
-        labels: (b,), num_classes for none. guidance: how far to go from what it predicts without the class (0) to
-        what it predicts with it (1), and beyond.
-        """
-        if not self.num_classes:
-            return self.see(x, times)
-        none = ops.full_like(times, self.num_classes)
-
-        def given():
-            return self.see(x, times, labels)
-
-        def guided():
-            twice = [ops.concatenate([part, part]) for part in (x, times)]
-            without, with_label = ops.split(self.see(*twice, ops.concatenate([none, labels])), 2)
-            return without + guidance * (with_label - without)
-
-        return ops.cond(ops.equal(guidance, 1.0), given, guided)
+    # The EMA network at a step of a sampler.
 
     @functools.cached_property
-    def see(self):
-        """What the average network predicts; in a graph it stands once, whoever asks."""
+    def predict_ema(self):
+        """The EMA network's prediction, compiled; a graph contains it once however often it is called."""
         inputs = [((None, *self.normalized_shape), "float32"), ((None,), "int32"), ((None,), "int32")]
         call = functools.partial(self.ema_network, training=False)
         return compiled(call, "auto", inputs if self.num_classes else inputs[:2])
 
-    def denoiser(self, labels=None, guidance=None):
-        """What `diffusion.walk` asks: (x (b, h, w, c), times (b,)) -> the x0 that the network sees; see `predicted`."""
+    def x0_predictor(self, labels=None, guidance=None):
+        """`predict_x0` of `diffusion.sample_loop`: (x (b, h, w, c), t (b,)) -> x0 (b, h, w, c).
 
-        def denoise(x, times):
-            return self.tables.predict_x0(self.prediction, self.predicted(x, times, labels, guidance), x, times)
-
-        return denoise
-
-    def advance(self, x, before, part, times, table, seed, row, labels, guidance, known, mask):
-        """A part of the steps of a sampler on maps x (b, h, w, c) -> maps, and the x0 that the last step saw."""
-        denoise, part = self.denoiser(labels, guidance), (part[0], part[1])
-        return diffusion.walk(denoise, x, times, table, seed, known, mask, self.tables, True, before, part, row)
-
-    def walked(
-        self,
-        count,
-        seed,
-        steps,
-        labels,
-        guidance,
-        method="dpm_solver",
-        eta=0.0,
-        spacing="even",
-        callback=None,
-        first=None,
-        images=None,
-        masks=None,
-    ):
-        """What `sample`, `inpaint` and `vary` have in common, batch by batch: from noise, or from images at `first`."""
-        count, seed = checked_count_and_seed(count, seed)
-        if steps is None:
-            steps = min(STEPS if masks is None else INPAINTING_STEPS, first or self.num_steps)
-        times = diffusion.times(self.num_steps, steps, spacing, first)
-        table = diffusion.sampler(self.tables, times, method, eta)
-        rows = [(0, self.num_steps - steps)]  # as many as can be, so that there is one shape to compile
-        times, table = np.pad(times, rows), np.pad(np.float32(table), [*rows, (0, 0)])
-        if guidance != 1 and (labels is None or not self.num_classes):
-            needs = "labels, to go towards" if self.num_classes else "a model that was trained with classes"
-            raise UserError(f"guidance needs {needs}")
-        labels = self.checked_labels(labels, count)
-        if labels is None and self.num_classes:
-            labels = np.full(count, self.num_classes, np.int32)
-        if "advance" not in self._compiled:
-            self._compiled["advance"] = compiled(self.advance, jit_compile="auto")
-        drawn, size = [], max(1, min(BATCH, count))
-        for i in range(0, count, size):
-            here = slice(i, i + size)
-            filled = [None if x is None else _filled(x[here], size) for x in (labels, images, masks)]
-            x = self.begin(size, seed, times[0], filled[1] if first else None, i)
-            known, mask = (None, None) if masks is None else (self.normalize(filled[1]), filled[2])
-            before, stride = ops.zeros_like(x), 1 if callback else steps
-            for done in range(0, steps, stride):
-                part = np.array([done, done + stride], np.int32)
-                settings = (times, table, np.uint32(seed), np.uint32(i), filled[0], np.float32(guidance), known, mask)
-                x, before = self._compiled["advance"](x, before, part, *settings)
-                if callback:
-                    callback(done + 1, ops.convert_to_numpy(self.denormalize(before))[: count - i])
-            drawn.append(ops.convert_to_numpy(self.denormalize(x)))
-        return np.concatenate(drawn)[:count] if drawn else np.zeros((0, *self.image_shape), np.float32)
-
-    def begin(self, count, seed, first, images=None, row=None):
-        """Where drawing begins: noise (count, h, w, c), or images (count, ...) with the noise of time `first`.
-
-        row: see `diffusion.walk`.
+        labels (b,), num_classes for none, and guidance: see `diffusion.guided_prediction`.
         """
-        key = ops.stack([ops.cast(seed, "uint32"), np.uint32(2**32 - 1)])
-        noise = normal((count, *self.normalized_shape), key, row=row)
-        if images is None:
-            return noise
-        return self.tables.q_sample(self.normalize(images), ops.broadcast_to(ops.cast(first, "int32"), (count,)), noise)
 
-    def sample(self, count=64, seed=0, steps=None, labels=None, guidance=1.0, **how):
-        """New images (count, ...) in [0, 1]; image i of a seed is the same, up to rounding, whatever their number.
+        def predict_x0(x, t):
+            return self.noise_schedule.predict_x0(self.prediction, self.predict_guided(x, t, labels, guidance), x, t)
 
-        steps: calls of the network, at most T; by default 25. labels: the class of all, or classes to take in turn.
-        guidance: 1 as learned, more for more typical images of the class, 0 for those of any.
-        how: `method` and `eta`, see `diffusion.sampler`; `spacing`, see `diffusion.times`; `callback`, which is called
-        after each step with its number and the images (b, ...) that the network sees by then.
+        return predict_x0
+
+    def predict_guided(self, x, t, labels=None, guidance=None):
+        """The EMA network's prediction (b, h, w, c), with guidance where there are classes."""
+        if not self.num_classes:
+            return self.predict_ema(x, t)
+        return diffusion.guided_prediction(self.predict_ema, x, t, labels, self.num_classes, guidance)
+
+    # Sampling.
+
+    def sample(self, count=64, seed=0, steps=None, labels=None, guidance=1.0, **options):
+        """New images (count, ...) in [0, 1]; image i of a seed is the same, up to rounding, for any count.
+
+        Args:
+            steps: calls of the network, at most T; by default 25.
+            labels: the class of all images, or classes to take in turn.
+            guidance: 1 as learned, more for more typical images of the class, 0 for those of any.
+            options: `method`, `eta`, `variance`, `spacing`: see `sampler_tables`; `clip`: whether the predicted x0 is
+                clipped to [-1, 1]; `callback`: called after each step with its number and the predicted x0, as images.
+                The book's sampling is `steps=model.num_steps, method="ancestral", variance="beta", clip=False`.
+
         `UserError` for more than T steps, labels out of range, or labels and guidance without classes.
         """
-        return self.walked(count, seed, steps, labels, guidance, **how)
+        return self.sample_loop(count, seed, steps, labels, guidance, **options)
 
-    def inpaint(self, images, masks, seed=0, steps=None, labels=None, guidance=1.0, method="ancestral", **how):
-        """Images (n, ...) with new content where masks (n, h, w) or (h, w) are 0; see `sample`.
+    def inpaint(self, images, masks, seed=0, steps=None, labels=None, guidance=1.0, method="ancestral", **options):
+        """Inpainting: images (n, ...) with new content where masks (n, h, w) or (h, w) are 0; see `sample`.
 
         By default in 100 steps.
         """
@@ -242,47 +177,126 @@ class DDPM(EMAModel):
         if not ((masks == 0) | (masks == 1)).all():
             raise UserError(MASKS)
         masks = np.broadcast_to(np.float32(masks), (len(images), *self.image_shape[:2]))[..., None]
-        settings = (steps, labels, guidance, method)
-        return self.walked(len(images), seed, *settings, images=images, masks=masks, **how)
+        options |= {"method": method, "images": images, "masks": masks}
+        return self.sample_loop(len(images), seed, steps, labels, guidance, **options)
 
-    def vary(self, images, strength=0.5, seed=0, steps=None, labels=None, guidance=1.0, **how):
-        """Images (n, ...) again, from the noise of time `strength` * T on: 1 forgets them; see `sample`.
+    def image_to_image(self, images, strength=0.5, seed=0, steps=None, labels=None, guidance=1.0, **options):
+        """SDEdit (Meng et al., 2021, https://arxiv.org/abs/2108.01073): variations of images (n, ...); see `sample`.
 
-        At most strength * T steps are taken. (Meng et al., 2021, SDEdit, https://arxiv.org/abs/2108.01073.)
+        strength: of the noise added first, that of timestep strength * T, in (0, 1]; 1 keeps nothing of the images.
+        At most strength * T steps are taken.
         """
         images = self.checked_images(images)
-        self.check("vary", strength=strength)
-        first = max(1, round(strength * self.num_steps))
+        self.check("image_to_image", strength=strength)
+        start = max(1, round(strength * self.num_steps))
         if steps is not None and steps <= self.num_steps:
-            steps = min(steps, first)
-        return self.walked(len(images), seed, steps, labels, guidance, first=first, images=images, **how)
+            steps = min(steps, start)
+        return self.sample_loop(len(images), seed, steps, labels, guidance, start=start, images=images, **options)
+
+    def sample_loop(
+        self, count, seed, steps, labels, guidance, start=None, images=None, masks=None, clip=True, callback=None, **how
+    ):
+        """Sampling loop of `sample`, `inpaint` and `image_to_image`, in batches of `BATCH` images.
+
+        start: timestep whose noise is added to `images` to start from; None to start from noise alone, at T.
+        how: settings of `sampler_tables`.
+        """
+        count, seed = checked_count_and_seed(count, seed)
+        if steps is None:
+            steps = min(STEPS if masks is None else INPAINTING_STEPS, start or self.num_steps)
+        tables = self.sampler_tables(steps, start, **how)
+        labels = self.sampling_labels(labels, guidance, count)
+        samples, size = [], max(1, min(BATCH, count))
+        for row in range(0, count, size):
+            arrays = (labels, images, masks)
+            y, x0, mask = (None if array is None else _pad_rows(array[row : row + size], size) for array in arrays)
+            x = self.initial_latents(size, seed, tables[0][0], x0 if start else None, row)
+            known = None if mask is None else self.normalize(x0)
+            settings = (*tables, np.uint32(seed), np.uint32(row), y, np.float32(guidance), known, mask, clip)
+            samples.append(self.sample_batch(x, count - row, steps, settings, callback))
+        return np.concatenate(samples) if samples else np.zeros((0, *self.image_shape), np.float32)
+
+    def sample_batch(self, x, count, steps, settings, callback=None):
+        """Latents (b, h, w, c) -> the first `count` images: all steps in one call, or one by one for a `callback`."""
+        x0, stride = ops.zeros_like(x), 1 if callback else steps
+        for first in range(0, steps, stride):
+            x, x0 = self.compiled_steps(x, x0, np.array([first, first + stride], np.int32), *settings)
+            if callback:
+                callback(first + 1, ops.convert_to_numpy(self.denormalize(x0))[:count])
+        return ops.convert_to_numpy(self.denormalize(x))[:count]
+
+    def sampler_tables(self, steps, start=None, method="dpm_solver", eta=0.0, variance="posterior", spacing="even"):
+        """Timesteps and coefficients of a sampler, padded to one shape for any number of steps, as one is compiled.
+
+        method, eta, variance: see `diffusion.step_coefficients`. spacing: see `diffusion.timesteps`.
+        """
+        timesteps = diffusion.timesteps(self.num_steps, steps, spacing, start)
+        coefficients = diffusion.step_coefficients(self.noise_schedule, timesteps, method, eta, variance)
+        padding = [(0, self.num_steps - steps)]
+        return np.pad(timesteps, padding), np.pad(np.float32(coefficients), [*padding, (0, 0)])
+
+    def sampling_labels(self, labels, guidance, count):
+        """Labels (count,) int32, num_classes for none, or None without classes; `UserError` for bad ones."""
+        if guidance != 1 and (labels is None or not self.num_classes):
+            needs = "labels, to go towards" if self.num_classes else "a model that was trained with classes"
+            raise UserError(f"guidance needs {needs}")
+        labels = self.checked_labels(labels, count)
+        if labels is None and self.num_classes:
+            return np.full(count, self.num_classes, np.int32)
+        return labels
+
+    def initial_latents(self, count, seed, start, images=None, row=None):
+        """Initial latents (count, h, w, c): noise, or images (count, ...) with the noise of timestep `start`.
+
+        row: see `diffusion.sample_loop`.
+        """
+        key = ops.stack([ops.cast(seed, "uint32"), np.uint32(2**32 - 1)])
+        noise = normal((count, *self.normalized_shape), key, row=row)
+        if images is None:
+            return noise
+        t = ops.broadcast_to(ops.cast(start, "int32"), (count,))
+        return self.noise_schedule.q_sample(self.normalize(images), t, noise)
+
+    @functools.cached_property
+    def compiled_steps(self):
+        return compiled(self.sampling_steps, jit_compile="auto")
+
+    def sampling_steps(
+        self, x, x0_before, step_range, timesteps, coefficients, seed, row, labels, guidance, known, mask, clip
+    ):
+        """A range of the steps of a sampler: x (b, h, w, c) -> x and the predicted x0; see `diffusion.sample_loop`."""
+        predict_x0, step_range = self.x0_predictor(labels, guidance), (step_range[0], step_range[1])
+        masking = known, mask, self.noise_schedule
+        return diffusion.sample_loop(
+            predict_x0, x, timesteps, coefficients, seed, *masking, clip, x0_before, step_range, row
+        )
+
+    # Denoising.
 
     def denoise(self, images, noise=0.1):
-        """Images (n, ...) with Gaussian noise of that standard deviation -> what they show: (n, ...) in [0, 1].
+        """Images (n, ...) with Gaussian noise of that standard deviation -> denoised images (n, ...) in [0, 1].
 
-        One call of the network: the mean of all images that may lie below the noise, not one of them.
+        One call of the network: the posterior mean given the noisy image, not a sample.
         """
         images = np.float32(images)
         if images.shape[1:] != self.image_shape:
             raise UserError(f"images must have the shape (n, {', '.join(map(str, self.image_shape))})")
         self.check("denoise", noise=noise)
-        noises = np.full(len(images), noise, np.float32)
+        stddevs = np.full(len(images), noise, np.float32)
         batches = [slice(i, i + BATCH) for i in range(0, max(len(images), 1), BATCH)]
-        return np.concatenate([ops.convert_to_numpy(self.denoised(images[b], noises[b])) for b in batches])
+        return np.concatenate([ops.convert_to_numpy(self.denoise_batch(images[b], stddevs[b])) for b in batches])
 
-    def denoised(self, images, noise):
-        """Images (b, ...) and the standard deviations (b,) of their noise -> what they show, in [0, 1]."""
-        ratios = ops.cast(self.tables.noise[1:] / self.tables.signal[1:], "float32")  # rising, in units of [-1, 1]
-        times = ops.searchsorted(ratios, 2 * ops.cast(noise, "float32")) + 1
-        times = ops.minimum(ops.cast(times, "int32"), self.num_steps)
-        x = self.tables.q_sample(self.normalize(images), times, ops.zeros((1, *self.normalized_shape)))
-        labels = ops.full_like(times, self.num_classes) if self.num_classes else None
-        return self.denormalize(self.denoiser(labels, 1.0)(x, times))
+    def denoise_batch(self, images, noise):
+        """Noisy images (b, ...) and standard deviations (b,) of their noise -> denoised images in [0, 1]."""
+        t = self.noise_schedule.timestep_of_noise(2 * ops.cast(noise, "float32"))  # 2, as x0 lies in [-1, 1]
+        x = self.noise_schedule.q_sample(self.normalize(images), t, ops.zeros((1, *self.normalized_shape)))
+        labels = ops.full_like(t, self.num_classes) if self.num_classes else None
+        return self.denormalize(self.x0_predictor(labels, 1.0)(x, t))
 
     # In a graph.
 
-    def turn(self, labels, guidance, count):
-        """Labels (n,) in a graph, taken in turn -> (count,), num_classes for none."""
+    def labels_in_graph(self, labels, guidance, count):
+        """Labels (n,), taken in turn, -1 for none -> (count,), num_classes for none."""
         import tensorflow as tf
 
         if not self.num_classes:
@@ -292,18 +306,20 @@ class DDPM(EMAModel):
         labels = tf.gather(labels, tf.range(count) % tf.size(labels))
         return tf.where(labels < 0, self.num_classes, labels)
 
-    def drawn(self, x, first, steps, seed, labels, guidance, method="dpm_solver", known=None, mask=None):
-        """Images from maps x at time `first`, in a graph."""
-        labels = self.turn(labels, guidance, ops.shape(x)[0])
-        times = diffusion.times(self.num_steps, steps, "even", first, ops)
-        table = diffusion.sampler(self.tables, times, method, xp=ops)
-        denoise = self.denoiser(labels, guidance)
-        return {"images": self.denormalize(diffusion.walk(denoise, x, times, table, seed, known, mask, self.tables)[0])}
+    def sample_in_graph(self, x, start, steps, seed, labels, guidance, method="dpm_solver", known=None, mask=None):
+        """Images sampled from latents x (b, h, w, c) of timestep `start`, in a number of steps that is a tensor."""
+        labels, schedule = self.labels_in_graph(labels, guidance, ops.shape(x)[0]), self.noise_schedule
+        timesteps = diffusion.timesteps(self.num_steps, steps, "even", start, ops)
+        coefficients = diffusion.step_coefficients(schedule, timesteps, method, xp=ops)
+        predict_x0 = self.x0_predictor(labels, guidance)
+        x, _ = diffusion.sample_loop(predict_x0, x, timesteps, coefficients, seed, known, mask, schedule)
+        return {"images": self.denormalize(x)}
 
     def endpoints(self):
         def sample(count, seed, steps, labels, guidance):
             """New images; labels: classes, taken in turn, -1 for any; guidance: 1 as learned, more for more typical."""
-            return self.drawn(self.begin(count, seed, 0), self.num_steps, steps, seed, labels, guidance)
+            x = self.initial_latents(count, seed, 0)
+            return self.sample_in_graph(x, self.num_steps, steps, seed, labels, guidance)
 
         def inpaint(images, masks, seed, steps, labels, guidance):
             """Images in [0, 1] with new content where masks are 0."""
@@ -312,25 +328,25 @@ class DDPM(EMAModel):
             as_many = tf.shape(masks)[0] == tf.shape(images)[0]
             masks = asserted(as_many, "there must be as many masks as images", masks)
             masks = asserted(tf.reduce_all((masks == 0) | (masks == 1)), MASKS, masks)
-            known, noise = self.normalize(images), self.begin(tf.shape(images)[0], seed, 0)
+            known, x = self.normalize(images), self.initial_latents(tf.shape(images)[0], seed, 0)
             settings = (steps, seed, labels, guidance, "ancestral")
-            return self.drawn(noise, self.num_steps, *settings, known, masks[..., None])
+            return self.sample_in_graph(x, self.num_steps, *settings, known, masks[..., None])
 
-        def vary(images, strength, seed, steps, labels, guidance):
-            """Images in [0, 1] again, from that share of all noise on: 1 forgets them, 0.1 keeps most."""
+        def image_to_image(images, strength, seed, steps, labels, guidance):
+            """Variations of images in [0, 1] (SDEdit); strength: share of noise, 1 forgets them, 0.1 keeps most."""
             import tensorflow as tf
 
-            first = tf.maximum(tf.cast(tf.round(strength * self.num_steps), tf.int32), 1)
-            start = self.begin(tf.shape(images)[0], seed, first, images)
-            return self.drawn(start, first, tf.minimum(steps, first), seed, labels, guidance)
+            start = tf.maximum(tf.cast(tf.round(strength * self.num_steps), tf.int32), 1)
+            x = self.initial_latents(tf.shape(images)[0], seed, start, images)
+            return self.sample_in_graph(x, start, tf.minimum(steps, start), seed, labels, guidance)
 
         def denoise(images, noise):
-            """What images show below Gaussian noise of that standard deviation: the mean of all that they may."""
+            """Images with Gaussian noise of that standard deviation, denoised: the posterior mean, not a sample."""
             import tensorflow as tf
 
-            return {"images": self.denoised(images, tf.repeat(noise, tf.shape(images)[0]))}
+            return {"images": self.denoise_batch(images, tf.repeat(noise, tf.shape(images)[0]))}
 
-        def which(steps):
+        def sampling_inputs(steps):
             steps = Int("steps", 1, self.num_steps, default=min(steps, self.num_steps))
             return [SEED, steps, self.labels_input("-1 is for none"), Float("guidance", default=1.0)]
 
@@ -338,13 +354,13 @@ class DDPM(EMAModel):
         strength = Float("strength", 0, 1, default=0.5, exclusive=True)
         noisy = dataclasses.replace(images, low=None, hint="")
         return {
-            "sample": Endpoint(sample, [COUNT, *which(STEPS)]),
-            "inpaint": Endpoint(inpaint, [images, masks, *which(INPAINTING_STEPS)]),
-            "vary": Endpoint(vary, [images, strength, *which(STEPS)]),
+            "sample": Endpoint(sample, [COUNT, *sampling_inputs(STEPS)]),
+            "inpaint": Endpoint(inpaint, [images, masks, *sampling_inputs(INPAINTING_STEPS)]),
+            "image_to_image": Endpoint(image_to_image, [images, strength, *sampling_inputs(STEPS)]),
             "denoise": Endpoint(denoise, [noisy, Float("noise", 0, default=0.1)]),
         }
 
 
-def _filled(rows, count):
+def _pad_rows(array, count):
     """Rows (n, ...), the last repeated until there are `count`."""
-    return np.concatenate([rows, np.repeat(rows[-1:], count - len(rows), axis=0)])
+    return np.concatenate([array, np.repeat(array[-1:], count - len(array), axis=0)])

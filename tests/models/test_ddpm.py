@@ -1,4 +1,4 @@
-"""The diffusion model: its loss, average, guidance and drawing against formulas, its endpoints."""
+"""The diffusion model: its loss, EMA, guidance and sampling against formulas, its endpoints."""
 
 import dataclasses
 import functools
@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 
 from homl_models import diffusion, recipes
 from homl_models.errors import UserError
+from homl_models.layers.gaussian import normal
 from homl_models.models import ddpm
 from homl_models.models.ddpm import DDPM
 from homl_models.models.unet import Network, SeparableUNet, UNet
@@ -55,21 +56,21 @@ def inputs(model, x=X):
 
 
 @keras.saving.register_keras_serializable("tests")
-class Best(Network):
-    """The best that can be predicted for pixels of N(0.4 + 0.1 * label, 0.2^2) in [-1, 1], 0.1 for no label."""
+class Optimal(Network):
+    """Optimal prediction for pixels of N(0.4 + 0.1 * label, 0.2^2) in [-1, 1], 0.1 for no label."""
 
     def __init__(self, prediction="noise", num_steps=50, num_classes=3, **kwargs):
         super().__init__(num_classes=num_classes, **kwargs)
         self.prediction, self.num_steps = prediction, num_steps
-        self.tables = diffusion.Schedule(diffusion.cosine_betas(num_steps))
+        self.noise_schedule = diffusion.Schedule(diffusion.cosine_betas(num_steps))
 
     def build(self, shape):
         self.mean = self.add_weight(shape=(4,), initializer=keras.initializers.Constant([0.4, 0.5, 0.6, 0.1]))
 
-    def call(self, x, times, labels=None, training=None):
+    def call(self, x, timesteps, labels=None, training=None):
         signal, noise = (
-            tf.gather(np.float32(table), times)[:, None, None, None]
-            for table in (self.tables.signal, self.tables.noise)
+            tf.gather(np.float32(table), timesteps)[:, None, None, None]
+            for table in (self.noise_schedule.sqrt_alpha_bar, self.noise_schedule.sqrt_one_minus_alpha_bar)
         )
         mean = tf.gather(self.mean.value, labels)[:, None, None, None]
         x0 = mean + signal * 0.04 * (x - signal * mean) / (signal**2 * 0.04 + noise**2)
@@ -77,10 +78,10 @@ class Best(Network):
         return {"noise": e, "x0": x0, "velocity": signal * e - noise * x0}[self.prediction]
 
 
-def best(prediction="noise", **more):
-    """A model whose network is `Best`, which costs next to nothing."""
+def optimal(prediction="noise", **more):
+    """A model whose network is `Optimal`, which costs next to nothing."""
     settings = {"num_steps": 50, "image_shape": (4, 5)} | more
-    model = DDPM(Best(prediction, name="network"), prediction=prediction, **settings)
+    model = DDPM(Optimal(prediction, name="network"), prediction=prediction, **settings)
     model.build()
     return model
 
@@ -90,13 +91,16 @@ def best(prediction="noise", **more):
 
 @pytest.mark.parametrize("prediction", ["noise", "x0", "velocity"])
 @pytest.mark.parametrize("loss", ["mse", "mae", "huber"])
-def test_the_loss_is_that_of_keras_between_outputs_and_what_was_hidden(prediction, loss):
-    model, seen = best(prediction, loss=loss, image_shape=(8, 8)), []
+def test_the_loss_is_that_of_keras_between_outputs_and_target(prediction, loss):
+    model, seen = optimal(prediction, loss=loss, image_shape=(8, 8)), []
     model.network.call = lambda x, t, labels=None, training=None: seen.append((x, t)) or tf.tanh(x) * 2
     y_pred = model(inputs(model), training=True)
     x_t, t = (np.float64(part) for part in seen[0])
     x0 = 2 * np.float64(X)[..., None] - 1
-    signal, noise = (table[t.astype(int)][:, None, None, None] for table in (model.tables.signal, model.tables.noise))
+    signal, noise = (
+        table[t.astype(int)][:, None, None, None]
+        for table in (model.noise_schedule.sqrt_alpha_bar, model.noise_schedule.sqrt_one_minus_alpha_bar)
+    )
     e = (x_t - signal * x0) / noise
     target = {"noise": e, "x0": x0, "velocity": signal * e - noise * x0}[prediction]
     tolerance = 1e-4 / noise.min()
@@ -109,28 +113,28 @@ def test_the_loss_is_that_of_keras_between_outputs_and_what_was_hidden(predictio
     checks.close(model.compute_loss(y_pred=y_pred), function(y_pred["target"], y_pred["outputs"]), 1e-6)
 
 
-def test_times_are_uniform_and_spread_over_the_batch():
-    model = best(num_steps=20)
-    draw = tf.function(model.draw_times)
-    times = np.stack([np.array(draw(40)) for _ in range(100)])
-    assert times.min() == 1
-    assert times.max() == 20
+def test_timesteps_are_uniform_and_stratified_over_the_batch():
+    model = optimal(num_steps=20)
+    sample = tf.function(model.sample_timesteps)
+    timesteps = np.stack([np.array(sample(40)) for _ in range(100)])
+    assert timesteps.min() == 1
+    assert timesteps.max() == 20
     for i in range(40):
-        assert set(times[:, i]) == {i // 2 + 1}  # two images to a time
-    odd = np.concatenate([np.array(draw(7)) for _ in range(1000)])
+        assert set(timesteps[:, i]) == {i // 2 + 1}  # two images to a timestep
+    odd = np.concatenate([np.array(sample(7)) for _ in range(1000)])
     assert scipy.stats.chisquare(np.bincount(odd, minlength=21)[1:]).pvalue > 1e-3
 
 
 def test_noise_is_normal_and_new_for_every_step():
-    model = best(num_steps=1, schedule="linear", image_shape=(8, 8))
+    model = optimal(num_steps=1, schedule="linear", image_shape=(8, 8))
     draw = tf.function(lambda: model(inputs(model), training=True)["target"])
     draws = [draw().numpy() for _ in range(20)]
     assert scipy.stats.kstest(np.concatenate(draws).ravel(), "norm").pvalue > 1e-3
     assert len({draw.tobytes() for draw in draws}) == 20
 
 
-def test_labels_are_left_out_at_their_rate_in_training_only():
-    model, seen = best(label_dropout=0.3, image_shape=(8, 8)), []
+def test_labels_are_dropped_at_their_rate_in_training_only():
+    model, seen = optimal(label_dropout=0.3, image_shape=(8, 8)), []
     model.network.call = lambda x, t, labels=None, training=None: seen.append(labels) or x
     model.ema_network.call = model.network.call
     for _ in range(10):
@@ -142,8 +146,8 @@ def test_labels_are_left_out_at_their_rate_in_training_only():
     np.testing.assert_array_equal(seen[-1], LABELS)
 
 
-def test_the_average_follows_the_weights_by_its_recurrence():
-    model = best(ema=0.5, image_shape=(8, 8))
+def test_the_ema_of_the_weights_is_its_recurrence():
+    model = optimal(ema=0.5, image_shape=(8, 8))
     model.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
     expected = [np.zeros(w.shape) for w in model.network.weights]
     for n in range(20):
@@ -155,8 +159,8 @@ def test_the_average_follows_the_weights_by_its_recurrence():
     assert any((np.array(a) != np.array(w)).any() for a, w in zip(model.ema_network.weights, model.network.weights))
 
 
-def test_validation_is_by_the_average_and_training_by_the_network():
-    model = best(image_shape=(8, 8))
+def test_validation_uses_the_ema_and_training_the_network():
+    model = optimal(image_shape=(8, 8))
     for network, value in ((model.network, 1.0), (model.ema_network, 2.0)):
         network.call = lambda x, t, labels=None, training=None, value=value: tf.fill(tf.shape(x), value)
     assert (np.array(model(inputs(model), training=True)["outputs"]) == 1).all()
@@ -174,27 +178,48 @@ def test_training_lowers_the_loss(kind):
     assert model.evaluate(data.take(20), verbose=0) < 0.6 * before
 
 
-# Drawing.
+# Sampling.
 
 
 @pytest.mark.parametrize("prediction", ["noise", "x0", "velocity"])
 @pytest.mark.parametrize("method", ["ancestral", "ddim", "dpm_solver"])
 def test_images_of_a_known_network_have_the_moments_of_its_data(prediction, method):
     """With guidance 1 those of the class; the network predicts what is best for N(0.5, 0.2^2) in [-1, 1]."""
-    model = best(prediction)
+    model = optimal(prediction)
     images = 2 * model.sample(300, seed=3, steps=50, labels=1, method=method) - 1
     assert images.mean() == pytest.approx(0.5, abs=0.02)
     assert images.std() == pytest.approx(0.2, abs=0.03)
 
 
-def test_guidance_goes_from_any_class_to_the_class_and_beyond():
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("clip", [False, True])
+def test_ancestral_sampling_with_variance_beta_is_the_books_loop(clip):
+    """Equation 17-8 in double precision, a step for each of the T timesteps, with the same noise; see `ddpm_book`."""
+    model = optimal("noise", num_steps=30)
+    beta = model.noise_schedule.beta
+    x = np.float64(model.initial_latents(4, 7, 30))
+    for i, t in enumerate(range(30, 0, -1)):
+        eps = np.float64(model.ema_network(np.float32(x), np.full(4, t), np.full(4, 3)))
+        alpha, alpha_bar = 1 - beta[t], np.prod(1 - beta[: t + 1])
+        if clip:  # to predicted images, as most implementations do
+            x0 = np.clip((x - (1 - alpha_bar) ** 0.5 * eps) / alpha_bar**0.5, -1, 1)
+            eps = (x - alpha_bar**0.5 * x0) / (1 - alpha_bar) ** 0.5
+        z = np.float64(normal(x.shape, np.array([7, 2 * i], "uint32"))) if t > 1 else 0
+        x = (x - beta[t] / (1 - alpha_bar) ** 0.5 * eps) / alpha**0.5 + beta[t] ** 0.5 * z
+    expected = np.clip((x[..., 0] + 1) / 2, 0, 1)
+    found = model.sample(4, 7, steps=30, method="ancestral", variance="beta", clip=clip)
+    checks.close(found, expected, 1e-4)
+    assert np.abs(model.sample(4, 7, steps=30, method="ancestral", clip=clip) - expected).max() > 1e-3
+
+
+def test_guidance_extrapolates_from_unconditional_to_conditional():
     """Of the prediction: 0 none, 1 the class, 2 as far again; in images: means 0.1, 0.6 and beyond 1.0 (clipped)."""
-    model = best()
+    model = optimal()
     x, t = np.random.default_rng(0).normal(size=(4, 4, 5, 1)).astype("float32"), np.array([3, 10, 20, 50], "int32")
     labels, none = np.full(4, 2, "int32"), np.full(4, 3, "int32")
     without, within = (np.float64(model.ema_network(x, t, which)) for which in (none, labels))
     for guidance in (0.0, 0.5, 1.0, 2.0, 7.5):
-        found = model.predicted(x, t, labels, np.float32(guidance))
+        found = model.predict_guided(x, t, labels, np.float32(guidance))
         checks.close(found, without + guidance * (within - without), 2e-5)
     means = [2 * model.sample(100, labels=2, guidance=g).mean() - 1 for g in (0.0, 1.0, 2.0)]
     assert means[:2] == [pytest.approx(0.1, abs=0.03), pytest.approx(0.6, abs=0.03)]
@@ -204,7 +229,7 @@ def test_guidance_goes_from_any_class_to_the_class_and_beyond():
 
 
 def test_labels_are_taken_in_turn():
-    model = best()
+    model = optimal()
     images = 2 * model.sample(60, labels=[0, 2], steps=10) - 1
     assert images[::2].mean() == pytest.approx(0.4, abs=0.05)
     assert images[1::2].mean() == pytest.approx(0.6, abs=0.05)
@@ -212,7 +237,7 @@ def test_labels_are_taken_in_turn():
 
 @EVERY
 @pytest.mark.usefixtures("eager")
-def test_a_seed_draws_the_same_and_batches_differ(kind):
+def test_a_seed_gives_the_same_samples_and_batches_differ(kind):
     model = make(kind)
     images = model.sample(210, seed=1, steps=3)
     assert images.shape == (210, 8, 8)
@@ -225,20 +250,20 @@ def test_a_seed_draws_the_same_and_batches_differ(kind):
 
 @pytest.mark.parametrize("method", ["ancestral", "dpm_solver"])
 def test_an_image_of_a_seed_is_the_same_among_any_number(method):
-    model = best(num_steps=20)
+    model = optimal(num_steps=20)
     labels = np.arange(120) % 3
     many = model.sample(120, seed=1, steps=6, labels=labels, method=method)
     for count in (1, 8, 101):
         checks.close(model.sample(count, seed=1, steps=6, labels=labels[:count], method=method), many[:count], 1e-5)
-    again = model.vary(many, 0.5, seed=2, steps=3, labels=labels, method=method)
-    checks.close(model.vary(many[:5], 0.5, seed=2, steps=3, labels=labels, method=method), again[:5], 1e-5)
+    again = model.image_to_image(many, 0.5, seed=2, steps=3, labels=labels, method=method)
+    checks.close(model.image_to_image(many[:5], 0.5, seed=2, steps=3, labels=labels, method=method), again[:5], 1e-5)
     mask = np.zeros((4, 5))
     painted = model.inpaint(many, mask, seed=2, steps=3, labels=labels)
     checks.close(model.inpaint(many[:5], mask, seed=2, steps=3, labels=labels), painted[:5], 1e-5)
 
 
-def test_the_saved_model_draws_the_same_as_python(tmp_path):
-    model = best(num_steps=20)
+def test_the_saved_model_samples_the_same_as_python(tmp_path):
+    model = optimal(num_steps=20)
     write_saved_model(model, tmp_path / "saved")
     saved = tf.saved_model.load(str(tmp_path / "saved"))
     for count in (1, 120):
@@ -250,17 +275,17 @@ def test_the_saved_model_draws_the_same_as_python(tmp_path):
 
 
 @pytest.mark.usefixtures("eager")
-def test_the_callback_sees_every_step_and_changes_nothing():
+def test_the_callback_gets_every_step_and_changes_nothing():
     model, seen = make(), []
     with_callback = model.sample(5, steps=7, callback=lambda step, images: seen.append((step, images)))
     np.testing.assert_array_equal(with_callback, model.sample(5, steps=7))
     assert [step for step, _ in seen] == list(range(1, 8))
-    checks.close(seen[-1][1], with_callback)  # the last step ends in what the network sees
+    checks.close(seen[-1][1], with_callback)  # the last step ends in the predicted x0
     assert all(images.shape == (5, 8, 8) for _, images in seen)
 
 
 @pytest.mark.usefixtures("eager")
-def test_inpainting_leaves_what_it_is_told_to_and_paints_the_rest_anew():
+def test_inpainting_keeps_what_is_masked_and_samples_the_rest():
     model = make()
     mask = np.zeros((8, 8))
     mask[:, :4] = 1
@@ -273,12 +298,12 @@ def test_inpainting_leaves_what_it_is_told_to_and_paints_the_rest_anew():
     checks.close(model.inpaint(np.uint8(X[:3] * 16) * 15, mask, steps=2).shape, (3, 8, 8))
 
 
-def test_variations_keep_the_more_the_less_noise_they_begin_with():
-    model = best("x0")
+def test_image_to_image_keeps_the_more_the_less_noise_it_starts_with():
+    model = optimal("x0")
     images = np.random.default_rng(1).uniform(size=(90, 4, 5)).astype("float32")
 
     def kept(strength):
-        again = model.vary(images, strength, labels=1, method="ddim", steps=50)
+        again = model.image_to_image(images, strength, labels=1, method="ddim", steps=50)
         return np.corrcoef(again.ravel(), images.ravel())[0, 1]
 
     assert kept(0.02) > 0.95 > kept(0.5) > 0.1
@@ -286,12 +311,14 @@ def test_variations_keep_the_more_the_less_noise_they_begin_with():
 
 
 @pytest.mark.parametrize("noise", [0.02, 0.3, 2.0])
-def test_denoising_is_the_mean_of_what_may_lie_below(noise):
+def test_denoising_is_the_posterior_mean(noise):
     """Of N(0.1, 0.2^2) in [-1, 1], for images without a class: between the noisy pixel and the mean."""
-    model = best("velocity", schedule="cosine")
+    model = optimal("velocity", schedule="cosine")
     noisy = np.random.default_rng(2).normal(0.5, 0.5, (5, 4, 5)).astype("float32")
     share = 0.1**2 / (0.1**2 + noise**2)
-    ratios = model.tables.noise[1:] / model.tables.signal[1:] / 2  # the nearest time from above stands for the noise
+    ratios = (
+        model.noise_schedule.sqrt_one_minus_alpha_bar[1:] / model.noise_schedule.sqrt_alpha_bar[1:] / 2
+    )  # the next timestep with more noise is taken
     near = ratios[np.searchsorted(ratios, noise)]
     assert near < 1.5 * noise
     share = 0.1**2 / (0.1**2 + near**2)
@@ -306,8 +333,8 @@ def test_denoising_is_the_mean_of_what_may_lie_below(noise):
         (lambda m: m.sample(2, labels=1.5), "labels must be whole numbers"),
         (lambda m: m.sample(2, labels=[]), "labels must be whole numbers"),
         (lambda m: m.sample(2, steps=51), "steps must lie in 1 to 50, not 51"),
-        (lambda m: m.vary(X[:1], steps=51), "steps must lie in 1 to 25, not 51"),
-        (lambda m: m.vary(X[:1], 0.0), r"strength must lie in \(0, 1\]"),
+        (lambda m: m.image_to_image(X[:1], steps=51), "steps must lie in 1 to 25, not 51"),
+        (lambda m: m.image_to_image(X[:1], 0.0), r"strength must lie in \(0, 1\]"),
         (lambda m: m.inpaint(X[:1], np.ones((8, 8)), steps=51), "steps must lie in 1 to 50, not 51"),
         (lambda m: m.sample(2, steps=0), "steps must lie in 1 to 50, not 0"),
         (lambda m: m.sample(2, guidance=2.0), "guidance needs labels"),
@@ -316,8 +343,9 @@ def test_denoising_is_the_mean_of_what_may_lie_below(noise):
         (lambda m: make(class_names=("a", "b")), "there must be 3 class_names or none, not 2"),
         (lambda m: m.denoise(X[:1], -0.1), "noise must be 0 or more"),
         (lambda m: m.sample(2, method="euler"), "method must be one of ancestral, ddim, dpm_solver"),
+        (lambda m: m.sample(2, method="ancestral", variance="small"), "variance must be one of posterior, beta"),
         (lambda m: m.inpaint(X[:2], np.ones((8, 7))), r"masks must be 8x8, one or as many as images, not \(8, 7\)"),
-        (lambda m: m.inpaint(X[:2], np.full((8, 8), 0.5)), "masks must be 1 where the image is to stay"),
+        (lambda m: m.inpaint(X[:2], np.full((8, 8), 0.5)), "masks must be 1 where the image is kept"),
         (lambda m: m.inpaint(X[:2, :7], np.ones((8, 8))), r"images must have the shape \(n, 8, 8\)"),
         (lambda m: m.denoise(X[:2, :7]), r"images must have the shape \(n, 8, 8\)"),
         (lambda m: make("separable").sample(2, labels=1), "trained without classes"),
@@ -334,15 +362,15 @@ def test_bad_input_is_one_line(wrong, message):
 
 
 def test_fewer_steps_than_usual_are_taken_of_a_short_process():
-    model, seen = best(), []
-    short = DDPM(Best(num_steps=7, name="network"), 7, prediction="noise", image_shape=(4, 5))
+    model, seen = optimal(), []
+    short = DDPM(Optimal(num_steps=7, name="network"), 7, prediction="noise", image_shape=(4, 5))
     short.build()
     for one, wanted in ((model, 25), (short, 7)):
         one.sample(2, callback=lambda step, images: seen.append(step))
         assert seen[-1] == wanted
     short.inpaint(short.sample(2), np.ones((4, 5)), callback=lambda step, images: seen.append(step))
     assert seen[-1] == 7
-    short.vary(short.sample(2), 0.5, callback=lambda step, images: seen.append(step))
+    short.image_to_image(short.sample(2), 0.5, callback=lambda step, images: seen.append(step))
     assert seen[-1] == 4
 
 
@@ -405,7 +433,7 @@ def test_files_and_precision(kind, tmp_path):
 @EVERY
 def test_endpoints_are_the_methods(kind, tmp_path, monkeypatch):
     model = make(kind)
-    assert model.see  # the network, traced once for all that follows, which runs eagerly
+    assert model.predict_ema  # the network, traced once for all that follows, which runs eagerly
     monkeypatch.setattr(ddpm, "compiled", lambda function, *args, **kwargs: function)
     masks = np.zeros((3, 8, 8), "float32")
     masks[:, 4:] = 1
@@ -413,7 +441,7 @@ def test_endpoints_are_the_methods(kind, tmp_path, monkeypatch):
     calls = {
         "sample": [6, 2, 5, *given],
         "inpaint": [X[:3], masks, 2, 5, *given],
-        "vary": [X[:3], 0.6, 2, 5, *given],
+        "image_to_image": [X[:3], 0.6, 2, 5, *given],
         "denoise": [X[:3], 0.2],
     }
     assert set(calls) == set(model.endpoints())
@@ -423,7 +451,7 @@ def test_endpoints_are_the_methods(kind, tmp_path, monkeypatch):
     for name, images in {
         "sample": model.sample(6, 2, 5, **more),
         "inpaint": model.inpaint(X[:3], masks, 2, 5, **more),
-        "vary": model.vary(X[:3], 0.6, 2, 5, **more),
+        "image_to_image": model.image_to_image(X[:3], 0.6, 2, 5, **more),
         "denoise": model.denoise(X[:3], 0.2),
     }.items():
         endpoint = model.endpoints()[name]
@@ -433,9 +461,9 @@ def test_endpoints_are_the_methods(kind, tmp_path, monkeypatch):
         checks.close(found["images"], images, 1e-3)
     for name, arguments, message in (
         ("sample", [2, 0, 51, [-1], 1.0], "steps must lie in 1 to 50"),
-        ("sample", [2, 0, 5, [7], 1.0], "labels must lie in 0 to 2" if model.num_classes else "without classes"),
+        ("sample", [2, 0, 5, [7], 1.0], "labels must lie in -1 to 2" if model.num_classes else "without classes"),
         ("inpaint", [X[:3], masks[:2], 0, 5, [-1], 1.0], "as many masks as images"),
-        ("vary", [X[:3], 1.5, 0, 5, [-1], 1.0], "strength must lie in"),
+        ("image_to_image", [X[:3], 1.5, 0, 5, [-1], 1.0], "strength must lie in"),
         (
             "sample",
             [2, 0, 5, [-1], 3.0],

@@ -1,4 +1,4 @@
-"""The networks of diffusion against PyTorch's layers, and against the book's network in Keras' layers."""
+"""The U-Nets against PyTorch's layers, and against the book's network in Keras' layers."""
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ from tests import checks
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(3, 8, 8, 1)).astype("float32")
-TIMES, LABELS = np.array([1, 40, 900]), np.array([0, 2, 3])
+TIMESTEPS, LABELS = np.array([1, 40, 900]), np.array([0, 2, 3])
 SMALL = {"filters": (8, 16), "num_heads": 2}
 KINDS = {
     "patches": (UNet, SMALL),
@@ -34,7 +34,7 @@ def make(kind, shape=(None, 8, 8, 1), **more):
 
 
 def inputs(network, x=X):
-    return (x, TIMES[: len(x)], LABELS[: len(x)]) if network.num_classes else (x, TIMES[: len(x)])
+    return (x, TIMESTEPS[: len(x)], LABELS[: len(x)]) if network.num_classes else (x, TIMESTEPS[: len(x)])
 
 
 @pytest.mark.parity
@@ -53,9 +53,10 @@ def test_unet_is_the_one_of_pytorchs_layers(settings, shape):
 
     network = make("patches", (None, *shape), **settings)
     names = {"num_classes": "classes", "num_heads": "heads"}
-    theirs = TorchUNet(**{names.get(key, key): value for key, value in (SMALL | settings).items()}).copy(network)
+    theirs = TorchUNet(**{names.get(key, key): value for key, value in (SMALL | settings).items()})
+    theirs.load_keras_weights(network)
     x = RNG.normal(size=(3, *shape)).astype("float32")
-    given = (torch.tensor(TIMES), torch.tensor(LABELS) if network.num_classes else None)
+    given = (torch.tensor(TIMESTEPS), torch.tensor(LABELS) if network.num_classes else None)
     images = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)
     expected = theirs(images, *given)
     expected.square().sum().backward()
@@ -64,8 +65,8 @@ def test_unet_is_the_one_of_pytorchs_layers(settings, shape):
         tape.watch(x)
         found = network(*inputs(network, x))
         loss = tf.reduce_sum(found**2)
-    wanted = [expected.detach().numpy(), images.grad.numpy(), theirs.enter.weight.grad.numpy()]
-    gradient, of_kernel = tape.gradient(loss, [x, network.enter.kernel.value])
+    wanted = [expected.detach().numpy(), images.grad.numpy(), theirs.conv_in.weight.grad.numpy()]
+    gradient, of_kernel = tape.gradient(loss, [x, network.conv_in.kernel.value])
     ours = [
         tf.transpose(found, (0, 3, 1, 2)),
         tf.transpose(gradient, (0, 3, 1, 2)),
@@ -83,15 +84,15 @@ def test_separable_is_the_books_network(training):
     def layers(kind):
         return [layer for layer in book.layers if type(layer).__name__ == kind]
 
-    convolutions, links = layers("Conv2D"), [layer for layer in layers("Conv2D") if layer.kernel_size == (1, 1)]
+    convolutions, shortcuts = layers("Conv2D"), [layer for layer in layers("Conv2D") if layer.kernel_size == (1, 1)]
     pairs = [
-        *zip([network.enter, network.leave], [convolutions[0], convolutions[-1]], strict=True),
-        *zip(network.links, links, strict=True),
-        *zip(network.times, layers("Dense"), strict=True),
-        *zip([x for pair in network.down for x in pair], layers("SeparableConv2D"), strict=True),
-        *zip([x for pair in network.up for x in pair], layers("Conv2DTranspose"), strict=True),
+        *zip([network.conv_in, network.conv_out], [convolutions[0], convolutions[-1]], strict=True),
+        *zip(network.shortcuts, shortcuts, strict=True),
+        *zip(network.time_dense, layers("Dense"), strict=True),
+        *zip([x for pair in network.down_convs for x in pair], layers("SeparableConv2D"), strict=True),
+        *zip([x for pair in network.up_convs for x in pair], layers("Conv2DTranspose"), strict=True),
         *zip(
-            [network.enter_norm, *(x for pair in network.norms for x in pair)],
+            [network.norm_in, *(x for pair in network.norms for x in pair)],
             layers("BatchNormalization"),
             strict=True,
         ),
@@ -100,29 +101,29 @@ def test_separable_is_the_books_network(training):
         theirs.set_weights(ours.get_weights())
     assert sum(len(layer.weights) for layer, _ in pairs) == len(network.weights) == len(book.weights)
     x = RNG.normal(size=(3, 28, 28, 1)).astype("float32")
-    checks.close(network(x, TIMES, training=training), book([x, TIMES], training=training), 1e-4)
+    checks.close(network(x, TIMESTEPS, training=training), book([x, TIMESTEPS], training=training), 1e-4)
     for ours, theirs in pairs:
         checks.close(ours.get_weights(), theirs.get_weights())  # the moving averages
 
 
 @EVERY
-def test_the_condition_is_the_positional_encoding_of_the_time(kind, monkeypatch):
-    """Through the network: times that only a row of `PositionalEncoding` tells apart."""
+def test_the_condition_is_the_positional_encoding_of_the_timestep(kind, monkeypatch):
+    """Through the network: timesteps that only a row of `PositionalEncoding` tells apart."""
     network = make(kind)
     dim = network.filters[0] if isinstance(network, UNet) else network.time_dim
     encoding = PositionalEncoding()(np.zeros((1, 1000, dim), "float32"))
     seen = []
-    dense = network.dense[0] if isinstance(network, UNet) else network.times[0]
+    dense = network.time_mlp[0] if isinstance(network, UNet) else network.time_dense[0]
     monkeypatch.setattr(dense, "call", lambda x, call=dense.call: seen.append(x) or call(x))
-    network(X, TIMES, np.full(3, network.num_classes)) if network.num_classes else network(X, TIMES)
-    wanted = np.array(encoding)[0, TIMES]
+    network(X, TIMESTEPS, np.full(3, network.num_classes)) if network.num_classes else network(X, TIMESTEPS)
+    wanted = np.array(encoding)[0, TIMESTEPS]
     if not isinstance(network, UNet):
         wanted = wanted + np.array(network.embedding.embeddings)[-1]
     checks.close(seen[0], wanted, 1e-4)
 
 
 @EVERY
-def test_outputs_depend_on_the_time_the_class_and_the_whole_image(kind):
+def test_outputs_depend_on_the_timestep_the_class_and_the_whole_image(kind):
     network = make(kind)
     before = np.array(network(*inputs(network)))
     for i in range(len(inputs(network))):
@@ -159,14 +160,14 @@ def test_any_batch_by_xla(kind):
 
 def test_a_new_unet_predicts_zero():
     network = UNet(**SMALL)
-    assert not np.any(network(X, TIMES))
+    assert not np.any(network(X, TIMESTEPS))
 
 
-def test_dropout_is_of_training_alone():
+def test_dropout_is_active_in_training_only():
     network = make("patches", dropout=0.5)
-    before = np.array(network(X, TIMES))
-    checks.close(network(X, TIMES, training=False), before, 0)
-    assert (np.array(network(X, TIMES, training=True)) != before).any()
+    before = np.array(network(X, TIMESTEPS))
+    checks.close(network(X, TIMESTEPS, training=False), before, 0)
+    assert (np.array(network(X, TIMESTEPS, training=True)) != before).any()
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (10, 8), (1, 1)])
@@ -193,4 +194,4 @@ def test_odd_filters_are_refused():
 def test_separable_pads_images_of_any_size(shape):
     network = make("separable", (None, *shape, 1), num_classes=0)
     x = RNG.normal(size=(2, *shape, 1)).astype("float32")
-    assert network(x, TIMES[:2]).shape == (2, *shape, 1)
+    assert network(x, TIMESTEPS[:2]).shape == (2, *shape, 1)
