@@ -19,8 +19,8 @@ HEADLINE = {
     "bert_classify": "test_accuracy",
     "autoencoder_stacked": "val_loss",
     "vae": "val_loss",
-    "dcgan_conditional": "frechet",
-    "ddpm_conditional": "frechet",
+    "dcgan_conditional": "frechet_distance",
+    "ddpm_conditional": "frechet_distance",
 }  # recipes and their metric in the short table of README.md
 
 

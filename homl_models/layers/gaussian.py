@@ -1,7 +1,7 @@
-"""Gaussian noise: added to inputs, and as the draw of a coding from its distribution.
+"""Gaussian noise: a regularizing layer, and the reparameterized sampling of codings (latents).
 
-The numbers come from the hashes of `layers/dropout.py`, which XLA fuses into what uses them: on a CPU
-Keras' own take longer than the dense layers around them. Shapes: b batch, c coding.
+Random numbers come from the counter-based hash of `layers/dropout.py`, which XLA fuses into what uses them: on a CPU
+`keras.random` takes longer than the dense layers around it. Shapes: b batch, c coding.
 """
 
 import math
@@ -16,16 +16,20 @@ from homl_models.layers.dropout import random_bits
 
 
 def uniform(shape, seed, row=None):
-    """Independent numbers of that shape in [0, 1), multiples of 2^-24, from `seed` (2,); row: see `random_bits`."""
+    """Independent uniform float32 numbers of that shape in [0, 1), from `seed` (2,), see `dropout.random_bits`.
+
+    They are multiples of 2^-24. row: index of the first row, see there.
+    """
     bits = random_bits(shape, seed, row)
     return ops.cast(ops.bitwise_right_shift(bits, np.uint32(8)), "float32") * 2.0**-24
 
 
 def normal(shape, seed, dtype="float32", row=None):
-    """Independent standard normal numbers of that shape from `seed` (2,); at most 5.8 in size.
+    """Independent standard normal numbers of that shape, from `seed` (2,); their absolute value is at most 5.8.
 
-    Row i of a seed is the same in an array of any number of rows. row: the number of the first row; None for 0.
-    Box and Muller, 1958: sqrt(-2 ln u) cos(2 pi v) with u in (0, 1] and v in [0, 1), multiples of 2^-24.
+    Box-Muller transform (1958): sqrt(-2 ln u) cos(2 pi v) with u in (0, 1] and v in [0, 1), multiples of 2^-24.
+    Row i of a seed is the same for any number of rows. row: index of the first row, to get rows of a larger array;
+    None for 0.
     """
     u, v = ops.unstack(uniform((shape[0], 2, *shape[1:]), seed, row), axis=1)
     return ops.cast(ops.sqrt(-2 * ops.log(u + 2.0**-24)) * ops.cos(2 * math.pi * v), dtype)
@@ -33,7 +37,15 @@ def normal(shape, seed, dtype="float32", row=None):
 
 @keras.saving.register_keras_serializable("homl_models")
 class GaussianNoise(Layer):
-    """(...) -> (...): in training adds noise of standard deviation `stddev`, 0 or more (Keras' allows 1 at most)."""
+    """Additive Gaussian noise, active in training only: (...) -> (...).
+
+    Replaces `keras.layers.GaussianNoise`, which refuses a `stddev` above 1 and whose random numbers are slow under XLA
+    on a CPU (see `layers/dropout.py`). It may be removed when Keras has neither limit.
+
+    Args:
+        stddev: standard deviation of the noise, 0 or more; `UserError` for another.
+        seed: of the noise; the sequence of calls is then the same every time.
+    """
 
     def __init__(self, stddev, seed=None, **kwargs):
         super().__init__(**kwargs)
@@ -51,9 +63,12 @@ class GaussianNoise(Layer):
 
 @keras.saving.register_keras_serializable("homl_models")
 class Sampling(Layer):
-    """Mean and log-variance, (b, c) each -> codings (b, c), mean + exp(log_var / 2) * noise (Kingma & Welling, 2013).
+    """Reparameterization trick (Kingma & Welling, 2013): mean and log-variance, (b, c) each -> codings (b, c).
 
-    seed: makes the sequence of draws the same every time.
+    A sample of N(mean, exp(log_var)), mean + exp(log_var / 2) * noise. Keras has no layer for it.
+
+    Args:
+        seed: of the noise; the sequence of calls is then the same every time.
     """
 
     def __init__(self, seed=None, **kwargs):
@@ -72,5 +87,5 @@ class Sampling(Layer):
 
 
 def kl_divergence(mean, log_var):
-    """KL(N(mean, exp(log_var)) || N(0, 1)) in nats, summed over the coding: (..., c) twice -> (...) (equation 17-4)."""
+    """KL divergence of N(mean, exp(log_var)) from N(0, I) in nats: (..., c) twice -> (...) (equation 17-4)."""
     return -0.5 * ops.sum(1 + log_var - ops.exp(log_var) - ops.square(mean), axis=-1)

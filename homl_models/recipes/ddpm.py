@@ -1,71 +1,58 @@
 """Recipes of diffusion models (`models/ddpm.py`)."""
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 from homl_models.errors import UserError
 from homl_models.recipes.images import GRID_COLUMNS, GeneratorRecipe, ImageRecipe
 from homl_models.recipes.recipe import positive, rate
+from homl_models.recipes.results import Result
 
-HOLE = 0.5  # share of the height that is painted anew in inpainting.png
+INPAINTED_FRACTION = 0.5  # of the height, in inpainting.png
 
 
 @dataclasses.dataclass(frozen=True)
 class DDPM(GeneratorRecipe, ImageRecipe):
-    """A diffusion model of Fashion MNIST: a U-Net with attention that predicts velocities.
+    """Denoising diffusion model (DDPM) of images, by default a U-Net with attention that predicts velocities.
 
-    Measured: `python -m homl_models.train ddpm_conditional --precision mixed_bfloat16`, 2 cores of an Intel Xeon (with
-    AMX), 20 epochs, 94 minutes beside other work; validation loss 0.1319. 10,000 images, a class each in turn,
-    drawn in 25 steps with guidance 1.5, against 10,000 of the test part, by the preset fashion_features: Fréchet
-    distance 9.0, kernel distance 0.69, precision 0.894, recall 0.643, density 0.862, coverage 0.799, classifier score
-    9.03; 95.5 % of them are taken for the class that they were drawn for. It is the preset of that name.
-    Without guidance: Fréchet distance 13.0, recall 0.680, 87.8 % of the class. Of 1,000 images (whose distances are
-    larger), by guidance: 1: 89.2 %, Fréchet distance 19.1; 1.5: 95.6 %, 13.9; 2: 98.2 %, 14.8; 3: 99.0 %, 21.6.
-    `python -m homl_models.train ddpm --precision mixed_bfloat16`, the same machine, 20 epochs, 137 minutes beside other
-    work; validation loss 0.1467. 10,000 images in 25 steps: Fréchet distance 19.5, kernel distance 1.40, precision
-    0.864, recall 0.696, density 0.743, coverage 0.684, classifier score 7.59, every class between 8.6 and 11.4 %.
-    `python -m homl_models.train ddpm_book`, one core of an AMD EPYC (AVX2), 20 epochs, 92 minutes beside other work (12
-    epochs on both cores took 36): validation loss 0.0390, the book 0.0375 after 100 epochs of 347 to 418 s. 10,000
-    images in 25 steps: Fréchet distance 50.0, kernel distance 2.15, precision 0.831, recall 0.442, density 0.664,
-    coverage 0.366, classifier score 6.15. The images show clothes and shoes, many with holes or frayed.
-    After 12 epochs of 12: 0.0403 and Fréchet distance 64.2. A learning rate that stays leads to the same: epoch 9 of 20
-    has 0.0409 by it, 0.0408 by the cosine.
+    Samples are made by DPM-Solver++; new images, sampling step by step and inpainting are shown after training.
+    With --conditional labels are an input, and sampling uses classifier-free guidance.
     """
 
-    kind = "draws"
+    kind: ClassVar[str] = "draws"
+    convolutional: ClassVar[bool] = True
     epochs: int = 20
     batch_size: int = 128
     monitor: str = ""
     steps_per_execution: int = 10
     num_steps: int = 1000
-    """T, the steps from an image to noise."""
+    """T, the number of timesteps of the forward process."""
     schedule: Literal["cosine", "linear"] = "cosine"
-    """How much noise each step adds."""
+    """Noise schedule."""
     prediction: Literal["noise", "x0", "velocity"] = "velocity"
-    """What the network predicts."""
+    """Prediction target of the network; velocity is a mixture of noise and image."""
     loss: Literal["mse", "mae", "huber"] = "mse"
-    """Of each pixel, in [-1, 1]."""
+    """Loss between prediction and target, of each pixel in [-1, 1]."""
     ema: float = 0.999
-    """Decay of the average of the weights that draws images."""
+    """Decay of the exponential moving average of the weights, which validation and sampling use."""
     network: Literal["unet", "separable"] = "unet"
-    """`unet`: residual blocks and attention; `separable`: the book's, of separable convolutions."""
+    """`unet`: residual blocks and attention; `separable`: the book's U-Net of separable convolutions."""
     filters: tuple[int, ...] = (64, 128)
-    """Filters of the levels, the largest maps first."""
+    """Channels at each level of the U-Net, highest resolution first."""
     attention_levels: tuple[int, ...] = (1,)
-    """Levels with attention, counted from 0; of `unet`."""
+    """Levels of `unet` with self-attention, counted from 0."""
     patch: int = 2
-    """Side of the squares of pixels that `unet` takes together."""
+    """Patch size of `unet`, in pixels."""
     dropout: float = 0.0
-    """Dropout rate in `unet`."""
+    """Dropout rate in the residual blocks of `unet`."""
     conditional: bool = False
-    """Learn the classes of the images, to draw those of a class."""
+    """Condition on the classes of the images."""
     label_dropout: float = 0.1
-    """With --conditional: share of labels left out in training, for images without a class and for guidance."""
+    """With --conditional: probability that a label is dropped in training, for classifier-free guidance."""
     sampling_steps: int = 25
-    """Steps in which images are drawn for samples and measures."""
+    """Sampling steps, for samples and for metrics."""
     guidance: float = 1.0
-    """How strongly the class counts in those; 1 as learned."""
-    convolutional = True
+    """Scale of classifier-free guidance, for samples and for metrics; 1: as learned, more: more typical images."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -124,38 +111,38 @@ class DDPM(GeneratorRecipe, ImageRecipe):
         return model.sample(count, self.seed, self.sampling_steps, labels, self.guidance), labels
 
     def show(self, model, folder):
-        """samples.png, process.png, inpainting.png, and what they show."""
-        import numpy as np
-
+        """Writes samples.png, process.png and inpainting.png -> what they show, a line each."""
         from homl_models.training import reports
 
         reports.image_grid(self.sample_grid(model), folder / "samples.png")
-
-        seen, labels = [], np.arange(GRID_COLUMNS) % model.num_classes if self.conditional else None
-        last = model.sample(
-            GRID_COLUMNS,
-            self.seed,
-            self.sampling_steps,
-            labels,
-            self.guidance,
-            callback=lambda step, images: seen.append(images),
-        )
-        shown = np.unique(np.linspace(0, len(seen) - 1, 8).round().astype(int))
-        reports.image_grid([*(seen[i] for i in shown), last], folder / "process.png")
-
-        images = model.checked_images(self.splits[1][0][:GRID_COLUMNS])
-        mask = np.ones(model.image_shape[:2])
-        height, width = mask.shape
-        mask[round(height * (1 - HOLE)) :] = 0
-        cut = np.where(mask.reshape(*mask.shape, *[1] * (images.ndim - 3)) > 0, images, 0.5)
-        painted = [model.inpaint(images, mask, seed) for seed in range(3)]
-        reports.image_grid([images, cut, *painted], folder / "inpainting.png")
+        reports.image_grid(self.process_rows(model), folder / "process.png")
+        reports.image_grid(self.inpainting_rows(model), folder / "inpainting.png")
         lines = [
             "samples.png     new images" + (", " + self.sample_grid_legend(model) if self.conditional else ""),
-            "process.png     from top to bottom: what the network sees in the noise, step by step",
+            "process.png     from top to bottom: the image predicted at some of the sampling steps",
             "inpainting.png  validation images, the same without their lower half, and three ways to complete them",
         ]
         return "\n".join(lines)
+
+    def process_rows(self, model):
+        """The predicted x0 at 8 of the sampling steps or all of them, and the samples: rows of images."""
+        import numpy as np
+
+        predicted, labels = [], np.arange(GRID_COLUMNS) % model.num_classes if self.conditional else None
+        settings = (GRID_COLUMNS, self.seed, self.sampling_steps, labels, self.guidance)
+        last = model.sample(*settings, callback=lambda step, images: predicted.append(images))
+        shown = np.unique(np.linspace(0, len(predicted) - 1, 8).round().astype(int))
+        return [*(predicted[i] for i in shown), last]
+
+    def inpainting_rows(self, model):
+        """Validation images, what is kept of them, and three ways to inpaint the rest: rows of images."""
+        import numpy as np
+
+        images = model.checked_images(self.splits[1][0][:GRID_COLUMNS])
+        mask = np.ones(model.image_shape[:2])
+        mask[round(len(mask) * (1 - INPAINTED_FRACTION)) :] = 0
+        kept = np.where(mask.reshape(*mask.shape, *[1] * (images.ndim - 3)) > 0, images, 0.5)
+        return [images, kept, *(model.inpaint(images, mask, seed) for seed in range(3))]
 
 
 RECIPES = {
@@ -187,3 +174,83 @@ RECIPES = {
         sampling_steps=4,
     ),
 }
+
+SUMMARIES = {
+    "ddpm_book": "The book's diffusion model of Fashion MNIST: separable U-Net, 4,000 timesteps, noise prediction",
+    "ddpm": "Diffusion model of Fashion MNIST: U-Net with attention, velocity prediction, EMA of the weights",
+    "ddpm_conditional": "The same conditioned on the class, sampled with classifier-free guidance",
+    "ddpm_digits": "Class-conditional diffusion model of scikit-learn's digits, which needs no download",
+}
+
+PROTOCOL = (
+    "Measured on 10,000 images sampled in 25 steps{}, against 10,000 of the test part, by the preset fashion_features."
+)
+RESULTS = [
+    Result(
+        "ddpm_conditional",
+        "ddpm_conditional --precision mixed_bfloat16",
+        machine="2 cores of an Intel Xeon (with AMX), beside other work",
+        minutes=94,
+        metrics={
+            "epochs": 20,
+            "val_loss": 0.1319,
+            "frechet_distance": 9.0,
+            "kid": 0.69,
+            "precision": 0.894,
+            "recall": 0.643,
+            "density": 0.862,
+            "coverage": 0.799,
+            "inception_score": 9.03,
+            "label_agreement": 0.955,
+        },
+        note=PROTOCOL.format(", a class each in turn, with guidance 1.5")
+        + """ 95.5 % of them are classified as the class that they were sampled for. It is the preset of that name.
+Without guidance: Fréchet distance 13.0, recall 0.680, 87.8 % of the class. Of 1,000 images (whose distances are
+larger), by guidance: 1: 89.2 %, Fréchet distance 19.1; 1.5: 95.6 %, 13.9; 2: 98.2 %, 14.8; 3: 99.0 %, 21.6.""",
+    ),
+    Result(
+        "ddpm",
+        "ddpm --precision mixed_bfloat16",
+        machine="2 cores of an Intel Xeon (with AMX), beside other work",
+        minutes=137,
+        metrics={
+            "epochs": 20,
+            "val_loss": 0.1467,
+            "frechet_distance": 19.5,
+            "kid": 1.40,
+            "precision": 0.864,
+            "recall": 0.696,
+            "density": 0.743,
+            "coverage": 0.684,
+            "inception_score": 7.59,
+        },
+        note=PROTOCOL.format("") + " Every class has between 8.6 and 11.4 % of them.",
+    ),
+    Result(
+        "ddpm_book",
+        machine="one core of an AMD EPYC (AVX2), beside other work",
+        minutes=92,
+        metrics={
+            "epochs": 20,
+            "val_loss": 0.0390,
+            "frechet_distance": 50.0,
+            "kid": 2.15,
+            "precision": 0.831,
+            "recall": 0.442,
+            "density": 0.664,
+            "coverage": 0.366,
+            "inception_score": 6.15,
+        },
+        reference={"val_loss": 0.0375, "epochs": 100, "seconds per epoch": "347 to 418"},
+        note=PROTOCOL.format("")
+        + """ The reference is the book's notebook. The images show clothes and shoes, many with holes or frayed.
+A learning rate that stays leads to the same: epoch 9 of 20 has 0.0409 by it, 0.0408 by the cosine.""",
+    ),
+    Result(
+        "ddpm_book",
+        "ddpm_book --epochs 12",
+        machine="2 cores of an AMD EPYC (AVX2)",
+        minutes=36,
+        metrics={"epochs": 12, "val_loss": 0.0403, "frechet_distance": 64.2},
+    ),
+]

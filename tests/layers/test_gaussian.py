@@ -1,4 +1,4 @@
-"""Gaussian noise and the sampling of codings, against formulas in double precision and against statistics."""
+"""Gaussian noise and the sampling of codings, against formulas in double precision and by statistical tests."""
 
 import keras
 import numpy as np
@@ -16,7 +16,7 @@ X = np.random.default_rng(0).normal(size=(50, 40, 30)).astype("float32")
 MEAN, LOG_VAR = X[:, :10, 0], X[:, :10, 1]
 
 
-def drawn(shape=X.shape, seed=3, step=1):
+def sample(shape=X.shape, seed=3, step=1):
     return np.float64(ops.convert_to_numpy(normal(shape, np.array([seed, step], "uint32"))))
 
 
@@ -36,24 +36,24 @@ def test_a_row_of_a_seed_is_the_same_among_any_number_of_rows():
 
 
 def test_normal_numbers_are_normal():
-    z = drawn((400, 500))
+    z = sample((400, 500))
     assert scipy.stats.kstest(z.ravel(), "norm").pvalue > 1e-3
     assert np.abs(z).max() < 6
     assert np.abs(z).max() > 4
     assert abs(scipy.stats.kurtosis(z.ravel())) < 6 * np.sqrt(24 / z.size)
 
 
-def test_normal_numbers_of_other_places_steps_and_seeds_are_independent():
-    z, n = drawn(), X.size
-    others = [np.roll(z, 1, axis) for axis in range(3)] + [drawn(step=2), drawn(seed=4), drawn(seed=1, step=3)]
+def test_normal_numbers_at_other_indices_steps_and_seeds_are_independent():
+    z, n = sample(), X.size
+    others = [np.roll(z, 1, axis) for axis in range(3)] + [sample(step=2), sample(seed=4), sample(seed=1, step=3)]
     for other in others:
         assert abs(np.corrcoef(z.ravel(), other.ravel())[0, 1]) < 4 / n**0.5
         assert abs(np.corrcoef(z.ravel() ** 2, other.ravel() ** 2)[0, 1]) < 4 / n**0.5
-    np.testing.assert_array_equal(z, drawn())
+    np.testing.assert_array_equal(z, sample())
 
 
 @pytest.mark.parametrize("stddev", [0.2, 15.0])
-def test_noise_is_added_in_training_alone(stddev):
+def test_noise_is_added_in_training_only(stddev):
     layer = GaussianNoise(stddev, seed=1)
     np.testing.assert_array_equal(layer(X), X)
     np.testing.assert_array_equal(layer(X, training=False), X)
@@ -63,7 +63,7 @@ def test_noise_is_added_in_training_alone(stddev):
     assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 4 / X.size**0.5
 
 
-def test_no_noise_is_no_noise_and_less_is_refused():
+def test_stddev_0_adds_nothing_and_a_negative_one_is_refused():
     np.testing.assert_array_equal(GaussianNoise(0)(X, training=True), X)
     for bad in (-1, float("nan"), float("inf")):
         with pytest.raises(UserError, match="stddev must be 0 or more"):
@@ -80,7 +80,7 @@ def test_samples_are_mean_plus_noise_times_deviation():
     np.testing.assert_array_equal(Sampling(seed=5)([MEAN, LOG_VAR]), coding)
 
 
-def test_samples_have_the_moments_they_are_asked_for():
+def test_samples_have_the_mean_and_the_variance_given():
     mean, log_var = np.full((20_000, 3), [-1.0, 0, 4], "float32"), np.full((20_000, 3), [-4.0, 0, 2], "float32")
     coding = np.float64(Sampling(seed=0)([mean, log_var]))
     sigma = np.exp(log_var[0] / 2)
@@ -99,15 +99,15 @@ def test_the_gradient_goes_through_the_sample():
     checks.close(by_log_var, noise * np.exp(np.float64(LOG_VAR) / 2) / 2)
 
 
-def test_kl_divergence_is_that_of_two_normals():
+def test_kl_divergence_is_the_closed_form_of_two_normals():
     mean, log_var = np.float64(MEAN), np.float64(LOG_VAR)
     exact = (np.exp(log_var) + mean**2 - 1 - log_var).sum(-1) / 2
     checks.close(kl_divergence(MEAN, LOG_VAR), exact)
     checks.close(kl_divergence(np.zeros((2, 3)), np.zeros((2, 3))), np.zeros(2))
 
 
-def test_kl_divergence_is_what_samples_say():
-    """The mean of log q(z) - log p(z) over 100,000 draws z from q, within four standard errors."""
+def test_kl_divergence_is_its_monte_carlo_estimate():
+    """The mean of log q(z) - log p(z) over 100,000 samples z of q, within four standard errors."""
     mean, sigma = np.float64(MEAN[0]), np.exp(np.float64(LOG_VAR[0]) / 2)
     z = mean + sigma * np.random.default_rng(0).normal(size=(100_000, len(mean)))
     gaps = (scipy.stats.norm.logpdf(z, mean, sigma) - scipy.stats.norm.logpdf(z)).sum(1)
@@ -133,9 +133,9 @@ def test_layers_keep_configuration_masks_and_half_precision():
 
 
 @pytest.mark.xla
-def test_xla_draws_what_eager_calls_draw():
-    def draw(seed):
+def test_normal_numbers_are_the_same_by_xla():
+    def sample(seed):
         return normal((8, 9), seed)
 
     seed = tf.constant([4, 4], tf.uint32)
-    checks.close(tf.function(draw, jit_compile=True)(seed), draw(seed))
+    checks.close(tf.function(sample, jit_compile=True)(seed), sample(seed))
