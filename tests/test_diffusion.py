@@ -1,4 +1,4 @@
-"""Noise schedules and samplers: against closed forms, a known optimal denoiser, and the package diffusers."""
+"""Noise schedules and samplers: against closed forms, a known optimal prediction, and the package diffusers."""
 
 import math
 
@@ -16,7 +16,7 @@ COSINE = diffusion.Schedule(diffusion.cosine_betas(1000))
 LINEAR = diffusion.Schedule(diffusion.linear_betas(1000))
 BOTH = pytest.mark.parametrize("schedule", [COSINE, LINEAR], ids=["cosine", "linear"])
 RNG = np.random.default_rng(0)
-MEAN, VARIANCE = 0.3, 0.25  # of pixels that are normal and independent, whose best denoiser is known
+MEAN, VARIANCE = 0.3, 0.25  # of pixels that are normal and independent, whose optimal denoiser is known
 
 
 def optimal(schedule, scale=1.0):
@@ -309,7 +309,7 @@ def test_the_loop_compiles_for_any_number_of_steps_and_images_and_repeats_itself
 
 
 def test_inpainting_keeps_what_is_known_and_fits_the_rest_to_it():
-    """Normal pixels of the same value: the best denoiser sees them all, so a known one decides the unknown."""
+    """Normal pixels of the same value: the optimal prediction is of their mean, so known ones decide the unknown."""
     gain = np.float32(COSINE.sqrt_alpha_bar / (COSINE.sqrt_alpha_bar**2 + COSINE.sqrt_one_minus_alpha_bar**2 / 8))
 
     def predict_x0(x, t):  # x0 is one number, of variance 1, shown 8 times
@@ -387,7 +387,7 @@ def test_betas_are_those_of_diffusers(diffusers):
 @pytest.mark.parametrize("method", ["ddim", "dpm_solver"])
 @pytest.mark.parametrize("name", ["linear", "squaredcos_cap_v2"])
 def test_trajectories_are_those_of_diffusers(diffusers, prediction_type, method, name):
-    """With the best denoiser in both, its x0 given as a prediction of each type."""
+    """With the optimal prediction in both, its x0 given as a prediction of each type."""
     import torch
 
     schedule = {"linear": LINEAR, "squaredcos_cap_v2": COSINE}[name]

@@ -92,10 +92,10 @@ def optimal(prediction="noise", **more):
 @pytest.mark.parametrize("prediction", ["noise", "x0", "velocity"])
 @pytest.mark.parametrize("loss", ["mse", "mae", "huber"])
 def test_the_loss_is_that_of_keras_between_outputs_and_target(prediction, loss):
-    model, seen = optimal(prediction, loss=loss, image_shape=(8, 8)), []
-    model.network.call = lambda x, t, labels=None, training=None: seen.append((x, t)) or tf.tanh(x) * 2
+    model, calls = optimal(prediction, loss=loss, image_shape=(8, 8)), []
+    model.network.call = lambda x, t, labels=None, training=None: calls.append((x, t)) or tf.tanh(x) * 2
     y_pred = model(inputs(model), training=True)
-    x_t, t = (np.float64(part) for part in seen[0])
+    x_t, t = (np.float64(part) for part in calls[0])
     x0 = 2 * np.float64(X)[..., None] - 1
     signal, noise = (
         table[t.astype(int)][:, None, None, None]
@@ -127,23 +127,23 @@ def test_timesteps_are_uniform_and_stratified_over_the_batch():
 
 def test_noise_is_normal_and_new_for_every_step():
     model = optimal(num_steps=1, schedule="linear", image_shape=(8, 8))
-    draw = tf.function(lambda: model(inputs(model), training=True)["target"])
-    draws = [draw().numpy() for _ in range(20)]
-    assert scipy.stats.kstest(np.concatenate(draws).ravel(), "norm").pvalue > 1e-3
-    assert len({draw.tobytes() for draw in draws}) == 20
+    sample = tf.function(lambda: model(inputs(model), training=True)["target"])
+    samples = [sample().numpy() for _ in range(20)]
+    assert scipy.stats.kstest(np.concatenate(samples).ravel(), "norm").pvalue > 1e-3
+    assert len({noise.tobytes() for noise in samples}) == 20
 
 
 def test_labels_are_dropped_at_their_rate_in_training_only():
-    model, seen = optimal(label_dropout=0.3, image_shape=(8, 8)), []
-    model.network.call = lambda x, t, labels=None, training=None: seen.append(labels) or x
+    model, calls = optimal(label_dropout=0.3, image_shape=(8, 8)), []
+    model.network.call = lambda x, t, labels=None, training=None: calls.append(labels) or x
     model.ema_network.call = model.network.call
     for _ in range(10):
         model((np.repeat(X, 50, 0), np.repeat(LABELS, 50)), training=True)
-    found, wanted = np.array(seen), np.tile(np.repeat(LABELS, 50), (10, 1))
+    found, wanted = np.array(calls), np.tile(np.repeat(LABELS, 50), (10, 1))
     assert abs((found == 3).mean() - 0.3) < 4 * (0.3 * 0.7 / found.size) ** 0.5
     assert ((found == wanted) | (found == 3)).all()
     model(inputs(model), training=False)
-    np.testing.assert_array_equal(seen[-1], LABELS)
+    np.testing.assert_array_equal(calls[-1], LABELS)
 
 
 def test_the_ema_of_the_weights_is_its_recurrence():
@@ -184,7 +184,7 @@ def test_training_lowers_the_loss(kind):
 @pytest.mark.parametrize("prediction", ["noise", "x0", "velocity"])
 @pytest.mark.parametrize("method", ["ancestral", "ddim", "dpm_solver"])
 def test_images_of_a_known_network_have_the_moments_of_its_data(prediction, method):
-    """With guidance 1 those of the class; the network predicts what is best for N(0.5, 0.2^2) in [-1, 1]."""
+    """With guidance 1 those of the class; the network's prediction is optimal for N(0.5, 0.2^2) in [-1, 1]."""
     model = optimal(prediction)
     images = 2 * model.sample(300, seed=3, steps=50, labels=1, method=method) - 1
     assert images.mean() == pytest.approx(0.5, abs=0.02)
@@ -276,12 +276,12 @@ def test_the_saved_model_samples_the_same_as_python(tmp_path):
 
 @pytest.mark.usefixtures("eager")
 def test_the_callback_gets_every_step_and_changes_nothing():
-    model, seen = make(), []
-    with_callback = model.sample(5, steps=7, callback=lambda step, images: seen.append((step, images)))
+    model, calls = make(), []
+    with_callback = model.sample(5, steps=7, callback=lambda step, images: calls.append((step, images)))
     np.testing.assert_array_equal(with_callback, model.sample(5, steps=7))
-    assert [step for step, _ in seen] == list(range(1, 8))
-    checks.close(seen[-1][1], with_callback)  # the last step ends in the predicted x0
-    assert all(images.shape == (5, 8, 8) for _, images in seen)
+    assert [step for step, _ in calls] == list(range(1, 8))
+    checks.close(calls[-1][1], with_callback)  # the last step ends in the predicted x0
+    assert all(images.shape == (5, 8, 8) for _, images in calls)
 
 
 @pytest.mark.usefixtures("eager")
@@ -315,10 +315,10 @@ def test_denoising_is_the_posterior_mean(noise):
     """Of N(0.1, 0.2^2) in [-1, 1], for images without a class: between the noisy pixel and the mean."""
     model = optimal("velocity", schedule="cosine")
     noisy = np.random.default_rng(2).normal(0.5, 0.5, (5, 4, 5)).astype("float32")
-    share = 0.1**2 / (0.1**2 + noise**2)
+    schedule = model.noise_schedule
     ratios = (
-        model.noise_schedule.sqrt_one_minus_alpha_bar[1:] / model.noise_schedule.sqrt_alpha_bar[1:] / 2
-    )  # the next timestep with more noise is taken
+        schedule.sqrt_one_minus_alpha_bar[1:] / schedule.sqrt_alpha_bar[1:] / 2
+    )  # the next one with more noise is used
     near = ratios[np.searchsorted(ratios, noise)]
     assert near < 1.5 * noise
     share = 0.1**2 / (0.1**2 + near**2)
@@ -361,17 +361,17 @@ def test_bad_input_is_one_line(wrong, message):
         wrong(unchanged())
 
 
-def test_fewer_steps_than_usual_are_taken_of_a_short_process():
-    model, seen = optimal(), []
+def test_by_default_there_are_at_most_as_many_steps_as_timesteps():
+    model, calls = optimal(), []
     short = DDPM(Optimal(num_steps=7, name="network"), 7, prediction="noise", image_shape=(4, 5))
     short.build()
     for one, wanted in ((model, 25), (short, 7)):
-        one.sample(2, callback=lambda step, images: seen.append(step))
-        assert seen[-1] == wanted
-    short.inpaint(short.sample(2), np.ones((4, 5)), callback=lambda step, images: seen.append(step))
-    assert seen[-1] == 7
-    short.image_to_image(short.sample(2), 0.5, callback=lambda step, images: seen.append(step))
-    assert seen[-1] == 4
+        one.sample(2, callback=lambda step, images: calls.append(step))
+        assert calls[-1] == wanted
+    short.inpaint(short.sample(2), np.ones((4, 5)), callback=lambda step, images: calls.append(step))
+    assert calls[-1] == 7
+    short.image_to_image(short.sample(2), 0.5, callback=lambda step, images: calls.append(step))
+    assert calls[-1] == 4
 
 
 # Recipes.

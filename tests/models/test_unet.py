@@ -112,14 +112,14 @@ def test_the_condition_is_the_positional_encoding_of_the_timestep(kind, monkeypa
     network = make(kind)
     dim = network.filters[0] if isinstance(network, UNet) else network.time_dim
     encoding = PositionalEncoding()(np.zeros((1, 1000, dim), "float32"))
-    seen = []
+    calls = []
     dense = network.time_mlp[0] if isinstance(network, UNet) else network.time_dense[0]
-    monkeypatch.setattr(dense, "call", lambda x, call=dense.call: seen.append(x) or call(x))
+    monkeypatch.setattr(dense, "call", lambda x, call=dense.call: calls.append(x) or call(x))
     network(X, TIMESTEPS, np.full(3, network.num_classes)) if network.num_classes else network(X, TIMESTEPS)
     wanted = np.array(encoding)[0, TIMESTEPS]
     if not isinstance(network, UNet):
         wanted = wanted + np.array(network.embedding.embeddings)[-1]
-    checks.close(seen[0], wanted, 1e-4)
+    checks.close(calls[0], wanted, 1e-4)
 
 
 @EVERY
