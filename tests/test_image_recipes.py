@@ -25,8 +25,8 @@ WAYS = {
         "replay": 0,
         "batch_size": 4,
     },
-    "vae_tiny": {"filters": (), "map_size": 2000},
-    "autoencoder_tiny": {"map_size": 2000},
+    "vae_tiny": {"filters": (), "tsne_images": 2000},
+    "autoencoder_tiny": {"tsne_images": 2000},
     "features_tiny": {"filters": (3,)},
 }
 
