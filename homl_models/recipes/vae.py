@@ -121,9 +121,9 @@ RESULTS = [
         reference={"val_loss": 0.0311},
         note=(
             "The ELBO is in nats, of a density with variance 1/2. 10,000 samples are compared with the 10,000 test "
-            "images by the preset `fashion_features`. 10,000 training images have Fréchet distance 0.7, KID 0.00, precision "
-            "0.923, recall 0.923, density 1.007, coverage 0.966, inception score 9.04; 10,000 images of noise 656.3, "
-            "140.61, 0.000, 0.000, 0.000, 0.000, 1.36."
+            "images by the preset `fashion_features`. 10,000 training images have Fréchet distance 0.7, KID 0.00, "
+            "precision 0.923, recall 0.923, density 1.007, coverage 0.966, inception score 9.04; 10,000 images of "
+            "noise 656.3, 140.61, 0.000, 0.000, 0.000, 0.000, 1.36."
         ),
     ),
     Result(
