@@ -538,7 +538,7 @@ def decoding(bench):
         share, first = np.mean(ours[:, :-1] == peer[:, :-1]), np.mean(ours[:, 0] == peer[:, 0])
         return {"same_tokens": share, "equal": bool((share if bench.precision == "float32" else first) > 0.9)}
 
-    forbidden = {*model.forbidden, END}  # the end comes last
+    forbidden = {*model.suppress_tokens, END}  # the end comes last
     return output_claim(
         bench,
         f"{length} tokens for {count} sources, greedily, with a cache, by that Transformer",

@@ -219,12 +219,12 @@ def random_source(model, count):
 
 def search(model, source, width, n_best=1, count=TOKENS):
     """A function that writes `count` tokens and `END` for each source, by the compiled search of the model."""
-    limits = np.full(len(source), count + 1, np.int32)
+    max_new_tokens = np.full(len(source), count + 1, np.int32)
     static = {"length": count + 1, "min_length": count}
     if width == 1:
-        return lambda: model._run("greedy", source, limits, **static)
+        return lambda: model._run("greedy", source, max_new_tokens, **static)
     beam = {"beam_width": width, "n_best": n_best}
-    return lambda: model._run("beam", source, limits, np.float32(1), **static, **beam)
+    return lambda: model._run("beam", source, max_new_tokens, np.float32(1), **static, **beam)
 
 
 # A beam against greedy search.

@@ -105,7 +105,7 @@ class Ours:
             mixed = 2 * size * (len(self.model.encoder) * s * s + len(self.model.decoder) * (t * t + t * s))
             if self.model.tie_weights:
                 written += len(self.model.target_vocabulary) * self.model.dim
-        elif self.model.aligns:
+        elif self.model.has_attention:
             mixed = 2 * self.model.units * t * s
         return 6 * (read * s + written * t + mixed)
 

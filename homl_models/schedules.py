@@ -1,4 +1,4 @@
-"""Numbers that change over training: learning rates, and how much a decoder is fed of the truth."""
+"""Schedules over the training steps: learning rates, and the probability of teacher forcing."""
 
 import math
 
@@ -10,9 +10,13 @@ from homl_models.errors import UserError
 
 @keras.saving.register_keras_serializable("homl_models")
 class InverseSquareRoot(keras.optimizers.schedules.LearningRateSchedule):
-    """A linear warm-up to `peak` over `warmup_steps`, then peak * sqrt(warmup_steps / step).
+    """Inverse square root decay: linear warm-up to `peak` over `warmup_steps`, then peak * sqrt(warmup_steps / step).
 
-    With peak = dim^-0.5 * warmup_steps^-0.5 this is the Transformer's (Vaswani et al., 2017, equation 3).
+    With peak = dim^-0.5 * warmup_steps^-0.5 it is the Transformer's (Vaswani et al., 2017, equation 3).
+
+    Args:
+        peak: largest learning rate.
+        warmup_steps: steps of the warm-up.
     """
 
     def __init__(self, peak, warmup_steps):
@@ -31,11 +35,18 @@ SHAPES = "constant", "linear", "polynomial", "cosine"
 
 @keras.saving.register_keras_serializable("homl_models")
 class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
-    """A linear warm-up to `peak` over `warmup_steps`, then down to `end` at `steps`, and `end` from there on.
+    """Linear warm-up to `peak`, then decay to `end` at step `steps`, and `end` from there on.
 
-    shape: of the way down, as a function of its share s in [0, 1] that is left:
-        "constant" stays at the peak, "linear" s, "polynomial" s^power, "cosine" (1 - cos(pi s)) / 2.
-    The first step is taken at peak / warmup_steps. Raises `UserError` for another shape, or too long a warm-up.
+    The first step has the learning rate peak / warmup_steps. `UserError` for another shape, or too long a warm-up.
+
+    Args:
+        peak: largest learning rate.
+        steps: steps of the training, warm-up included.
+        warmup_steps: steps of the warm-up.
+        shape: of the decay, as a function of its remaining fraction s in [0, 1]:
+            "constant" (no decay), "linear" s, "polynomial" s^power, "cosine" (1 - cos(pi s)) / 2.
+        end: final learning rate.
+        power: of "polynomial".
     """
 
     def __init__(self, peak, steps, warmup_steps=0, shape="linear", end=0.0, power=1.0):
@@ -48,26 +59,29 @@ class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
 
     def __call__(self, step):
         step = ops.cast(step, "float32")
-        left = ops.clip((self.steps - step) / (self.steps - self.warmup_steps), 0.0, 1.0)
+        remaining = ops.clip((self.steps - step) / (self.steps - self.warmup_steps), 0.0, 1.0)
         if self.shape == "constant":
             return self.peak * ops.minimum((step + 1) / max(self.warmup_steps, 1), 1.0)
         if self.shape == "cosine":
-            share = (1 - ops.cos(math.pi * left)) / 2
+            fraction = (1 - ops.cos(math.pi * remaining)) / 2
         else:
-            share = left if self.shape == "linear" else ops.power(left, self.power)
-        down = self.end + (self.peak - self.end) * share
-        return ops.where(step < self.warmup_steps, self.peak * (step + 1) / max(self.warmup_steps, 1), down)
+            fraction = remaining if self.shape == "linear" else ops.power(remaining, self.power)
+        decayed = self.end + (self.peak - self.end) * fraction
+        return ops.where(step < self.warmup_steps, self.peak * (step + 1) / max(self.warmup_steps, 1), decayed)
 
     def get_config(self):
         names = "peak", "steps", "warmup_steps", "shape", "end", "power"
         return {name: getattr(self, name) for name in names}
 
 
-def teacher_share(schedule, k, step):
-    """Probability that a decoder is fed the true token at a step (Bengio et al., 2015, section 2.4).
+def teacher_forcing_probability(schedule, k, step):
+    """Probability epsilon_i of teacher forcing at a training step i (Bengio et al., 2015, section 2.4).
 
-    schedule: "linear" max(0, 1 - step / k), "exponential" k^step with k < 1, or
-        "inverse_sigmoid" k / (k + exp(step / k)) with k >= 1.
+    Args:
+        schedule: "linear" max(0, 1 - i / k), "exponential" k^i with k < 1, or
+            "inverse_sigmoid" k / (k + exp(i / k)) with k >= 1.
+        k: of the schedule.
+        step: i, a number or a tensor.
     """
     step = ops.cast(step, "float32")
     if schedule == "linear":
@@ -77,8 +91,8 @@ def teacher_share(schedule, k, step):
     return ops.sigmoid(math.log(k) - step / k)
 
 
-def check_teacher_share(schedule, k):
-    """Raise `UserError` unless `teacher_share` has that schedule and can use that k."""
+def check_teacher_forcing(schedule, k):
+    """Raise `UserError` unless `teacher_forcing_probability` has that schedule and k is in its range."""
     allowed = {
         "linear": (k > 0, "above 0"),
         "exponential": (0 < k < 1, "between 0 and 1"),

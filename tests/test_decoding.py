@@ -93,7 +93,7 @@ def test_filter_keeps_all_that_tie_with_the_last_one_kept(jit_compile):
 @MODES
 def test_temperature_0_takes_the_first_of_the_most_probable(jit_compile):
     logits = np.array([[0, 3, 1, 3], [2, 2, 2, 2], [-5, -9, -7, -4]], "float32")
-    choose = compiled(decoding.choose, jit_compile)
+    choose = compiled(decoding.sample_token, jit_compile)
     for noise in (0.0, 0.5, LAST):
         for filters in ((0, 1.0), (2, 0.5)):
             assert choose(logits, tf.fill([3], noise), 0.0, *filters).numpy().tolist() == [1, 0, 3]
@@ -102,8 +102,8 @@ def test_temperature_0_takes_the_first_of_the_most_probable(jit_compile):
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 2.0])
 def test_tokens_are_as_frequent_as_they_are_probable(temperature):
     logits, n = random_logits(9), 20_000
-    noise = decoding.draw(3, n, 1)[:, 0]
-    tokens = decoding.choose(np.tile(logits, (n, 1)), noise, temperature).numpy()
+    noise = decoding.sampling_noise(3, n, 1)[:, 0]
+    tokens = decoding.sample_token(np.tile(logits, (n, 1)), noise, temperature).numpy()
     counts = np.bincount(tokens, minlength=9)
 
     def p_value(temperature):
@@ -119,7 +119,7 @@ def test_tokens_are_as_frequent_as_they_are_probable(temperature):
 def test_an_excluded_token_is_never_chosen(vocab_size, jit_compile):
     logits = random_logits(1, vocab_size)
     logits[0, [0, 1, -2, -1]] = -20  # excluded at both ends
-    choose, filter_logits = compiled(decoding.choose, jit_compile), compiled(decoding.filter_logits, jit_compile)
+    choose, filter_logits = compiled(decoding.sample_token, jit_compile), compiled(decoding.filter_logits, jit_compile)
     for filters in ((3, 1.0), (0, 0.5), (vocab_size // 2, 0.99)):
         kept = np.isfinite(filter_logits(logits, 1.0, *filters).numpy()[0])
         assert not kept[[0, 1, -2, -1]].any()
@@ -255,27 +255,31 @@ def test_each_row_is_sampled_as_if_alone():
 
 
 def test_draw_is_a_function_of_the_seed_whose_start_does_not_depend_on_the_length():
-    long = keras.ops.convert_to_numpy(decoding.draw(7, 64, 3))
+    long = keras.ops.convert_to_numpy(decoding.sampling_noise(7, 64, 3))
     assert long.shape == (64, 3)
     assert (long >= 0).all()
     assert (long <= LAST).all()
     for length in (1, 10, 63):
-        np.testing.assert_array_equal(decoding.draw(7, length, 3), long[:length])
-    assert (decoding.draw(8, 64, 3).numpy() != long).any()
+        np.testing.assert_array_equal(decoding.sampling_noise(7, length, 3), long[:length])
+    assert (decoding.sampling_noise(8, 64, 3).numpy() != long).any()
 
 
 def test_draw_gives_a_row_the_same_among_others_and_by_its_number():
-    many = keras.ops.convert_to_numpy(decoding.draw(7, 50, 9))
+    many = keras.ops.convert_to_numpy(decoding.sampling_noise(7, 50, 9))
     for count in (1, 4):
-        np.testing.assert_array_equal(decoding.draw(7, 50, count), many[:, :count])
-    np.testing.assert_array_equal(decoding.draw(7, 20, np.array([8, 0, 0, 5], np.int32)), many[:20, [8, 0, 0, 5]])
+        np.testing.assert_array_equal(decoding.sampling_noise(7, 50, count), many[:, :count])
+    np.testing.assert_array_equal(
+        decoding.sampling_noise(7, 20, np.array([8, 0, 0, 5], np.int32)), many[:20, [8, 0, 0, 5]]
+    )
     for seed in (-3, 2**31 - 1):  # as an endpoint has it
-        graph = tf.function(lambda seed, length: decoding.draw(seed, length, 9), jit_compile=False)
-        np.testing.assert_array_equal(graph(tf.constant(seed), tf.constant(50)), decoding.draw(seed, 50, 9))
+        graph = tf.function(lambda seed, length: decoding.sampling_noise(seed, length, 9), jit_compile=False)
+        np.testing.assert_array_equal(graph(tf.constant(seed), tf.constant(50)), decoding.sampling_noise(seed, 50, 9))
 
 
 def test_drawn_numbers_are_uniform_and_independent():
-    noise = np.stack([keras.ops.convert_to_numpy(decoding.draw(seed, 400, 100)) for seed in (1, 2)])  # (seed, t, row)
+    noise = np.stack(
+        [keras.ops.convert_to_numpy(decoding.sampling_noise(seed, 400, 100)) for seed in (1, 2)]
+    )  # (seed, t, row)
     assert stats.kstest(noise.ravel(), "uniform").pvalue > 0.001
     for a, b in ((noise[0], noise[1]), (noise[:, 1:], noise[:, :-1]), (noise[:, :, 1:], noise[:, :, :-1])):
         assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 4 / np.sqrt(a.size)

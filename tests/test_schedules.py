@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from homl_models.errors import UserError
-from homl_models.schedules import SHAPES, InverseSquareRoot, WarmUp, check_teacher_share, teacher_share
+from homl_models.schedules import SHAPES, InverseSquareRoot, WarmUp, check_teacher_forcing, teacher_forcing_probability
 
 STEPS = np.array([0, 1, 5, 398, 399, 400, 1000, 99_999])
 
@@ -64,9 +64,9 @@ SHARES = {
 @pytest.mark.parametrize("schedule", SHARES)
 def test_the_share_of_the_truth_is_that_of_the_paper(schedule):
     k, formula = SHARES[schedule]
-    check_teacher_share(schedule, k)
-    graph = tf.function(lambda step: teacher_share(schedule, k, step), jit_compile=True)
-    for function in (graph, lambda step: teacher_share(schedule, k, step)):
+    check_teacher_forcing(schedule, k)
+    graph = tf.function(lambda step: teacher_forcing_probability(schedule, k, step), jit_compile=True)
+    for function in (graph, lambda step: teacher_forcing_probability(schedule, k, step)):
         shares = np.array([float(function(tf.constant(step, tf.int64))) for step in STEPS])
         np.testing.assert_allclose(shares, formula(k, STEPS.astype("float64")), rtol=1e-4, atol=1e-7)
         assert (np.diff(shares) <= 0).all()
@@ -87,15 +87,15 @@ def test_the_share_of_the_truth_is_that_of_the_paper(schedule):
 )
 def test_a_schedule_that_cannot_be_is_refused(schedule, k, said):
     with pytest.raises(UserError, match=said) as error:
-        check_teacher_share(schedule, k)
+        check_teacher_forcing(schedule, k)
     assert "\n" not in str(error.value)
     assert repr(schedule) in str(error.value) or f"{schedule} schedule" in str(error.value)
 
 
 @pytest.mark.parametrize(("schedule", "k"), [("linear", 1e-3), ("exponential", 0.5), ("inverse_sigmoid", 1)])
 def test_a_k_at_the_border_of_what_can_be_is_taken(schedule, k):
-    check_teacher_share(schedule, k)
-    assert 0 < float(teacher_share(schedule, k, 0)) <= 1
+    check_teacher_forcing(schedule, k)
+    assert 0 < float(teacher_forcing_probability(schedule, k, 0)) <= 1
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -59,11 +59,11 @@ def every_text(row, limit):
     return texts
 
 
-def allowed(text, limit, min_length=0, no_repeat_ngram=0, forbidden=()):
+def allowed(text, limit, min_length=0, no_repeat_ngram=0, suppress_tokens=()):
     """Tokens that may follow, by the definition of each rule."""
     if len(text) + 1 == limit:
         return [END]
-    n, tokens = no_repeat_ngram, [t for t in range(V) if t not in forbidden]
+    n, tokens = no_repeat_ngram, [t for t in range(V) if t not in suppress_tokens]
     if len(text) < min_length:
         tokens.remove(END)
     if n:
@@ -99,9 +99,9 @@ def texts_of(tokens):
 ROWS = (0, 1, 2, 3)
 
 
-def beam(rows=ROWS, width=3, alpha=1.0, limits=LENGTH, length=LENGTH, step=step, state=None, **settings):
+def beam(rows=ROWS, width=3, alpha=1.0, max_new_tokens=LENGTH, length=LENGTH, step=step, state=None, **settings):
     """`decoding.beam_search` over rows of the model -> [[(text, score), ...] for each row], as NumPy gives it."""
-    limits = np.broadcast_to(np.int32(limits), len(rows))
+    max_new_tokens = np.broadcast_to(np.int32(max_new_tokens), len(rows))
     tokens, scores = decoding.beam_search(
         step,
         begin(rows) if state is None else state,
@@ -109,7 +109,7 @@ def beam(rows=ROWS, width=3, alpha=1.0, limits=LENGTH, length=LENGTH, step=step,
         width,
         start=START,
         end=END,
-        limits=limits,
+        max_new_tokens=max_new_tokens,
         length=length,
         length_penalty=alpha,
         **settings,
@@ -124,10 +124,10 @@ def paired(tokens, scores):
     return [list(zip(texts_of(row), some.tolist())) for row, some in zip(tokens, scores)]
 
 
-def greedy(rows=ROWS, limits=LENGTH, length=LENGTH, step=step, **settings):
-    limits = np.broadcast_to(np.int32(limits), len(rows))
+def greedy(rows=ROWS, max_new_tokens=LENGTH, length=LENGTH, step=step, **settings):
+    max_new_tokens = np.broadcast_to(np.int32(max_new_tokens), len(rows))
     tokens, total = decoding.greedy_search(
-        step, begin(rows), len(rows), start=START, end=END, limits=limits, length=length, **settings
+        step, begin(rows), len(rows), start=START, end=END, max_new_tokens=max_new_tokens, length=length, **settings
     )
     assert (tokens.dtype, total.dtype) == (tf.int32, tf.float32)
     return list(zip(texts_of(tokens), np.asarray(total).tolist()))
@@ -156,7 +156,7 @@ def widest(jit_compile):
             ALL,
             start=START,
             end=END,
-            limits=np.full(len(ROWS), 5, "int32"),
+            max_new_tokens=np.full(len(ROWS), 5, "int32"),
             length=5,
             length_penalty=alpha,
             n_best=20,
@@ -180,7 +180,7 @@ def test_a_wide_beam_finds_the_best_of_all_texts_in_order(alpha, jit_compile):
 def test_a_narrow_beam_need_not_find_the_best():
     """Else the tests above would say little."""
     best = [max(every_text(row, 5).values()) for row in ROWS]
-    narrow = [found[0][1] for found in beam(width=2, alpha=0.0, limits=5)]
+    narrow = [found[0][1] for found in beam(width=2, alpha=0.0, max_new_tokens=5)]
     assert any(a < b - 1e-3 for a, b in zip(narrow, best))
 
 
@@ -204,9 +204,9 @@ RULES = [
     {"min_length": 20},  # the limit wins
     {"no_repeat_ngram": 1},
     {"no_repeat_ngram": 2},
-    {"forbidden": (0, 1, 5), "no_repeat_ngram": 3, "min_length": 7},
-    {"forbidden": (0, START)},
-    {"forbidden": (0, 1, 5), "no_repeat_ngram": 2, "min_length": 6},  # no text obeys
+    {"suppress_tokens": (0, 1, 5), "no_repeat_ngram": 3, "min_length": 7},
+    {"suppress_tokens": (0, START)},
+    {"suppress_tokens": (0, 1, 5), "no_repeat_ngram": 2, "min_length": 6},  # no text obeys
 ]
 EACH_RULE = pytest.mark.parametrize("rules", RULES, ids=str)
 
@@ -236,24 +236,27 @@ def test_each_rule_makes_a_difference():
 
 
 def test_each_row_has_its_own_limit():
-    limits = (1, 3, 8, 5)
-    for found in (beam(width=3, n_best=3, min_length=7, limits=limits), [[x] for x in greedy(limits=limits)]):
-        assert all(len(row[0][0]) <= limit for row, limit in zip(found, limits))
-    found = beam(width=3, n_best=3, min_length=7, limits=limits)
-    assert [len(row[0][0]) for row in found] == list(limits)
-    agree(found, [beam_by_definition(i, 3, limit, n_best=3, min_length=7)[0] for i, limit in zip(ROWS, limits)])
+    max_new_tokens = (1, 3, 8, 5)
+    for found in (
+        beam(width=3, n_best=3, min_length=7, max_new_tokens=max_new_tokens),
+        [[x] for x in greedy(max_new_tokens=max_new_tokens)],
+    ):
+        assert all(len(row[0][0]) <= limit for row, limit in zip(found, max_new_tokens))
+    found = beam(width=3, n_best=3, min_length=7, max_new_tokens=max_new_tokens)
+    assert [len(row[0][0]) for row in found] == list(max_new_tokens)
+    agree(found, [beam_by_definition(i, 3, limit, n_best=3, min_length=7)[0] for i, limit in zip(ROWS, max_new_tokens)])
 
 
 def test_where_there_are_fewer_texts_than_asked_for_the_rest_is_empty():
-    for row in beam(width=4, n_best=4, limits=1):
+    for row in beam(width=4, n_best=4, max_new_tokens=1):
         assert row[0][0] == (END,)
         assert row[1:] == [((), -math.inf)] * 3
 
 
 def test_rows_do_not_influence_each_other():
-    together = beam(width=3, n_best=3, limits=(3, 8, 8, 5))
+    together = beam(width=3, n_best=3, max_new_tokens=(3, 8, 8, 5))
     for row, limit in zip(ROWS, (3, 8, 8, 5)):
-        agree([together[row]], beam((row,), width=3, n_best=3, limits=limit))
+        agree([together[row]], beam((row,), width=3, n_best=3, max_new_tokens=limit))
         agree([[greedy()[row]]], [greedy((row,))])
 
 
@@ -324,9 +327,9 @@ def test_a_search_stops_as_soon_as_no_text_can_win_and_that_changes_nothing(n_be
 
 
 def test_greedy_takes_no_step_after_all_rows_have_ended():
-    for limits in (LENGTH, 2):
+    for max_new_tokens in (LENGTH, 2):
         taken = []
-        found = greedy(limits=limits, step=counting(taken))
+        found = greedy(max_new_tokens=max_new_tokens, step=counting(taken))
         assert len(taken) == max(len(text) for text, _ in found)
     assert len({len(text) for text, _ in greedy()}) > 1
 
@@ -363,21 +366,21 @@ def test_one_graph_serves_every_batch_width_penalty_and_length():
     ]
 
     @tf.function(input_signature=[*spec, tf.TensorSpec((None,), tf.int32)])
-    def search(rows, width, alpha, n_best, limits):
-        batch, length = tf.shape(rows)[0], tf.reduce_max(tf.concat([limits, [1]], 0))
+    def search(rows, width, alpha, n_best, max_new_tokens):
+        batch, length = tf.shape(rows)[0], tf.reduce_max(tf.concat([max_new_tokens, [1]], 0))
         state = {"row": rows, "past": [tf.fill([batch, len(PRIMES)], PAD)]}
-        common = {"start": START, "end": END, "limits": limits, "length": length, "no_repeat_ngram": 2}
+        common = {"start": START, "end": END, "max_new_tokens": max_new_tokens, "length": length, "no_repeat_ngram": 2}
         best = decoding.beam_search(step, state, batch, width, length_penalty=alpha, n_best=n_best, **common)
         return best, decoding.greedy_search(step, state, batch, **common)
 
-    for rows, width, alpha, n_best, limits in (
+    for rows, width, alpha, n_best, max_new_tokens in (
         ((0, 1, 2), 4, 1.0, 4, (8, 3, 8)),
         ((5,), 1, 0.6, 1, (4,)),
         ((3, 4), 6, 0.0, 2, (1, 6)),
     ):
-        rows_and_limits = list(zip(rows, limits))
-        found, first = search(*map(tf.constant, (rows, width, alpha, n_best, limits)))
-        assert found[0].shape == (len(rows), n_best, max(limits))
+        rows_and_limits = list(zip(rows, max_new_tokens))
+        found, first = search(*map(tf.constant, (rows, width, alpha, n_best, max_new_tokens)))
+        assert found[0].shape == (len(rows), n_best, max(max_new_tokens))
         rules = {"alpha": alpha, "n_best": n_best, "no_repeat_ngram": 2}
         agree(paired(*found), [beam_by_definition(row, width, limit, **rules)[0] for row, limit in rows_and_limits])
         for text, (row, limit) in zip(texts_of(first[0]), rows_and_limits):
@@ -388,16 +391,23 @@ def test_one_graph_serves_every_batch_width_penalty_and_length():
 
 @pytest.mark.xla
 def test_xla_finds_what_eager_mode_finds():
-    rules = {"min_length": 2, "no_repeat_ngram": 2, "forbidden": (0,), "start": START, "end": END, "length": LENGTH}
+    rules = {
+        "min_length": 2,
+        "no_repeat_ngram": 2,
+        "suppress_tokens": (0,),
+        "start": START,
+        "end": END,
+        "length": LENGTH,
+    }
 
     @tf.function(jit_compile=True)
-    def search(limits):
-        best = decoding.beam_search(step, begin(ROWS), len(ROWS), 3, n_best=3, limits=limits, **rules)
-        return best, decoding.greedy_search(step, begin(ROWS), len(ROWS), limits=limits, **rules)
+    def search(max_new_tokens):
+        best = decoding.beam_search(step, begin(ROWS), len(ROWS), 3, n_best=3, max_new_tokens=max_new_tokens, **rules)
+        return best, decoding.greedy_search(step, begin(ROWS), len(ROWS), max_new_tokens=max_new_tokens, **rules)
 
-    rules_alone = {"min_length": 2, "no_repeat_ngram": 2, "forbidden": (0,)}
-    for limits in ((8, 8, 8, 8), (2, 8, 5, 7)):
-        best, first = search(tf.constant(limits))
-        agree(paired(*best), beam(width=3, n_best=3, limits=limits, **rules_alone))
+    rules_alone = {"min_length": 2, "no_repeat_ngram": 2, "suppress_tokens": (0,)}
+    for max_new_tokens in ((8, 8, 8, 8), (2, 8, 5, 7)):
+        best, first = search(tf.constant(max_new_tokens))
+        agree(paired(*best), beam(width=3, n_best=3, max_new_tokens=max_new_tokens, **rules_alone))
         found = list(zip(texts_of(first[0]), first[1].numpy().tolist()))
-        agree([[pair] for pair in found], [[pair] for pair in greedy(limits=limits, **rules_alone)])
+        agree([[pair] for pair in found], [[pair] for pair in greedy(max_new_tokens=max_new_tokens, **rules_alone)])

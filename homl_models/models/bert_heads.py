@@ -431,7 +431,7 @@ class BertLMHeadModel(MaskedLM):
             logits, state = step(last, state)
             return decoding.sample(step, logits, state, noise, stop=None if end is None else [end], **choice)
         memory = keras.tree.map_structure(lambda x: ops.repeat(x, beams, axis=0) if ops.is_tensor(x) else x, memory)
-        search = {"limits": limits, "length": length, "end": end, **choice}
+        search = {"max_new_tokens": limits, "length": length, "end": end, **choice}
         start = ops.repeat(last, beams, axis=0)
         rows = ops.shape(ids)[0]
         return decoding.beam_search(functools.partial(self.step, memory), state, rows, beams, start=start, **search)[0][
@@ -473,7 +473,7 @@ class BertLMHeadModel(MaskedLM):
             choice = {"temperature": np.float32(temperature)}
             if temperature and (top_k or top_p < 1):  # or else there is nothing to sort for
                 choice |= {"top_k": np.int32(top_k), "top_p": np.float32(top_p)}
-        noise = decoding.draw(seed, length, len(ids)) if num_beams == 1 else None
+        noise = decoding.sampling_noise(seed, length, len(ids)) if num_beams == 1 else None
         key = "write", *how.values(), *choice
         if key not in self._compiled:
             self._compiled[key] = compiled(functools.partial(self.write, how=how))

@@ -1,14 +1,14 @@
 """Character RNN (chapter 16 of the book, after Karpathy, 2015,
 https://karpathy.github.io/2015/05/21/rnn-effectiveness/).
 
-A recurrent network reads a text one character at a time and gives, at every
-position, the distribution of the next one; drawing from it again and again
-writes new text. Recipes: `char_rnn`, `char_rnn_stateful`, `char_rnn_large`,
-`char_rnn_reber`. Shapes: b batch, t time, v vocabulary, u units.
+A recurrent network predicts, at every position of a text, the distribution of
+the next character; sampling from it again and again generates new text.
+Recipes: `char_rnn`, `char_rnn_stateful`, `char_rnn_large`, `char_rnn_reber`.
+Shapes: b batch, t time, v vocabulary, u units.
 
-Deviations from the book: logits instead of probabilities; ids count the sorted
-characters of the vocabulary from 0; the state between batches of stateful training
-is the model's, so that the same model predicts at any batch size.
+Deviations from the book: logits instead of probabilities; ids are positions in the
+sorted vocabulary, from 0; the state of stateful training belongs to the model and not
+to its layers, so that the same model predicts at any batch size.
 """
 
 import collections
@@ -32,18 +32,19 @@ CELLS = {"gru": recurrent.GRU, "lstm": recurrent.LSTM}
 
 @keras.saving.register_keras_serializable("homl_models")
 class CharRNN(Model):
-    """Ids (b, t) of characters -> logits (b, t, v) of the character after each.
+    """Character-level language model: ids (b, t) -> logits (b, t, v) of the next characters.
 
-    vocabulary: the characters, each once; the id of a character is its place.
-    embed_dim: size of a character's embedding.
-    units, num_layers, cell ("gru" or "lstm"): the recurrent layers.
-    dropout: rate, in [0, 1), on the output of every recurrent layer.
-    stateful: in training (`training=True`), row i of a batch starts from the state that row i
-        of the batch before ended in. `fit` starts each epoch from zero. Outside of training
-        every call starts from zero and leaves that state alone.
-    batch_size: rows of a training batch; needed when `stateful`, ignored otherwise.
-    tie_weights: the output layer uses the embedding matrix (Press & Wolf, 2016).
-    lowercase: texts are lower-cased before they are encoded.
+    Args:
+        vocabulary: string of distinct characters; the id of a character is its position.
+        embed_dim: size of a character's embedding.
+        units, num_layers, cell ("gru" or "lstm"): the recurrent layers.
+        dropout: rate, in [0, 1), on the output of every recurrent layer.
+        stateful: in training (`training=True`), row i of a batch starts from the final state of
+            row i of the batch before. `fit` resets the state at each epoch. Outside of training
+            every call starts from zero and does not touch that state.
+        batch_size: rows of a training batch; needed when `stateful`, ignored otherwise.
+        tie_weights: the output layer uses the embedding matrix (Press & Wolf, 2016).
+        lowercase: texts are lower-cased before they are encoded.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class CharRNN(Model):
             layer.build((None, None, self.units if i else self.embed_dim))
         self.head.build((None, None, self.units))
         if self.stateful:
-            self.carried = [
+            self.rnn_state = [
                 [self.add_weight(shape=zero.shape, initializer="zeros", trainable=False, name=f"state_{i}_{k}")
                  for k, zero in enumerate(layer)]
                 for i, layer in enumerate(self.zero_state(self.batch_size))
@@ -102,48 +103,48 @@ class CharRNN(Model):
         return (*input_shape, len(self.vocabulary))
 
     def call(self, ids, mask=None, training=None):
-        carry = self.stateful and training
-        if carry:
-            state = [[ops.cast(s, self.compute_dtype) for s in layer] for layer in self.carried]
+        stateful = self.stateful and training
+        if stateful:
+            state = [[ops.cast(s, self.compute_dtype) for s in layer] for layer in self.rnn_state]
         else:
             state = self.zero_state(ops.shape(ids)[0])
-        hidden, state = self.read(ids, state, mask=mask, training=training)
-        if carry:
-            for variables, layer in zip(self.carried, state):
+        hidden, state = self.hidden_states(ids, state, mask=mask, training=training)
+        if stateful:
+            for variables, layer in zip(self.rnn_state, state):
                 for variable, value in zip(variables, layer):
                     variable.assign(ops.cast(value, variable.dtype))
         return self.logits(hidden)
 
-    def read(self, ids, state, mask=None, training=None):
-        """Ids (b, t) and a state -> hidden (b, t, u) after each character, and the state after the last.
+    def hidden_states(self, ids, state, mask=None, training=None):
+        """Recurrent layers: ids (b, t), initial state -> outputs (b, t, u) of the last layer, final state.
 
-        Masked characters leave the state as it is.
+        Masked characters leave the state unchanged.
         """
-        x, after = self.embedding(ids), []
-        for layer, dropout, before in zip(self.recurrent, self.dropouts, state):
-            x, *ended = layer(x, initial_state=before, mask=mask, training=training)
+        x, final_state = self.embedding(ids), []
+        for layer, dropout, initial_state in zip(self.recurrent, self.dropouts, state):
+            x, *final = layer(x, initial_state=initial_state, mask=mask, training=training)
             x = dropout(x, training=training)
-            after.append(ended)
-        return x, after
+            final_state.append(final)
+        return x, final_state
 
     def logits(self, hidden):
-        """Hidden (..., u) -> logits (..., v)."""
+        """Output layer: (..., u) -> logits (..., v)."""
         x = self.head(hidden)
         return self.embedding(x, reverse=True) if self.tie_weights else x
 
     def zero_state(self, batch):
-        """The state before any character: for each layer a list of (b, u) zeros."""
+        """Initial state: for each layer a list of zeros (b, u)."""
         count = 2 if self.cell == "lstm" else 1
         return [[ops.zeros((batch, self.units), self.compute_dtype)] * count for _ in self.recurrent]
 
     def reset_state(self):
-        """Set the state carried in stateful training to zero."""
-        for layer in self.carried:
+        """Reset the state of stateful training to zero."""
+        for layer in self.rnn_state:
             for variable in layer:
                 variable.assign(ops.zeros(variable.shape, variable.dtype))
 
     def fit(self, *args, callbacks=None, **kwargs):
-        """As `keras.Model.fit`; a stateful model starts every epoch from zero."""
+        """`keras.Model.fit` that resets the state of a stateful model at the start of each epoch."""
         if self.stateful:
             reset = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: self.reset_state())
             if isinstance(callbacks, keras.callbacks.CallbackList):
@@ -152,60 +153,64 @@ class CharRNN(Model):
                 callbacks = [reset, *(callbacks or [])]
         return super().fit(*args, callbacks=callbacks, **kwargs)
 
-    # Decoding: see `decoding.py` for what a step is.
+    # Decoding; see `decoding.py`.
 
     def start(self, ids, lengths):
-        """Read prompts: ids (b, t), of which the first lengths (b,) count -> logits (b, v) of what follows, state.
+        """Prefill: prompts (b, t) of lengths (b,) -> logits (b, v) of the next character, state.
 
-        The character after an empty prompt is drawn from the output bias.
+        The state after an empty prompt is zero: its logits are those of the output bias.
         """
         state = self.zero_state(ops.shape(ids)[0])
         mask = ops.arange(ops.shape(ids)[1])[None] < lengths[:, None]
-        _, state = self.read(ids, state, mask=mask, training=False)
+        _, state = self.hidden_states(ids, state, mask=mask, training=False)
         return self.logits(state[-1][0]), state
 
     def step(self, ids, state):
-        """Ids (b,) of one character per row and the state before it -> logits (b, v), the state after it."""
-        x, after = self.embedding(ids), []
-        for layer, before in zip(self.recurrent, state):
-            x, ended = layer.cell(x, before, training=False)
-            after.append(list(ended))
-        return self.logits(x), after
+        """One decoding step: ids (b,), state -> logits (b, v) of the next character, state."""
+        x, new_state = self.embedding(ids), []
+        for layer, layer_state in zip(self.recurrent, state):
+            x, layer_state = layer.cell(x, layer_state, training=False)
+            new_state.append(list(layer_state))
+        return self.logits(x), new_state
 
-    def continue_ids(self, ids, lengths, noise, length, temperature, top_k, top_p, stop):
-        """Ids of prompts (b, t), lengths (b,), noise (n, b) -> ids (b, n) of what follows; see `decoding.sample`."""
+    def sample_ids(self, ids, lengths, noise, length, temperature, top_k, top_p, stop):
+        """Sample continuations: prompts (b, t), lengths (b,), noise (n, b) -> ids (b, n); see `decoding.sample`."""
         logits, state = self.start(ids, lengths)
-        choice = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-        return decoding.sample(self.step, logits, state, noise, length=length, stop=stop, **choice)
+        settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        return decoding.sample(self.step, logits, state, noise, length=length, stop=stop, **settings)
 
     def log_probabilities(self, ids, mask):
-        """Ids (b, t), mask (b, t) -> natural log-probability (b, t) of each character given those before it."""
-        hidden, _ = self.read(ids, self.zero_state(ops.shape(ids)[0]), mask=mask, training=False)
-        before = ops.concatenate([ops.zeros_like(hidden[:, :1]), hidden[:, :-1]], axis=1)
-        log_p = ops.log_softmax(ops.cast(self.logits(before), "float32"), axis=-1)
+        """Log-likelihood: ids (b, t), mask (b, t) -> log p (b, t) of each character given the ones before it."""
+        hidden, _ = self.hidden_states(ids, self.zero_state(ops.shape(ids)[0]), mask=mask, training=False)
+        shifted = ops.concatenate([ops.zeros_like(hidden[:, :1]), hidden[:, :-1]], axis=1)
+        log_p = ops.log_softmax(ops.cast(self.logits(shifted), "float32"), axis=-1)
         return ops.take_along_axis(log_p, ids[..., None], axis=-1)[..., 0] * ops.cast(mask, "float32")
 
     @functools.cached_property
     def _compiled(self):
-        return {name: compiled(getattr(self, name)) for name in ("continue_ids", "log_probabilities", "start")}
+        return {name: compiled(getattr(self, name)) for name in ("sample_ids", "log_probabilities", "start")}
 
     # Strings.
 
     def encode(self, texts):
-        """Texts -> ids (b, t) with t a power of two (few shapes to compile), lengths (b,); `UserError` if unknown."""
+        """Tokenize: texts -> ids (b, t), t a power of two (few shapes to compile), lengths (b,).
+
+        `UserError` for a character outside of the vocabulary.
+        """
         ids = [characters.encode(t.lower() if self.lowercase else t, self.vocabulary) for t in texts]
         return characters.pad(ids, _power_of_two(max(map(len, ids), default=1)))
 
     def generate(self, prompts, length=200, temperature=1.0, top_k=0, top_p=1.0, seed=None, stop=""):
-        """Continue one text, or a list of texts, by `length` characters each.
+        """Generate `length` characters after one prompt, or after each prompt of a list.
 
-        temperature: 0 (always the most probable character) and up; below 1 safer, above 1 bolder.
-        top_k, top_p: draw only from the k most probable characters (0: all), or from the fewest
-            whose probability reaches top_p, in [0, 1]; see `decoding.filter_logits`.
-        seed: the same seed continues a text in the same way, alone or among others, and by how many characters it
-            may be; None draws one. A text that is given several times has as many continuations.
-        stop: a row ends once it has written this text, which is kept.
-        Returns the prompts with what follows them, a string for a string.
+        Args:
+            temperature: 0 (greedy: always the most probable character) and up.
+            top_k, top_p: sample only from the k most probable characters (0: all), or from the fewest
+                whose probability reaches top_p, in [0, 1]; see `decoding.filter_logits`.
+            seed: the same seed gives a prompt the same continuation, alone or among others and whatever the length;
+                None is a random seed. A prompt that is given several times gets different continuations.
+            stop: a continuation ends with this text, which is kept.
+        Returns the prompts with their continuations, a string for a string.
         """
         if isinstance(prompts, str):
             return self.generate([prompts], length, temperature, top_k, top_p, seed, stop)[0]
@@ -215,14 +220,14 @@ class CharRNN(Model):
         ids, lengths = self.encode(prompts)
         stop, (stop_length,) = self.encode([stop])
         stop = stop[0, :stop_length] if stop_length else np.array([decoding.PAD], np.int32)
-        noise = decoding.draw(seed, _power_of_two(max(length, 1)), _occurrences(prompts))
-        choice = np.int32(length), np.float32(temperature), np.int32(top_k), np.float32(top_p)
-        new = self._compiled["continue_ids"](*map(ops.convert_to_tensor, (ids, lengths, noise, *choice, stop)))
+        noise = decoding.sampling_noise(seed, _power_of_two(max(length, 1)), _occurrences(prompts))
+        settings = np.int32(length), np.float32(temperature), np.int32(top_k), np.float32(top_p)
+        new = self._compiled["sample_ids"](*map(ops.convert_to_tensor, (ids, lengths, noise, *settings, stop)))
         new = ops.convert_to_numpy(new)
         return [prompt + characters.decode(row, self.vocabulary) for prompt, row in zip(prompts, new)]
 
     def next_char(self, prompt):
-        """The probability of each character after `prompt`: {character: probability}, most probable first."""
+        """Distribution of the character after `prompt`: {character: probability}, most probable first."""
         logits, _ = self._compiled["start"](*map(ops.convert_to_tensor, self.encode([prompt])))
         p = ops.convert_to_numpy(ops.softmax(logits, axis=-1))[0]
         return {self.vocabulary[i]: float(p[i]) for i in np.argsort(-p, kind="stable")}
@@ -245,7 +250,7 @@ class CharRNN(Model):
             return characters.tf_encode(texts, self.vocabulary, self.lowercase)
 
         def generate(prompt, length, temperature, top_k, top_p, seed, stop):
-            """Continues each prompt by `length` characters; `temperature` 0 is greedy, `stop` ends a text."""
+            """Generates `length` characters after each prompt; `temperature` 0 is greedy, `stop` ends a text."""
             import tensorflow as tf
 
             ids, lengths = encode(prompt)
@@ -253,8 +258,8 @@ class CharRNN(Model):
             stop = asserted(known, "stop holds a character that the model does not know", stop)
             (stop_ids,), (stop_length,) = (tf.unstack(x, 1) for x in encode(stop[None]))
             stop_ids = tf.where(stop_length > 0, stop_ids, decoding.PAD)
-            noise = decoding.draw(seed, length, characters.tf_occurrences(prompt))
-            new = self.continue_ids(ids, lengths, noise, length, temperature, top_k, top_p, stop_ids)
+            noise = decoding.sampling_noise(seed, length, characters.tf_occurrences(prompt))
+            new = self.sample_ids(ids, lengths, noise, length, temperature, top_k, top_p, stop_ids)
             return {"text": prompt + characters.tf_decode(new, self.vocabulary)}
 
         def next_char(prompt):
@@ -273,7 +278,7 @@ class CharRNN(Model):
             bits = -tf.reduce_sum(log_p, axis=1) / math.log(2)
             return {"bits_per_character": tf.math.divide_no_nan(bits, tf.cast(lengths, tf.float32))}
 
-        choice = [
+        settings = [
             Int("length", 0, default=200),
             Float("temperature", 0, default=1.0, hint="0 is greedy"),
             Int("top_k", 0, default=0, hint="0 is all characters"),
@@ -282,7 +287,7 @@ class CharRNN(Model):
             String("stop", default=""),
         ]
         return {
-            "generate": Endpoint(generate, [Text("prompt"), *choice]),
+            "generate": Endpoint(generate, [Text("prompt"), *settings]),
             "next_char": Endpoint(next_char, [Text("prompt")]),
             "score": Endpoint(score, [Text("text")]),
         }
@@ -293,9 +298,9 @@ def _power_of_two(n):
 
 
 def _occurrences(texts):
-    """How many of those before each text are the same, (b,)."""
-    counts, found = collections.Counter(), []
-    for one in texts:
-        found.append(counts[one])
-        counts[one] += 1
-    return np.array(found, np.int32)
+    """Number of earlier equal texts of each text, (b,)."""
+    counts, earlier = collections.Counter(), []
+    for text in texts:
+        earlier.append(counts[text])
+        counts[text] += 1
+    return np.array(earlier, np.int32)

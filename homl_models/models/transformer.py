@@ -1,10 +1,10 @@
 """Transformer (Vaswani et al., 2017, Attention Is All You Need, https://arxiv.org/abs/1706.03762).
 
-Blocks of self-attention encode a sentence; blocks of causal self-attention and of attention
-over the encoded sentence write its translation. Decoding keeps the keys and values of what
-was written, so a token costs the same however many went before.
+Self-attention blocks encode the source; blocks of causal self-attention and of cross-attention
+to the encoded source generate the target. Decoding caches the keys and values of the tokens so far,
+so that each further token costs the same.
 Recipes: `transformer_book`, `transformer`. Shapes: b batch, s source tokens, t target tokens,
-r rows = b times the beam, d dimension, v vocabulary, h heads.
+r rows = b times the beam width, d dimension, v vocabulary, h heads.
 
 Deviations from the paper: sources end with an end token; `pre_norm` and `positions="trained"` (the
 book's first choice) are options, and `pre_norm` normalizes once more after the last block.
@@ -23,14 +23,15 @@ from homl_models.tokenizers.base import PAD
 
 @keras.saving.register_keras_serializable("homl_models")
 class Transformer(Translator):
-    """Ids ((b, s), (b, t)) -> logits (b, t, v); see `Translator`.
+    """Transformer: ids ((b, s), (b, t)) -> logits (b, t, v); see `Translator`.
 
-    dim, num_heads, hidden_units, dropout, attention_dropout, pre_norm, activation, head_dim: of the
-        blocks; see `layers.attention`. The embeddings plus positions are dropped out as well.
-    num_encoder_layers, num_decoder_layers: N.
-    positions: "sinusoidal", or "trained" for at most `max_length` tokens.
-    tie_weights: the output layer uses the target's embedding matrix (section 3.4).
-    share_embeddings: source and target have one embedding matrix (they must have one vocabulary).
+    Args:
+        dim, num_heads, hidden_units, dropout, attention_dropout, pre_norm, activation, head_dim: of the
+            blocks; see `layers.attention`. Dropout also applies to the sum of embeddings and positions.
+        num_encoder_layers, num_decoder_layers: N.
+        positions: "sinusoidal", or "trained" for at most `max_length` tokens.
+        tie_weights: the output layer uses the target's embedding matrix (section 3.4).
+        share_embeddings: source and target share an embedding matrix (they must have one vocabulary).
     """
 
     def __init__(
@@ -80,14 +81,14 @@ class Transformer(Translator):
                 dtype=dtype,
             )
 
-        def places(name):
+        def positional(name):
             return PositionalEncoding(dtype=dtype) if positions == "sinusoidal" else LearnedPositionalEmbedding(
                 max_length, name=f"{name}_positions", dtype=dtype
             )  # fmt: skip
 
         self.target_embedding = embedding(target_vocabulary, "target")
         self.source_embedding = self.target_embedding if share_embeddings else embedding(source_vocabulary, "source")
-        self.source_positions, self.target_positions = places("source"), places("target")
+        self.source_positions, self.target_positions = positional("source"), positional("target")
         block = {"dim": dim, "num_heads": num_heads, "hidden_units": hidden_units, "dropout": dropout, "dtype": dtype}
         block |= {"attention_dropout": attention_dropout, "pre_norm": pre_norm}
         block |= {"activation": activation, "head_dim": head_dim}
@@ -111,15 +112,15 @@ class Transformer(Translator):
             x = block(x, memory, mask, training=training)
         return self.logits(x)
 
-    def embed(self, part, ids, training=None, positions=None):
-        """Ids (b, t) of the source (part 0) or target (1) -> (b, t, d), embeddings times sqrt(d) plus positions."""
-        embedding = (self.source_embedding, self.target_embedding)[part]
-        add_positions = (self.source_positions, self.target_positions)[part]
+    def embed(self, side, ids, training=None, positions=None):
+        """Embeddings times sqrt(d) plus positions: ids (b, t) of the source (side 0) or target (1) -> (b, t, d)."""
+        embedding = (self.source_embedding, self.target_embedding)[side]
+        add_positions = (self.source_positions, self.target_positions)[side]
         x = embedding(ids) * self.dim**0.5
-        return self.dropouts[part](add_positions(x, positions=positions), training=training)
+        return self.dropouts[side](add_positions(x, positions=positions), training=training)
 
     def encode(self, source, training=None):
-        """Ids (b, s) -> memory (b, s, d), mask (b, s)."""
+        """Encoder: ids (b, s) -> memory (b, s, d), mask (b, s)."""
         mask = ops.not_equal(source, PAD)
         x = self.embed(0, source, training)
         for block in self.encoder:
@@ -127,7 +128,7 @@ class Transformer(Translator):
         return (self.norms[0](x) if self.pre_norm else x), mask
 
     def logits(self, x):
-        """(..., d) -> logits (..., v)."""
+        """Output layer: (..., d) -> logits (..., v)."""
         return self.target_embedding(self.norms[1](x) if self.pre_norm else x, reverse=True)
 
     def start(self, source, length):
@@ -138,21 +139,23 @@ class Transformer(Translator):
         return (keys_values, mask), (ops.zeros((rows,), "int32"), caches)
 
     def step(self, memory, ids, state):
-        (keys_values, mask), (positions, caches), after = memory, state, []
+        (keys_values, mask), (positions, caches), new_caches = memory, state, []
         x = self.embed(1, ids[:, None], False, positions[:, None])
-        for block, cache, look_at in zip(self.decoder, caches, keys_values):
-            x, _, cache = block.step(x, cache, ops.max(positions), look_at, mask)
-            after.append(cache)
-        return self.logits(x[:, 0]), (positions + 1, after)
+        for block, cache, memory_keys_values in zip(self.decoder, caches, keys_values):
+            x, _, cache = block.step(x, cache, ops.max(positions), memory_keys_values, mask)
+            new_caches.append(cache)
+        return self.logits(x[:, 0]), (positions + 1, new_caches)
 
     def alignment(self, source, target):
-        """How targets look at sources: weights (b, t, s), the mean over the heads of all decoder blocks.
+        """Cross-attention weights (b, t, s) of a target given its source: the mean over heads and decoder blocks.
 
-        source (b, s); target (b, t) from `START`, without `END`: row i is the step that writes token i + 1.
+        Args:
+            source: (b, s).
+            target: (b, t) from `START`, without `END`: row i is the step that predicts token i + 1.
         """
         memory, mask = self.encode(source, training=False)
         x, weights = self.embed(1, target), []
         for block in self.decoder:
-            x, seen = block.call_with_weights(x, memory, mask)
-            weights.append(ops.mean(seen, axis=1))
+            x, head_weights = block.call_with_weights(x, memory, mask)
+            weights.append(ops.mean(head_weights, axis=1))
         return sum(weights) / len(weights)

@@ -153,7 +153,7 @@ class _Translation(Recipe):
         if self.tokenizer == "characters":
             return {"exact": sum(a == b for a, b in zip(greedy, references)) / len(pairs)}
         if self.tokenizer == "words":
-            references = model.normalized(references)
+            references = model.normalize(references)
         scores = metrics.translation(greedy, references)
         beam = metrics.translation(translated(model, sources, 4), references)
         return scores | {f"{name}_beam4": value for name, value in beam.items()}
@@ -167,7 +167,7 @@ class _Translation(Recipe):
         sources, references = map(list, zip(*pairs))
         columns = {"source": sources, "reference": references, "greedy": model.translate(sources)}
         columns["beam 4"] = model.translate(sources, beam_width=4)
-        if model.aligns:
+        if model.has_attention:
             reports.attention(*model.attention_weights(sources[min(1, len(sources) - 1)]), folder / "attention.png")
         return reports.blocks(columns)
 
@@ -220,7 +220,7 @@ class Seq2Seq(_Translation):
     scheduled_sampling: Literal["none", "linear", "exponential", "inverse_sigmoid"] = "none"
     """Feed the decoder its own predictions, more and more, by that schedule."""
     sampling_k: float = 1000.0
-    """k of the schedule (see `schedules.teacher_share`), in steps; of `exponential` a number below 1."""
+    """k of the schedule (see `schedules.teacher_forcing_probability`), in steps; of `exponential` a number below 1."""
 
     def __post_init__(self):
         super().__post_init__()

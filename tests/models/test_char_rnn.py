@@ -163,8 +163,8 @@ def test_settings_that_cannot_be_are_refused(settings):
 # Stateful training.
 
 
-def carried(model):
-    return [variable.numpy().copy() for layer in model.carried for variable in layer]
+def rnn_state(model):
+    return [variable.numpy().copy() for layer in model.rnn_state for variable in layer]
 
 
 @pytest.mark.parametrize("kind", ["gru", "2 lstm tied"])
@@ -173,10 +173,10 @@ def test_two_batches_of_10_equal_one_of_20(kind):
     for call in (model, tf.function(model)):
         model.reset_state()
         halves = [call(x[:, :10], training=True), call(x[:, 10:], training=True)]
-        ended = carried(model)
+        ended = rnn_state(model)
         model.reset_state()
         checks.close(ops.concatenate(halves, axis=1), call(x, training=True))
-        checks.close(ended, carried(model))
+        checks.close(ended, rnn_state(model))
 
 
 def test_fit_starts_each_epoch_from_zero():
@@ -184,14 +184,14 @@ def test_fit_starts_each_epoch_from_zero():
     batches = np.stack(np.split(x[:, :30], 3, axis=1)), np.stack(np.split(x[:, 1:], 3, axis=1))
     model = compiled(stateful())
     model.optimizer.learning_rate = 0.0
-    for variable in model.carried[0]:
+    for variable in model.rnn_state[0]:
         variable.assign(ops.ones_like(variable))
     data = tf.data.Dataset.from_tensor_slices(batches)
     losses = model.fit(data, epochs=2, shuffle=False, verbose=0).history["loss"]
     log_p = log_softmax(model(x[:, :30]))  # from zero, without a break
     expected = -np.take_along_axis(log_p, x[:, 1:, None], axis=-1).mean()
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
-    assert all(state.any() for state in carried(model))
+    assert all(state.any() for state in rnn_state(model))
 
 
 def test_outside_of_training_the_carried_state_is_neither_read_nor_changed():
@@ -203,11 +203,11 @@ def test_outside_of_training_the_carried_state_is_neither_read_nor_changed():
 
     unused = used()
     model(x, training=True)
-    before = carried(model)
+    before = rnn_state(model)
     assert all(state.any() for state in before)
     checks.close(used(), unused)
     assert model.predict(ids(5, 4), verbose=0).shape == (5, 4, V)  # any number of rows
-    checks.close(carried(model), before, 0)
+    checks.close(rnn_state(model), before, 0)
 
 
 # Strings.

@@ -106,11 +106,13 @@ def test_additive_attention_equals_bahdanaus_equations():
     model, (source, target) = make("additive lstm", num_layers=1), pairs()
     (outputs, _, _), ((h, c),) = model.encode(source)
     outputs, h, c = np.float64(outputs), np.float64(h), np.float64(c)
-    to_key, to_query = (np.float64(d.get_weights()[0]) for d in (model.look.key_dense, model.look.query_dense))
+    to_key, to_query = (
+        np.float64(d.get_weights()[0]) for d in (model.attention_layer.key_dense, model.attention_layer.query_dense)
+    )
     logits, alignment = [], []
     for x in embedded(model.target_embedding, target).swapaxes(0, 1):
         hidden = np.tanh((h @ to_query)[:, None] + outputs @ to_key)  # of the state before the step
-        weights = softmax(hidden @ np.float64(model.look.v), source != 0)
+        weights = softmax(hidden @ np.float64(model.attention_layer.v), source != 0)
         context = (weights[..., None] * outputs).sum(axis=1)
         h, c = lstm_step(np.concatenate([x, context], axis=-1), h, c, model.decoder[0])
         readout = np.tanh(dense(model.readout, np.concatenate([h, context, x], axis=-1)))
@@ -130,11 +132,13 @@ def test_luongs_attention_equals_its_equations(attention):
         outputs.append(h)
     outputs = np.stack(outputs, axis=1)
     if attention == "concat":  # v . tanh(W [query; key])
-        w = np.concatenate([model.look.query_dense.get_weights()[0], model.look.key_dense.get_weights()[0]])
+        w = np.concatenate(
+            [model.attention_layer.query_dense.get_weights()[0], model.attention_layer.key_dense.get_weights()[0]]
+        )
         query, key = np.broadcast_arrays(outputs[:, :, None], memory[:, None])
-        scores = np.tanh(np.concatenate([query, key], axis=-1) @ np.float64(w)) @ np.float64(model.look.v)
+        scores = np.tanh(np.concatenate([query, key], axis=-1) @ np.float64(w)) @ np.float64(model.attention_layer.v)
     else:
-        w = model.look.key_dense.get_weights()[0] if attention == "general" else np.eye(6)
+        w = model.attention_layer.key_dense.get_weights()[0] if attention == "general" else np.eye(6)
         scores = outputs @ (memory @ np.float64(w)).swapaxes(1, 2)
     weights = softmax(scores, (source != 0)[:, None])
     context = weights @ memory
@@ -165,12 +169,12 @@ def test_scheduled_sampling_ends_with_the_models_own_tokens(attention, monkeypat
     """Fed the tokens that it has drawn as if they were the truth, a model gives the same logits."""
     drawn = []
 
-    def choose(logits, noise):
-        drawn.append(choose_token(logits, noise))
+    def recorded(logits, noise):
+        drawn.append(sample_token(logits, noise))
         return drawn[-1]
 
-    choose_token = decoding.choose
-    monkeypatch.setattr(decoding, "choose", choose)
+    sample_token = decoding.sample_token
+    monkeypatch.setattr(decoding, "sample_token", recorded)
     model, (source, target) = sampling(f"{attention} gru", steps=2000), pairs()
     logits = model((source, target), training=True)
     drawn = drawn[-target.shape[1] :]  # a scan may try a step before it begins

@@ -386,9 +386,9 @@ def test_what_is_allowed_at_most():
     model, trained = make("dot gru"), make("pre-norm trained")
     source = model.source_ids(["", "a b", "a " * 9])
     assert source.shape == (3, 16)
-    assert np.asarray(model.limits(source)).tolist() == [11, 15, 29]  # twice the tokens and 10, one for `END`
-    assert np.asarray(model.limits(source, 3)).tolist() == [4] * 3
-    assert np.asarray(trained.limits(source)).tolist() == [11, 15, 20]
+    assert np.asarray(model.max_new_tokens(source)).tolist() == [11, 15, 29]  # twice the tokens and 10, one for `END`
+    assert np.asarray(model.max_new_tokens(source, 3)).tolist() == [4] * 3
+    assert np.asarray(trained.max_new_tokens(source)).tolist() == [11, 15, 20]
     assert trained.source_ids(["a " * 19]).shape == (1, 20)
     assert model.source_ids(["a " * 200]).shape == (1, 256)
     assert trained.target_ids(["r " * 19]).shape == (1, 21)
@@ -483,8 +483,8 @@ def test_the_saved_model_equals_the_python_api(kind, batches, tmp_path, monkeypa
     """An empty sentence and one of 200 words among them."""
     fresh = make(kind, **WHO[kind])
     monkeypatch.setattr(translator, "compiled", lambda function: function)
-    limits = fresh.limits
-    monkeypatch.setattr(fresh, "limits", lambda *args: ops.minimum(limits(*args), 8))  # to save time
+    max_new_tokens = fresh.max_new_tokens
+    monkeypatch.setattr(fresh, "max_new_tokens", lambda *args: ops.minimum(max_new_tokens(*args), 8))  # to save time
     write_saved_model(fresh, tmp_path / "saved_model")
     loaded = tf.saved_model.load(str(tmp_path / "saved_model"))
     rng = np.random.default_rng(0)
@@ -561,11 +561,11 @@ for name in sys.argv[1].split():
     model.build()
     rng = np.random.default_rng(0)
     model.set_weights([rng.normal(0, 0.7, w.shape) if w.trainable else np.array(w) for w in model.weights])
-    source, limits = np.int32([[4, 5, 6, 3], [9, 3, 0, 0]]), np.int32([6, 4])
-    found = model._run("greedy", source, limits, length=6)
+    source, max_new_tokens = np.int32([[4, 5, 6, 3], [9, 3, 0, 0]]), np.int32([6, 4])
+    found = model._run("greedy", source, max_new_tokens, length=6)
     if sys.argv[2] == "all":
         more = {"length": 6, "beam_width": 3, "n_best": 3, "no_repeat_ngram": 2}
-        found += model._run("beam", source, limits, np.float32(0.7), **more)
+        found += model._run("beam", source, max_new_tokens, np.float32(0.7), **more)
     found += (model._run("alignment", source, np.int32([[2, 4, 5], [2, 6, 0]])),)
     results.append([np.asarray(x).tolist() for x in found])
 translator.compiled = usual
