@@ -59,7 +59,7 @@ class Ours:
         make = TOKENIZERS[recipe.tokenizer]
         pairs = recipe.splits[0]
         both = translation.encode(pairs, *map(make, recipe.vocabularies))
-        _, sources, targets = translation.short_enough(pairs, *both, recipe.max_length)
+        _, sources, targets = translation.filter_by_length(pairs, *both, recipe.max_length)
         self.buckets = translation.bucket(sources, targets, recipe.num_buckets)
         self.streams = [translation.batches([bucket], recipe.batch_size, recipe.seed) for bucket in self.buckets]
         self.times = [stream.steps for stream in self.streams]  # how often each bucket comes in an epoch

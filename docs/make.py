@@ -15,7 +15,7 @@ HEADLINE = {
     "char_rnn": "val_accuracy",
     "seq2seq_attention": "val_accuracy",
     "transformer_book": "val_accuracy",
-    "transformer": "test_bleu",
+    "transformer": "bleu",
     "bert_classify": "test_accuracy",
     "autoencoder_stacked": "val_loss",
     "vae": "val_loss",

@@ -106,7 +106,7 @@ def test_half_precision_leaves_the_metrics_of_char_rnn_large_as_they_were(load, 
     recipe = dataclasses.replace(recipes.of_run(loading.PRESETS / "char_rnn_large")[1], text_file=text_file)
     model = load("char_rnn_large")
     model.compile(**recipe.compile_kwargs())
-    metrics = model.evaluate(recipe.features_and_probabilities(recipe.splits[1]).dataset(), return_dict=True, verbose=0)
+    metrics = model.evaluate(recipe.eval_dataset(recipe.splits[1]).dataset(), return_dict=True, verbose=0)
     assert metrics["accuracy"] == pytest.approx(saved("char_rnn_large")["val_accuracy"], abs=5e-4)
     assert metrics["loss"] == pytest.approx(saved("char_rnn_large")["val_loss"], abs=5e-4)
 

@@ -97,7 +97,7 @@ class Writes:
     ],
 )
 def test_generated_strings_are_valid_by_the_grammar_and_new_if_not_learned_from(endings):
-    made = recipe("char_rnn_reber_tiny", num_judged=len(endings))
+    made = recipe("char_rnn_reber_tiny", num_eval_samples=len(endings))
     learned = set(reber.generate(made.num_strings, made.seed))
     valid = [text for text in endings if EMBEDDED.fullmatch(text)]
     new = [text for text in valid if text not in learned]
@@ -192,10 +192,12 @@ def test_dates_are_exact_where_every_character_is_right():
     pairs = [("May 3, 1999", "1999-05-03"), ("4 June 2001", "2001-06-04"), ("the 1st of July 1932", "1932-07-01")]
     pairs += [("7/9/2030", "2030-07-09"), ("03.05.1999", "1999-05-03")]
     wrong = {"4 June 2001": "2001-06-14", "7/9/2030": "2030-07-09 "}
-    assert get("dates_tiny").judge(Translates({1: dict(pairs)}), pairs) == {"exact": 1.0}
-    assert get("dates_tiny").judge(Translates({1: dict(pairs) | wrong}), pairs) == {"exact": 3 / 5}
+    assert get("dates_tiny").translation_metrics(Translates({1: dict(pairs)}), pairs) == {"exact": 1.0}
+    assert get("dates_tiny").translation_metrics(Translates({1: dict(pairs) | wrong}), pairs) == {"exact": 3 / 5}
     swapped = {source: pairs[i - 1][1] for i, (source, _) in enumerate(pairs)}
-    assert get("dates_tiny").judge(Translates({1: swapped}), pairs) == {"exact": 1 / 5}  # two are of one day
+    assert get("dates_tiny").translation_metrics(Translates({1: swapped}), pairs) == {
+        "exact": 1 / 5
+    }  # two are of one day
 
 
 SENTENCES = {
@@ -217,12 +219,13 @@ BEAM = (
 
 def test_subwords_are_judged_by_bleu_and_chrf_of_whole_sentences_with_their_case():
     known = {width: dict(zip(SENTENCES, texts)) for width, texts in ((1, GREEDY), (4, BEAM))}
-    found = get("transformer_tiny").judge(Translates(known), list(SENTENCES.items()))
+    found = get("transformer_tiny").translation_metrics(Translates(known), list(SENTENCES.items()))
     expected = translation_scores(GREEDY, BEAM, SENTENCES.values())
     assert found == pytest.approx(expected)
     assert len({round(value, 3) for value in expected.values()}) == 4
     assert (
-        found["bleu"] < get("transformer_tiny").judge(Translates(known | {1: SENTENCES}), [*SENTENCES.items()])["bleu"]
+        found["bleu"]
+        < get("transformer_tiny").translation_metrics(Translates(known | {1: SENTENCES}), [*SENTENCES.items()])["bleu"]
     )
 
 
@@ -245,7 +248,7 @@ def test_words_are_judged_against_references_as_the_model_would_write_them():
     ]
     written = [[text.lower().replace("caliente", "[UNK]") for text in texts] for texts in (GREEDY, BEAM)]
     model = TranslatesWords({width: dict(zip(SENTENCES, texts)) for width, texts in zip((1, 4), written)}, words)
-    found = get("seq2seq_bahdanau_tiny").judge(model, list(zip(SENTENCES, references)))
+    found = get("seq2seq_bahdanau_tiny").translation_metrics(model, list(zip(SENTENCES, references)))
     greedy, beam = ([text.replace("[UNK]", "[ UNK ]") for text in texts] for texts in written)
     assert found == pytest.approx(translation_scores(greedy, beam, normalized))
 
@@ -256,7 +259,7 @@ def test_words_are_judged_against_references_as_the_model_would_write_them():
 )
 def test_translations_are_scored_token_by_token_without_padding(name, seed, batch_size, num_buckets, tmp_path):
     """In batches of any size and number of lengths; and whole ones of the first test pairs alone are judged."""
-    made = recipe(name, num_pairs=640, batch_size=batch_size, num_buckets=num_buckets, num_judged=5)
+    made = recipe(name, num_pairs=640, batch_size=batch_size, num_buckets=num_buckets, num_eval_samples=5)
     model = randomized(made.model(), seed=seed)
     _, valid, test = made.splits
     known = {source: target + "!" * (i == 3) for i, (source, target) in enumerate(test[:5])}
@@ -294,7 +297,7 @@ def test_a_file_of_pairs_is_judged_without_the_training_data_and_in_the_words_of
 
 
 def test_pairs_that_trained_positions_do_not_reach_are_left_out_of_validation_and_evaluation():
-    made = recipe("transformer_book_tiny", max_length=12, num_pairs=200, num_judged=4)
+    made = recipe("transformer_book_tiny", max_length=12, num_pairs=200, num_eval_samples=4)
     with pytest.warns(UserWarning, match="pairs have more than 12 tokens on a side and are left out"):
         model, (_, valid) = made.model(), made.datasets()
     assert all(array.shape[1] <= 12 for (source, fed), _ in valid.dataset() for array in (source, fed))

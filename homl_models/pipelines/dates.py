@@ -1,6 +1,6 @@
-"""Dates as people write them, and as computers do: "April 22, 2019" -> "2019-04-22" (exercise 9 of chapter 16).
+"""Generated pairs of written and ISO dates: "April 22, 2019" -> "2019-04-22" (exercise 9 of chapter 16).
 
-Generated, so nothing has to be there. The first written form is the book's.
+The first written form is the book's.
 """
 
 import datetime
@@ -12,7 +12,7 @@ MONTHS = *SPRING, "July", "August", "September", "October", "November", "Decembe
 
 
 def forms(date):
-    """The ways in which a date is written here."""
+    """The written forms of a date."""
     month, day, year = MONTHS[date.month - 1], date.day, date.year
     suffix = "th" if 4 <= day % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(day % 10, "th")
     return (
@@ -26,11 +26,11 @@ def forms(date):
     )
 
 
-def generate(count, seed=0, without=frozenset()):
-    """`count` pairs (written form, ISO date), dates and forms drawn evenly; no date that is in `without`."""
-    draw, pairs, span = random.Random(seed), [], (LAST - FIRST).days + 1
+def generate(count, seed=0, exclude=frozenset()):
+    """`count` pairs (written form, ISO date), dates and forms sampled uniformly; no ISO date of `exclude`."""
+    rng, pairs, span = random.Random(seed), [], (LAST - FIRST).days + 1
     while len(pairs) < count:
-        date = FIRST + datetime.timedelta(days=draw.randrange(span))
-        if date.isoformat() not in without:
-            pairs.append((draw.choice(forms(date)), date.isoformat()))
+        date = FIRST + datetime.timedelta(days=rng.randrange(span))
+        if date.isoformat() not in exclude:
+            pairs.append((rng.choice(forms(date)), date.isoformat()))
     return pairs

@@ -1,4 +1,4 @@
-"""Batches as a function of the step: what makes a run resumable at any step."""
+"""Random-access dataset: batch i is a pure function of (seed, i), so that a run can be resumed at any step."""
 
 import dataclasses
 import functools
@@ -6,16 +6,17 @@ from collections.abc import Callable
 
 import numpy as np
 
-IGNORED = -100  # label of what does not count
+IGNORED = -100  # label without weight in losses and metrics
 
 
 @dataclasses.dataclass(frozen=True)
 class RandomAccessDataset:
-    """An endless sequence of batches of which any part can be had.
+    """Random-access dataset: batch i is a pure function of (seed, i).
 
-    batch: step (int64 scalar tensor, counted from 0 over all epochs) -> batch, in TensorFlow
-        operations; everything random in it depends on the step and a seed alone.
-    steps: steps per epoch.
+    Args:
+        batch: step (int64 scalar tensor, counted from 0 over all epochs) -> batch, in TensorFlow
+            operations; everything random in it depends on the step and a seed alone.
+        steps: steps per epoch.
     """
 
     batch: Callable
@@ -34,23 +35,25 @@ class RandomAccessDataset:
 
 
 def permuted(index, count, *key):
-    """Index () or (b,) int64 -> its places in the permutation of range(count) that three whole numbers name.
+    """Random permutation of range(count): index () or (b,) int64 -> its position in the permutation of that key.
 
-    key: numbers, or tensors () or (b,) where rows belong to different permutations.
+    Args:
+        key: three whole numbers, or tensors () or (b,) where rows belong to different permutations.
     """
     import tensorflow as tf
 
     key = tf.stack([tf.broadcast_to(tf.cast(part, tf.int64), tf.shape(index)) for part in key], axis=-1)
-    # 4 rounds, TensorFlow's default, leave neighbours together (correlation 0.4 among a million); 8 do not.
+    # With 4 rounds, TensorFlow's default, neighbours stay close (correlation 0.4 among a million); with 8 they do not.
     return tf.raw_ops.RandomIndexShuffle(index=index, seed=key, max_index=count - 1, rounds=8)
 
 
 def bucketed(make_batch, per_epoch, seed=None):
-    """`RandomAccessDataset` of batches from buckets, each of which has a shape of its own.
+    """`RandomAccessDataset` of batches from length buckets, each with its own shape.
 
-    make_batch: (bucket, epoch, number of the batch among those of the bucket, step) -> the batch, see `batch_indices`.
-    per_epoch: batches of each bucket. seed: draws an order of the batches for each epoch; None takes them one after the
-    other, alike in every epoch.
+    Args:
+        make_batch: (bucket, epoch, number of the batch within the bucket, step) -> the batch, see `batch_indices`.
+        per_epoch: batches of each bucket.
+        seed: of the order of the batches, another one in each epoch; None takes them in order.
     """
     import tensorflow as tf
 
@@ -66,54 +69,56 @@ def bucketed(make_batch, per_epoch, seed=None):
             slot = permuted(slot, steps, seed, epoch, -1)
         if len(per_epoch) == 1:
             return make_batch(0, epoch, slot, step)
-        chosen = tf.searchsorted(firsts, slot[None], side="right")[0] - 1
-        number = slot - tf.gather(firsts, chosen)
-        return tf.switch_case(chosen, [lambda i=i: make_batch(i, epoch, number, step) for i in range(len(per_epoch))])
+        bucket = tf.searchsorted(firsts, slot[None], side="right")[0] - 1
+        number = slot - tf.gather(firsts, bucket)
+        return tf.switch_case(bucket, [lambda i=i: make_batch(i, epoch, number, step) for i in range(len(per_epoch))])
 
     return RandomAccessDataset(batch, steps)
 
 
 def batch_indices(i, epoch, number, count, batch_size, seed=None):
-    """Which of the `count` rows of bucket i are in its batch `number` of an epoch, (b,) int64.
+    """Row indices (b,) int64 of batch `number` of bucket i, which has `count` rows.
 
-    Each row once an epoch; the last batch is filled up with row `count`, an empty one, which is not to count.
-    seed: draws an order for each epoch; None takes them as they come.
+    Each row once an epoch; the last batch is padded with index `count`, of an empty row.
+
+    Args:
+        seed: of the order of the rows, another one in each epoch; None takes them in order.
     """
     import tensorflow as tf
 
-    place = number * batch_size + tf.range(batch_size, dtype=tf.int64)
-    row = place if seed is None else permuted(tf.minimum(place, count - 1), count, seed, i, epoch)
-    return tf.where(place < count, row, count)
+    index = number * batch_size + tf.range(batch_size, dtype=tf.int64)
+    row = index if seed is None else permuted(tf.minimum(index, count - 1), count, seed, i, epoch)
+    return tf.where(index < count, row, count)
 
 
 def num_batches(count, batch_size):
-    """Batches that `count` rows take, the last one filled up."""
+    """Number of batches of `count` rows, the last one padded."""
     return -(-count // batch_size)
 
 
 def length_buckets(lengths, buckets):
-    """Lengths (n,) -> [(rows of a bucket (m,), the length to pad to), ...], at most so many, for the least padding."""
+    """Length buckets with the least padding: lengths (n,) -> [(rows (m,), padded length), ...], at most `buckets`."""
     bounds = _bounds(np.bincount(lengths), buckets)
-    places = np.searchsorted(bounds, lengths)
-    return [(np.flatnonzero(places == i), int(bound)) for i, bound in enumerate(bounds)]
+    bucket = np.searchsorted(bounds, lengths)
+    return [(np.flatnonzero(bucket == i), int(bound)) for i, bound in enumerate(bounds)]
 
 
 def _bounds(counts, num_buckets):
-    """Counts of rows by length -> the lengths to pad to, ascending; the last is the largest."""
+    """Dynamic programming: counts of rows by length -> the padded lengths, ascending; the last is the largest."""
     present = np.flatnonzero(counts).tolist()
     below = np.cumsum(counts)
 
     @functools.cache
     def best(last, buckets):
-        """Cost in tokens, and bounds, of all rows up to the length present[last]."""
-        alone = below[present[last]] * present[last], (present[last],)
+        """Least tokens with padding, and the bounds, of all rows up to the length present[last]."""
+        one_bucket = below[present[last]] * present[last], (present[last],)
         if buckets == 1 or not last:
-            return alone
+            return one_bucket
         rest = ((best(i, buckets - 1), below[present[i]]) for i in range(last))
         split = (
             (cost + (below[present[last]] - rows) * present[last], (*lengths, present[last]))
             for (cost, lengths), rows in rest
         )
-        return min(alone, *split)
+        return min(one_bucket, *split)
 
     return best(len(present) - 1, num_buckets)[1]

@@ -1,13 +1,13 @@
-"""The embedded Reber grammar (Hochreiter & Schmidhuber, 1997, Long Short-Term Memory, section 5.1).
+"""Embedded Reber grammar (Hochreiter & Schmidhuber, 1997, Long Short-Term Memory, section 5.1).
 
-A string of the Reber grammar is a walk through a small graph from B to E. The embedded
-grammar puts one between `BT` and `TE`, or between `BP` and `PE`: to get the last but
-one letter right, a network must remember the second over all that lies between.
+A string of the Reber grammar is a path through a small finite automaton, from B to E.
+The embedded grammar puts one between `BT` and `TE`, or between `BP` and `PE`: to predict
+the last but one letter, a network must remember the second across the string between.
 """
 
 import random
 
-# state -> (letter, next state); the end is state 6
+# state -> (letter, next state) of each transition
 REBER = {
     0: [("B", 1)],
     1: [("T", 2), ("P", 3)],
@@ -21,22 +21,22 @@ END = 7
 
 
 def generate(count, seed=0):
-    """`count` strings of the embedded grammar; at every fork both ways are equally likely."""
-    draw = random.Random(seed)
-    return [_one(draw) for _ in range(count)]
+    """`count` strings of the embedded grammar; the transitions of a state are equally likely."""
+    rng = random.Random(seed)
+    return [_generate_string(rng) for _ in range(count)]
 
 
-def _one(draw):
+def _generate_string(rng):
     letters, state = [], 0
     while state != END:
-        letter, state = draw.choice(REBER[state])
+        letter, state = rng.choice(REBER[state])
         letters.append(letter)
-    outer = draw.choice("TP")
+    outer = rng.choice("TP")
     return f"B{outer}{''.join(letters)}{outer}E"
 
 
 def accepts(string):
-    """Whether the embedded grammar can produce `string`."""
+    """Whether the embedded grammar accepts `string`."""
     if len(string) < 4 or string[0] != "B" or string[-1] != "E" or string[1] not in "TP" or string[1] != string[-2]:
         return False
     state = 0

@@ -1,10 +1,9 @@
-"""Texts as training batches for character models: shuffled windows, or streams that go on.
+"""Training batches of character models: shuffled windows of a text, or contiguous streams.
 
 Both give pairs (inputs, targets) of shape (b, t), the targets one character ahead,
 as functions of a seed and the step. Windows are gathered from the encoded text by
-index in a seeded order (`random_access.permuted`, another one for each pass), so that nothing is
-shuffled in memory: `benchmarks/windows.py` compares it with the book's
-`window().flat_map()`.
+index in a seeded order (`random_access.permuted`, another one in each pass), without
+a shuffle buffer: `benchmarks/windows.py` compares it with the book's `window().flat_map()`.
 """
 
 from pathlib import Path
@@ -29,38 +28,44 @@ def sonnets():
 
 
 def read_text(path):
-    """The text of a UTF-8 file, or of all .txt files below a folder, in the order of their paths; also gzipped."""
+    """Text of a UTF-8 file, or of all .txt files below a folder, in the order of their paths; also gzipped."""
     text = "\n".join(map(lines.read, lines.files(path)))
     if not text:
         raise UserError(f"{path} is empty; give a text file with some text")
     return text
 
 
-def split(ids, parts=(1_000_000, 60_000), length=100):
-    """Ids (n,) -> training, validation and test part, consecutive.
+def split(ids, sizes=(1_000_000, 60_000), length=100):
+    """Consecutive training, validation and test split of ids (n,).
 
-    parts: sizes of the first two, as in the book; fractions of n (1,000,000 : 60,000 : 55,394)
-    for a text that is not longer than these. Each part must hold a window of `length` + 1.
+    `UserError` unless each split has a window of `length` + 1.
+
+    Args:
+        sizes: of training and validation, as in the book; a text that is not longer than these is
+            split in the same proportions (1,000,000 : 60,000 : 55,394).
+        length: of a window.
     """
     n = len(ids)
-    if n <= sum(parts) + length:
-        parts = int(n * 0.8966), int(n * 0.0538)
-    train, valid = parts
-    pieces = ids[:train], ids[train : train + valid], ids[train + valid :]
-    if min(map(len, pieces)) <= length:
+    if n <= sum(sizes) + length:
+        sizes = int(n * 0.8966), int(n * 0.0538)
+    train, valid = sizes
+    splits = ids[:train], ids[train : train + valid], ids[train + valid :]
+    if min(map(len, splits)) <= length:
         raise UserError(
-            f"the text is too short: {n:,} characters leave a part of {min(map(len, pieces)):,}, "
+            f"the text is too short: {n:,} characters leave a split of {min(map(len, splits)):,}, "
             f"less than a window of {length} + 1; give a longer text or a smaller --length"
         )
-    return pieces
+    return splits
 
 
 def windows(ids, length, batch_size, seed=None, steps=None, stride=1):
-    """Windows of `length` + 1 characters that start at every `stride`-th character, as a `RandomAccessDataset`.
+    """Sliding windows of `length` + 1 characters, as a `RandomAccessDataset`.
 
-    seed: draws the windows without replacement in an order of its own for each pass over the
-        text; None takes them as they come, and the last batch is smaller.
-    steps: batches per epoch; None is one pass over the windows (rounded up when seed is None).
+    Args:
+        seed: of the order of the windows, another permutation in each pass over the text; None takes
+            them in order, and the last batch is smaller.
+        steps: batches per epoch; None is one pass over the windows (rounded up when seed is None).
+        stride: characters between the starts of two windows.
     """
     import tensorflow as tf
 
@@ -87,10 +92,10 @@ def windows(ids, length, batch_size, seed=None, steps=None, stride=1):
 
 
 def streams(ids, length, batch_size):
-    """`batch_size` contiguous streams: row i of batch t + 1 continues row i of batch t, as a `RandomAccessDataset`.
+    """Contiguous streams: row i of batch t + 1 continues row i of batch t, as a `RandomAccessDataset`.
 
-    The text is cut into `batch_size` parts of the same length; an epoch reads each from its start.
-    What is left of a part after the last whole window of `length` is not read.
+    The text is divided into `batch_size` streams of equal length, which an epoch reads from the start in
+    windows of `length`. The remainder of a stream after the last whole window is dropped.
     """
     import tensorflow as tf
 
@@ -100,14 +105,12 @@ def streams(ids, length, batch_size):
             f"{len(ids):,} characters are too few for {batch_size} streams with windows of {length}; "
             "use a smaller --batch-size or --length, or a longer text"
         )
-    part = len(ids) // batch_size
-    rows = tf.constant(ids[: part * batch_size].reshape(batch_size, part), tf.int32)
+    stream_length = len(ids) // batch_size
+    rows = tf.constant(ids[: stream_length * batch_size].reshape(batch_size, stream_length), tf.int32)
 
     def batch(step):
         first = tf.cast(step % steps, tf.int32) * length
-        return rows[:, first : first + length], rows[:, first + 1 : first + length + 1]
+        pair = rows[:, first : first + length], rows[:, first + 1 : first + length + 1]
+        return tuple(tf.ensure_shape(x, (batch_size, length)) for x in pair)
 
-    def static(step):
-        return tuple(tf.ensure_shape(x, (batch_size, length)) for x in batch(step))
-
-    return RandomAccessDataset(static, steps)
+    return RandomAccessDataset(batch, steps)

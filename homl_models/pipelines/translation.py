@@ -1,7 +1,7 @@
 """Pairs of sentences as training batches of a few static shapes.
 
-A pair is (source, target) text. Sentences of like length share a batch, so that little of it is
-padding; which, and in which order, is a function of the seed and the step.
+A pair is (source, target) text. Length buckets keep the padding small; the batches and their order are a
+function of the seed and the step.
 """
 
 import collections
@@ -23,10 +23,10 @@ from homl_models.pipelines.random_access import batch_indices, bucketed, length_
 from homl_models.tokenizers.base import END, PAD, START, UNKNOWN
 
 SPA_ENG_URL = "https://storage.googleapis.com/download.tensorflow.org/data/spa-eng.zip"
-# What `zipfile` raises for what is damaged, encrypted (RuntimeError) or compressed in another way.
-DAMAGED = OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error
-MALFORMED = 0.01  # share of lines that may be
-VARIATIONS = {*map(chr, range(0xFE00, 0xFE10))}  # variation selectors: a heart in colour or not
+# Raised by `zipfile` for archives that are damaged, encrypted (RuntimeError) or of an unknown compression.
+ZIP_ERRORS = OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error
+MAX_MALFORMED = 0.01  # fraction of the lines
+VARIATION_SELECTORS = {*map(chr, range(0xFE00, 0xFE10))}  # a heart in colour or not
 
 
 # Reading.
@@ -39,10 +39,10 @@ def spa_eng():
 
 
 def read_pairs(path):
-    """Pairs of a file with a source, a tab and a target per line; columns after these are left out.
+    """Pairs of a file with a source, a tab and a target per line; further columns are ignored.
 
     The file is UTF-8 text, plain, gzipped, or zipped (the largest .txt or .tsv in it). Lines without two
-    texts are warned about by number and left out; more than 1 % of them raise `UserError`.
+    texts are left out with a warning that has their numbers; more than 1 % of them raise `UserError`.
     """
     data = lines.read_bytes(path)
     if zipfile.is_zipfile(io.BytesIO(data)):
@@ -64,14 +64,15 @@ def read_pairs(path):
     if malformed:
         which = ", ".join(map(str, malformed[:10])) + (", ..." if len(malformed) > 10 else "")
         message = f"{path}: {len(malformed)} of {count} lines are not a source, a tab and a target (lines {which})"
-        if len(malformed) > MALFORMED * count:
+        if len(malformed) > MAX_MALFORMED * count:
             raise UserError(f"{message}; that is too many, correct the file")
         warnings.warn(f"{message}; they are left out", stacklevel=2)
     if len(widths) > 1:
         usual = max(widths, key=lambda width: len(widths[width]))
-        which = ", ".join(str(number) for width in widths if width != usual for number in widths[width][:10])
+        others = ", ".join(str(number) for width in widths if width != usual for number in widths[width][:10])
         warnings.warn(
-            f"{path}: most lines have {usual} columns, but not lines {which}; only the first two are read", stacklevel=2
+            f"{path}: most lines have {usual} columns, but not lines {others}; only the first two are read",
+            stacklevel=2,
         )
     return pairs
 
@@ -89,7 +90,7 @@ def _largest(data, path):
             return archive.read(max(infos, key=lambda info: info.file_size))
     except UserError:
         raise
-    except DAMAGED as error:
+    except ZIP_ERRORS as error:
         raise UserError(f"cannot read {path}: {error}; check the file") from error
 
 
@@ -97,9 +98,9 @@ def _largest(data, path):
 
 
 def book_split(pairs, seed, train=100_000):
-    """Shuffled pairs -> training (100,000 as in the book), and halves of the rest for validation and test.
+    """Random split: shuffled pairs -> training (100,000 as in the book), validation and test, half of the rest each.
 
-    Of fewer pairs, 84 % are for training, the share of the book's.
+    Of fewer pairs 84 % are for training, the book's fraction.
     """
     pairs = list(pairs)
     random.Random(seed).shuffle(pairs)
@@ -109,40 +110,39 @@ def book_split(pairs, seed, train=100_000):
     return pairs[:train], pairs[train : train + half], pairs[train + half :]
 
 
-def group_split(pairs, seed, share=0.03):
-    """Training, validation and test part without a sentence in common, on either side.
+def group_split(pairs, seed, fraction=0.03):
+    """Group split: training, validation and test pairs without a common sentence, on either side.
 
-    Pairs that share a sentence (compared as `normalized` has it), directly or over
-    others, stay together. Validation and test have `share` of the pairs each; groups above a
-    thousandth of them are for training.
+    A group is a connected component of pairs that share a sentence (by `normalized`). Validation and test have
+    `fraction` of the pairs each; a group larger than a tenth of that (0.3 % of the pairs) is for training.
     """
-    groups = list(_connected(pairs).values())
+    groups = list(_connected_components(pairs).values())
     random.Random(seed).shuffle(groups)
-    parts = [], [], []
-    wanted = share * len(pairs)
+    splits = [], [], []
+    size = fraction * len(pairs)
     for group in groups:
-        small = len(group) <= max(1, wanted / 10)
-        part = next((i for i in (1, 2) if small and len(parts[i]) + len(group) <= wanted), 0)
-        parts[part].extend(group)
-    for part in parts:
-        random.Random(seed).shuffle(part)
-    return parts
+        small = len(group) <= max(1, size / 10)
+        i = next((i for i in (1, 2) if small and len(splits[i]) + len(group) <= size), 0)
+        splits[i].extend(group)
+    for split in splits:
+        random.Random(seed).shuffle(split)
+    return splits
 
 
 def normalized(sentence):
-    """A sentence as `group_split` compares it: letters, their marks and digits alone, in one case and one form.
+    """Normal form of a sentence for `group_split`: casefolded letters, their marks and digits, in NFKC.
 
-    The form is NFKC: composed and decomposed letters, ligatures and letters of full width are the same to a reader.
+    So composed and decomposed letters, ligatures and full-width letters are equal, as they are to a reader.
     """
     if not sentence.isascii():
         sentence = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", sentence).casefold())
-        kept = "".join(c for c in sentence if unicodedata.category(c)[0] in "LMN" and c not in VARIATIONS)
+        kept = "".join(c for c in sentence if unicodedata.category(c)[0] in "LMN" and c not in VARIATION_SELECTORS)
         return kept or sentence
     return "".join(filter(str.isalnum, sentence.casefold())) or sentence
 
 
-def _connected(pairs):
-    """{group: its pairs} for the graph whose nodes are sentences and whose edges are pairs."""
+def _connected_components(pairs):
+    """Union-find: {root: pairs of a component} of the graph whose nodes are sentences and whose edges are pairs."""
     parent = {}
 
     def root(node):
@@ -165,21 +165,21 @@ def _connected(pairs):
 
 
 def encode(pairs, source_tokenizer, target_tokenizer):
-    """Pairs -> two lists of id arrays: sources with `END`, targets from `START` to `END`."""
+    """Tokenize pairs -> two lists of id arrays: sources with `END`, targets from `START` to `END`."""
     import tensorflow as tf
 
-    sides = []
-    kinds = ("sources", source_tokenizer, []), ("targets", target_tokenizer, [START])
-    for texts, (side, tokenizer, begin) in zip(zip(*pairs), kinds):
+    encoded = []
+    sides = ("sources", source_tokenizer, []), ("targets", target_tokenizer, [START])
+    for texts, (side, tokenizer, prefix) in zip(zip(*pairs), sides):
         ids = tokenizer.encode(tf.constant(texts))
         _warn_of_unknown(side, ids.flat_values.numpy(), len(tokenizer.vocabulary))
         rows = np.split(ids.flat_values.numpy(), ids.row_splits.numpy()[1:-1])
-        sides.append([np.array([*begin, *row, END], np.int32) for row in rows])
-    return sides
+        encoded.append([np.array([*prefix, *row, END], np.int32) for row in rows])
+    return encoded
 
 
 def _warn_of_unknown(side, ids, vocab_size):
-    """Warn where most tokens of a side are `UNKNOWN`: whoever always writes that seems to be right."""
+    """Warn if most tokens of a side are `UNKNOWN`: a model that always predicts that seems to be right."""
     unknown = np.mean(ids == UNKNOWN) if len(ids) else 0
     if unknown > 0.5:
         warnings.warn(
@@ -190,10 +190,10 @@ def _warn_of_unknown(side, ids, vocab_size):
         )
 
 
-def short_enough(pairs, sources, targets, max_length):
-    """Pairs, and their ids, that have at most `max_length` tokens on each side; a warning counts the others.
+def filter_by_length(pairs, sources, targets, max_length):
+    """Leave out pairs, and their ids, with more than `max_length` tokens on a side; a warning counts them.
 
-    Counted with `END` of the source, and with either `START` or `END` of the target. `UserError` if none is left.
+    Tokens of a source include `END`, of a target either `START` or `END`. `UserError` if no pair is left.
     """
     lengths = _lengths(sources, targets)
     kept = np.flatnonzero(lengths <= max_length)
@@ -212,29 +212,31 @@ def _lengths(sources, targets):
 
 
 def bucket(sources, targets, num_buckets):
-    """Encoded pairs -> [(sources (n, s), targets (n, t)), ...] by length, zeros at the right.
+    """Length buckets: encoded pairs -> [(sources (n, s), targets (n, t)), ...], padded with zeros at the right.
 
-    Of at most `num_buckets` lengths, those that leave the least padding.
+    At most `num_buckets`, with the least padding; see `random_access.length_buckets`.
     """
     return [
-        tuple(_padded([side[i] for i in rows]) for side in (sources, targets))
+        tuple(_pad([side[i] for i in rows]) for side in (sources, targets))
         for rows, _ in length_buckets(_lengths(sources, targets), num_buckets)
     ]
 
 
-def _padded(rows):
+def _pad(rows):
     ids = np.full((len(rows), max(map(len, rows))), PAD, np.int32)
-    for place, row in zip(ids, rows):
-        place[: len(row)] = row
+    for padded, row in zip(ids, rows):
+        padded[: len(row)] = row
     return ids
 
 
 def batches(buckets, batch_size, seed=None):
-    """`RandomAccessDataset` of ((sources (b, s), targets so far (b, t)), targets (b, t)), each batch from one bucket.
+    """`RandomAccessDataset` of ((sources (b, s), targets shifted right (b, t)), targets (b, t)), each from one bucket.
 
-    Each pair once an epoch; the last batch of a bucket is filled up with empty rows, which losses and metrics leave
-    out. seed: draws an order of the pairs of a bucket, and of all batches, for each epoch; None takes them as they
-    come.
+    Each pair once an epoch; the last batch of a bucket is padded with empty rows, which losses and metrics mask.
+
+    Args:
+        seed: of the order of the pairs within a bucket, and of all batches, another one in each epoch; None takes
+            them in order.
     """
     import tensorflow as tf
 

@@ -2,21 +2,22 @@
 
 import dataclasses
 import functools
-from typing import Literal
+from typing import ClassVar, Literal
 
 from homl_models.errors import UserError
 from homl_models.recipes.recipe import Recipe, positive, rate
+from homl_models.recipes.results import Result
 
 
 @dataclasses.dataclass(frozen=True)
-class _Characters(Recipe):
-    """What all of them share: the model's size, and the way from a text to batches."""
+class CharacterRecipe(Recipe):
+    """Base class: size of the model, splits of a text and their batches."""
 
     batch_size: int = 64
     length: int = 100
     """Characters per window."""
     steps_per_epoch: int = 2400
-    """Training steps per epoch. 0: one pass over the text (of streams, or of every window)."""
+    """Training steps per epoch. 0: one pass over the streams, or over all windows."""
     embed_dim: int = 16
     """Size of a character's embedding."""
     units: int = 128
@@ -24,14 +25,15 @@ class _Characters(Recipe):
     num_layers: int = 1
     """Recurrent layers."""
     cell: Literal["gru", "lstm"] = "gru"
-    """Kind of the recurrent layers."""
+    """Type of the recurrent layers."""
     dropout: float = 0.0
     """Dropout rate on the output of each recurrent layer."""
     tie_weights: bool = False
     """Use the embedding matrix in the output layer."""
 
-    stateful = lowercase = False
-    eval_stride = 1
+    stateful: ClassVar[bool] = False
+    lowercase: ClassVar[bool] = False
+    eval_stride: ClassVar[int] = 1
 
     def __post_init__(self):
         super().__post_init__()
@@ -47,7 +49,7 @@ class _Characters(Recipe):
 
     @functools.cached_property
     def splits(self):
-        """Ids of the training, validation and test part."""
+        """Ids of the training, validation and test split."""
         from homl_models.pipelines import text_windows
         from homl_models.tokenizers import characters
 
@@ -62,13 +64,13 @@ class _Characters(Recipe):
         train, valid, _ = self.splits
         if self.stateful:
             streams = text_windows.streams(train, self.length, self.batch_size)
-            return dataclasses.replace(streams, steps=self.steps_per_epoch or streams.steps), self.judged(valid)
+            return dataclasses.replace(streams, steps=self.steps_per_epoch or streams.steps), self.eval_dataset(valid)
         steps = self.steps_per_epoch or None
         windows = text_windows.windows(train, self.length, self.batch_size, self.seed, steps)
-        return windows, self.judged(valid, stride=self.length)
+        return windows, self.eval_dataset(valid, stride=self.length)
 
-    def judged(self, ids, stride=None):
-        """Ids as an evaluation `RandomAccessDataset`: windows, or for a stateful model the whole part as one row."""
+    def eval_dataset(self, ids, stride=None):
+        """Evaluation `RandomAccessDataset` of a split: windows, or for a stateful model all of it as one row."""
         from homl_models.pipelines import text_windows
 
         if self.stateful:
@@ -99,7 +101,7 @@ class _Characters(Recipe):
         return model
 
     def compile_kwargs(self):
-        """What the model is compiled with beside an optimizer."""
+        """Arguments of `compile` beside the optimizer."""
         import keras
 
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -107,17 +109,10 @@ class _Characters(Recipe):
 
 
 @dataclasses.dataclass(frozen=True)
-class CharRNN(_Characters):
-    """The book's character RNN (Embedding 16, GRU 128) on shuffled windows of a text.
+class CharRNN(CharacterRecipe):
+    """Character RNN on shuffled windows of a text, by default the book's (Embedding 16, GRU 128), tiny Shakespeare."""
 
-    Measured: `python -m homl_models.train char_rnn` on tiny Shakespeare, lower-cased, the book's split,
-    2 cores of an Intel Xeon that did other work as well: 22.3 minutes for 10 epochs; validation accuracy
-    0.5543 and loss 1.4923 over every window (the book, after 10 epochs of about 1,380 s: 0.5513 and
-    1.5477), test accuracy 0.5263. At temperature 0.5 it writes
-    "to part and the wife mark and deny the scart of my country / and for the son, made not the day of my true good".
-    """
-
-    kind = "fit"
+    kind: ClassVar[str] = "fit"
     learning_rate: float = 1e-2
     monitor: str = "val_accuracy"
     monitor_mode: Literal["min", "max"] = "max"
@@ -128,14 +123,14 @@ class CharRNN(_Characters):
     lowercase: bool = True
     """Lower-case the text, as the book does."""
     stateful: bool = False
-    """Read the text as contiguous streams, the state going on from batch to batch, instead of shuffled windows."""
+    """Stateful RNN: contiguous streams of the text instead of shuffled windows, the state kept between batches."""
     eval_stride: int = 1
-    """Distance between the windows that are evaluated at the end; 1 takes every window, as the book does."""
+    """Stride of the windows of the final evaluation; 1, as in the book, takes every window."""
 
     def __post_init__(self):
         super().__post_init__()
         if self.stateful and self.strategy == "mirrored":
-            raise UserError("--stateful carries its state on one device; leave --strategy at none")
+            raise UserError("--stateful keeps its state on one device; leave --strategy at none")
 
     @functools.cached_property
     def text(self):
@@ -153,21 +148,21 @@ class CharRNN(_Characters):
         from homl_models.tokenizers import characters
 
         if text_file:
-            named = text_windows.read_text(text_file)
-            parts = {"": characters.encode(named.lower() if self.lowercase else named, model.vocabulary)}
+            text = text_windows.read_text(text_file)
+            splits = {"": characters.encode(text.lower() if self.lowercase else text, model.vocabulary)}
         else:
-            parts = {"val_": self.splits[1], "test_": self.splits[2]}
+            splits = {"val_": self.splits[1], "test_": self.splits[2]}
         if not model.compiled:
             model.compile(**self.compile_kwargs())
         metrics = {}
-        for prefix, ids in parts.items():
-            for name, value in model.evaluate(self.judged(ids).dataset(), return_dict=True, verbose=0).items():
+        for prefix, ids in splits.items():
+            for name, value in model.evaluate(self.eval_dataset(ids).dataset(), return_dict=True, verbose=0).items():
                 metrics[prefix + name] = float(value)
             metrics[prefix + "bits_per_character"] = model.score(characters.decode(ids, model.vocabulary))
         return metrics
 
     def show(self, model, folder):
-        """Three temperatures, as in the book, after the book's prompt where the text has its characters."""
+        """Continuations of the book's prompt at three temperatures; of the text's start if it lacks its characters."""
         prompt = "To be or not to be"
         if not set(prompt.lower() if self.lowercase else prompt) <= set(model.vocabulary):
             prompt = self.text[:20]
@@ -180,14 +175,9 @@ class CharRNN(_Characters):
 
 @dataclasses.dataclass(frozen=True)
 class CharRNNStateful(CharRNN):
-    """The book's stateful character RNN: contiguous streams, the state going on from batch to batch.
+    """Stateful character RNN, as the book's: contiguous streams, the state kept between batches."""
 
-    Measured: `python -m homl_models.train char_rnn_stateful` on tiny Shakespeare, lower-cased, the book's split,
-    2 cores of an Intel Xeon that did other work as well: 8.8 minutes for 50 epochs (a pass each); validation
-    accuracy 0.5574 (the book: 0.5420) and loss 1.4865, test accuracy 0.5316, each part read as one stream.
-    """
-
-    kind = "stateful"
+    kind: ClassVar[str] = "stateful"
     epochs: int = 50
     batch_size: int = 32
     learning_rate: float = 7e-3
@@ -197,15 +187,9 @@ class CharRNNStateful(CharRNN):
 
 @dataclasses.dataclass(frozen=True)
 class CharRNNLarge(CharRNN):
-    """A larger stateful character RNN (Embedding 64, two GRU of 512, dropout 0.3), for an hour on two cores.
+    """Larger stateful character RNN (Embedding 64, two GRU of 512, dropout 0.3), for an hour on two cores."""
 
-    Measured: `python -m homl_models.train char_rnn_large` on tiny Shakespeare, lower-cased, the book's split,
-    2 cores of an Intel Xeon that did other work as well: 50.4 minutes for 20 epochs (a pass each); the best
-    epoch is 17, validation accuracy 0.5884, loss 1.3604, 1.963 bits per character, each part read as one
-    stream; test accuracy 0.5554. It has learned the form of a play: speakers, speeches, verse. Also a preset.
-    """
-
-    kind = "stateful"
+    kind: ClassVar[str] = "stateful"
     epochs: int = 20
     learning_rate: float = 3e-3
     stateful: bool = True
@@ -217,22 +201,18 @@ class CharRNNLarge(CharRNN):
 
 
 @dataclasses.dataclass(frozen=True)
-class CharRNNReber(_Characters):
-    """Learns the embedded Reber grammar from generated strings; judged by the strings that it writes.
+class CharRNNReber(CharacterRecipe):
+    """Character RNN on generated strings of the embedded Reber grammar, evaluated by the strings that it generates."""
 
-    Measured: `python -m homl_models.train char_rnn_reber`, 2 cores of an Intel Xeon that did other work as well:
-    0.8 minutes for 10 epochs; the grammar accepts 99.7 % of 1,000 strings drawn at temperature 1 (the aim: 99 %).
-    """
-
-    kind = "fit"
+    kind: ClassVar[str] = "fit"
     learning_rate: float = 5e-3
     length: int = 30
     steps_per_epoch: int = 500
     embed_dim: int = 8
     units: int = 64
     num_strings: int = 20_000
-    """Strings to learn from."""
-    num_judged: int = 1_000
+    """Training strings."""
+    num_eval_samples: int = 1_000
     """Strings to generate and check against the grammar."""
 
     @functools.cached_property
@@ -241,28 +221,28 @@ class CharRNNReber(_Characters):
 
         return "\n" + "\n".join(reber.generate(self.num_strings, self.seed)) + "\n"
 
-    def written(self, model, count, seed):
-        """`count` strings that the model writes."""
+    def generate(self, model, count, seed):
+        """`count` strings sampled from the model."""
         texts = model.generate(["\n"] * count, length=100, seed=seed, stop="\n")
         return [text.strip("\n") for text in texts]
 
     def evaluate(self, model):
-        """Share of generated strings that the grammar accepts, and of those the share not in the training text."""
+        """Fraction of generated strings that the grammar accepts, and of these the fraction that is new."""
         from homl_models.pipelines import reber
 
-        written = self.written(model, self.num_judged, self.seed)
-        valid = [string for string in written if reber.accepts(string)]
+        generated = self.generate(model, self.num_eval_samples, self.seed)
+        valid = [string for string in generated if reber.accepts(string)]
         known = set(self.text.split("\n"))
         new = sum(string not in known for string in valid) / max(1, len(valid))
-        return {"valid": len(valid) / len(written), "new_of_valid": new}
+        return {"valid": len(valid) / len(generated), "new_of_valid": new}
 
     def show(self, model, folder):
         from homl_models.pipelines import reber
 
-        rows = [f"{'ok ' if reber.accepts(s) else 'BAD'} {s}" for s in self.written(model, 10, self.seed + 1)]
+        rows = [f"{'ok ' if reber.accepts(s) else 'BAD'} {s}" for s in self.generate(model, 10, self.seed + 1)]
         metrics = self.evaluate(model)
-        count = round(metrics["valid"] * self.num_judged)
-        rows.append(f"{count} of {self.num_judged} generated strings obey the embedded Reber grammar")
+        count = round(metrics["valid"] * self.num_eval_samples)
+        rows.append(f"{count} of {self.num_eval_samples} generated strings obey the embedded Reber grammar")
         return "\n".join(rows)
 
 
@@ -276,5 +256,60 @@ RECIPES = {
     "char_rnn_tiny": CharRNN(**TINY, data="sonnets", steps_per_epoch=30),
     "char_rnn_stateful_tiny": CharRNNStateful(**TINY, data="sonnets"),
     "char_rnn_large_tiny": CharRNNLarge(**TINY, data="sonnets"),
-    "char_rnn_reber_tiny": CharRNNReber(**TINY, steps_per_epoch=30, num_strings=200, num_judged=20),
+    "char_rnn_reber_tiny": CharRNNReber(**TINY, steps_per_epoch=30, num_strings=200, num_eval_samples=20),
 }
+
+SUMMARIES = {
+    "char_rnn": "The book's character RNN: Embedding 16, GRU 128, shuffled windows of tiny Shakespeare.",
+    "char_rnn_stateful": "The same as a stateful RNN on contiguous streams.",
+    "char_rnn_large": "A larger stateful character RNN: Embedding 64, two GRU of 512, dropout 0.3.",
+    "char_rnn_reber": "Character RNN on the embedded Reber grammar: Embedding 8, GRU 64; needs no data.",
+}
+
+BESIDE = "2 cores of an Intel Xeon, beside other work"
+DATA = "Tiny Shakespeare, lower-cased, the book's split."
+RESULTS = [
+    Result(
+        "char_rnn",
+        machine=BESIDE,
+        minutes=22.3,
+        metrics={"epochs": 10, "val_accuracy": 0.5543, "val_loss": 1.4923, "test_accuracy": 0.5263},
+        reference={"epochs": 10, "val_accuracy": 0.5513, "val_loss": 1.5477, "seconds per epoch": "about 1,380"},
+        note=(
+            f'{DATA} Validation over every window. At temperature 0.5 it writes "to part and the wife mark and deny '
+            'the scart of my country / and for the son, made not the day of my true good".'
+        ),
+    ),
+    Result(
+        "char_rnn_stateful",
+        machine=BESIDE,
+        minutes=8.8,
+        metrics={"epochs": 50, "val_accuracy": 0.5574, "val_loss": 1.4865, "test_accuracy": 0.5316},
+        reference={"val_accuracy": 0.5420},
+        note=f"{DATA} An epoch is one pass. Evaluated on each split as one stream.",
+    ),
+    Result(
+        "char_rnn_large",
+        machine=BESIDE,
+        minutes=50.4,
+        metrics={
+            "epochs": 20,
+            "best_epoch": 17,
+            "val_accuracy": 0.5884,
+            "val_loss": 1.3604,
+            "val_bits_per_character": 1.963,
+            "test_accuracy": 0.5554,
+        },
+        note=(
+            f"{DATA} An epoch is one pass. Evaluated on each split as one stream. It has learned the form of a play: "
+            "speakers, speeches, verse. Also a preset."
+        ),
+    ),
+    Result(
+        "char_rnn_reber",
+        machine=BESIDE,
+        minutes=0.8,
+        metrics={"epochs": 10, "valid": 0.997},
+        note="The grammar accepts 99.7 % of 1,000 strings sampled at temperature 1 (the aim: 99 %).",
+    ),
+]

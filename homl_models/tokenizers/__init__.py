@@ -1,4 +1,4 @@
-"""Texts to ids and back: characters, words, subwords and BERT's WordPiece."""
+"""Tokenizers: characters, words, subwords and BERT's WordPiece."""
 
 from homl_models.tokenizers.characters import Characters
 from homl_models.tokenizers.subwords import Subwords

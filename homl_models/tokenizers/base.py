@@ -1,4 +1,4 @@
-"""Tokenizers of whole graphs: texts to token ids and back in TensorFlow operations alone.
+"""Base class of tokenizers in TensorFlow operations: texts to token ids and back.
 
 The same graph serves the pipelines, the Python API and the SavedModel, which needs no custom operation and no lookup
 table: a vocabulary is a sorted constant of 62-bit hashes.
@@ -16,9 +16,10 @@ SPECIAL = ("", "[UNK]", "[START]", "[END]")
 
 
 class Tokenizer:
-    """Texts (b,) <-> ids of a vocabulary that begins with `SPECIAL`.
+    """Tokenizer: texts (b,) <-> ids of a vocabulary that begins with `SPECIAL`.
 
-    vocabulary: strings, each once; the id of a token is its place.
+    Args:
+        vocabulary: distinct strings; the id of a token is its position.
     """
 
     def __init__(self, vocabulary):
@@ -28,7 +29,7 @@ class Tokenizer:
 
     @functools.cached_property
     def _hashes(self):
-        """Sorted hashes of the vocabulary and the ids that they belong to."""
+        """Sorted hashes of the vocabulary, and their token ids."""
         import tensorflow as tf
 
         with tf.init_scope():
@@ -37,28 +38,28 @@ class Tokenizer:
         return hashes[order], order.astype(np.int32)
 
     def ids(self, tokens):
-        """Strings of any shape -> their ids, `UNKNOWN` for those that are not in the vocabulary."""
+        """Look up tokens: strings of any shape -> ids, `UNKNOWN` for strings that are not in the vocabulary."""
         import tensorflow as tf
 
-        hashes, order = self._hashes
-        wanted = _hash(tokens)
-        place = tf.minimum(tf.searchsorted(hashes, tf.reshape(wanted, [-1])), len(hashes) - 1)
-        place = tf.reshape(place, tf.shape(wanted))
-        return tf.where(tf.gather(hashes, place) == wanted, tf.gather(order, place), UNKNOWN)
+        hashes, ids = self._hashes
+        query = _hash(tokens)
+        index = tf.minimum(tf.searchsorted(hashes, tf.reshape(query, [-1])), len(hashes) - 1)
+        index = tf.reshape(index, tf.shape(query))
+        return tf.where(tf.gather(hashes, index) == query, tf.gather(ids, index), UNKNOWN)
 
     def encode(self, texts):
-        """Texts (b,) -> ids, a ragged tensor (b, None), without `START` and `END`."""
+        """Tokenize: texts (b,) -> ids, a ragged tensor (b, None), without `START` and `END`."""
         tokens = self.split(texts)
         return tokens.with_flat_values(self.ids(tokens.flat_values))
 
     def tokens(self, ids):
-        """Ids of any shape -> the tokens as strings."""
+        """Ids of any shape -> tokens as strings."""
         import tensorflow as tf
 
         return tf.gather(tf.constant(self.vocabulary), ids)
 
     def decode(self, ids):
-        """Ids (b, t) -> texts (b,); what stands for nothing (padding, start, end) is left out."""
+        """Detokenize: ids (b, t) -> texts (b,), without padding, start and end."""
         import tensorflow as tf
 
         kept = tf.ragged.boolean_mask(ids, (ids > PAD) & (ids != START) & (ids != END))
@@ -68,11 +69,11 @@ class Tokenizer:
     separator = ""
 
     def split(self, texts):
-        """Texts (b,) -> tokens as strings, ragged (b, None)."""
+        """Split texts (b,) into tokens: strings, ragged (b, None)."""
         raise NotImplementedError
 
     def join(self, joined):
-        """Joined tokens (b,) -> texts (b,)."""
+        """Postprocess joined tokens (b,) -> texts (b,)."""
         return joined
 
 
@@ -83,7 +84,7 @@ def _hash(strings):
 
 
 def is_blank(texts):
-    """Whether texts (b,) are empty or hold nothing but spaces, of any kind that `str.isspace` knows."""
+    """Whether texts (b,) are empty or only whitespace, as `str.isspace` has it."""
     import tensorflow as tf
 
     return tf.strings.regex_full_match(texts, r"[\s\v\x1c-\x1f\x{85}\p{Z}]*")

@@ -1,7 +1,7 @@
-"""Characters: texts to ids and back, in Python and in a TensorFlow graph.
+"""Character tokenizers, in Python and in a TensorFlow graph.
 
-For character RNNs a vocabulary is a string of distinct characters; the id of a character is its place in it. For
-translation, `Characters` is a tokenizer beside words and subwords.
+For character RNNs a vocabulary is a string of distinct characters; the id of a character is its position in it. For
+translation `Characters` is a tokenizer like words and subwords.
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from homl_models.errors import UserError
 from homl_models.tokenizers.base import SPECIAL, Tokenizer
 
-DOTTED = "İÌÍĨĮ"
+DOTTED_CAPITALS = "İÌÍĨĮ"
 
 
 def _code_points(text):
@@ -17,7 +17,7 @@ def _code_points(text):
 
 
 def encode(text, vocabulary):
-    """Text -> ids (t,) int32. Raises `UserError` at the first character that the vocabulary lacks."""
+    """Text -> ids (t,) int32. `UserError` for the first character that is not in the vocabulary."""
     known = _code_points(vocabulary)
     order = np.argsort(known)
     points = _code_points(text)
@@ -33,12 +33,12 @@ def encode(text, vocabulary):
 
 
 def decode(ids, vocabulary):
-    """Ids (t,) -> text; negative ids (padding) are dropped."""
+    """Ids (t,) -> text; negative ids (padding) are skipped."""
     return "".join(vocabulary[i] for i in ids if i >= 0)
 
 
 def pad(sequences, width):
-    """Ids of several texts -> (b, width) int32 with zeros at the right, and lengths (b,) int32."""
+    """Pad ids of several texts -> (b, width) int32 with zeros at the right, and lengths (b,) int32."""
     ids = np.zeros((len(sequences), width), np.int32)
     for row, sequence in zip(ids, sequences):
         row[: len(sequence)] = sequence
@@ -46,27 +46,27 @@ def pad(sequences, width):
 
 
 def replacement(vocabulary):
-    """What stands for unknown characters in a SavedModel: the space, or else the first character."""
+    """Replacement of unknown characters in a SavedModel: the space, or the first character of the vocabulary."""
     return " " if " " in vocabulary else vocabulary[0]
 
 
 def tf_lower(texts):
-    """Strings of any shape in a graph -> the same in small letters, in every locale.
+    """Locale-independent lower-casing of strings of any shape in a graph.
 
-    `tf.strings.lower` follows the locale of the process: I and İ in Turkish and Azeri, I, J and those with accents in
-    Lithuanian. These are small before it sees them. It knows the letters of Unicode 13 (TensorFlow 2.21); 40 of
-    Unicode 14 (Vithkuqi, Glagolitic and Latin Extended-D) stay as they are, where `str.lower` has small ones.
+    `tf.strings.lower` depends on the locale of the process: I and İ in Turkish and Azeri, I, J and their accented
+    forms in Lithuanian. These are lower-cased first. It has the letters of Unicode 13 (TensorFlow 2.21); 40 letters
+    of Unicode 14 (Vithkuqi, Glagolitic and Latin Extended-D), which `str.lower` changes, stay as they are.
     """
     import tensorflow as tf
 
     texts = tf.strings.lower(texts)  # of ASCII, byte by byte
-    for letter in DOTTED:
+    for letter in DOTTED_CAPITALS:
         texts = tf.strings.regex_replace(texts, letter, letter.lower())
     return tf.strings.lower(texts, encoding="utf-8")
 
 
 def tf_encode(texts, vocabulary, lowercase=False):
-    """Strings (b,) in a graph -> ids (b, t >= 1) with zeros at the right, and lengths (b,).
+    """`encode` in a graph: strings (b,) -> ids (b, t >= 1) with zeros at the right, and lengths (b,).
 
     An unknown character becomes `replacement(vocabulary)`.
     """
@@ -75,43 +75,43 @@ def tf_encode(texts, vocabulary, lowercase=False):
     ids, _ = _tf_ids(texts, vocabulary, lowercase)
     lengths = tf.cast(ids.row_lengths(), tf.int32)
     ids = ids.to_tensor()
-    return tf.pad(ids, [[0, 0], [0, tf.cast(tf.shape(ids)[1] == 0, tf.int32)]]), lengths  # a column even for none
+    return tf.pad(ids, [[0, 0], [0, tf.cast(tf.shape(ids)[1] == 0, tf.int32)]]), lengths  # at least one column
 
 
 def tf_is_known(texts, vocabulary, lowercase=False):
-    """Strings (b,) in a graph -> whether the vocabulary has all of their characters."""
+    """Whether the vocabulary has all characters of strings (b,), in a graph."""
     import tensorflow as tf
 
     return tf.reduce_all(_tf_ids(texts, vocabulary, lowercase)[1])
 
 
 def _tf_ids(texts, vocabulary, lowercase):
-    """Ids, ragged (b, None), and for each in turn whether its character is in the vocabulary."""
+    """Ids, ragged (b, None), and for each of their flat values whether the character is in the vocabulary."""
     import tensorflow as tf
 
     known = _code_points(vocabulary)
     order = np.argsort(known)
     points = tf.strings.unicode_decode(tf_lower(texts) if lowercase else texts, "UTF-8")
     flat = points.flat_values
-    place = tf.minimum(tf.searchsorted(known[order], flat), len(known) - 1)
-    found = tf.gather(known[order], place) == flat
-    ids = tf.where(found, tf.gather(order.astype(np.int32), place), vocabulary.index(replacement(vocabulary)))
-    return points.with_flat_values(ids), found
+    index = tf.minimum(tf.searchsorted(known[order], flat), len(known) - 1)
+    is_known = tf.gather(known[order], index) == flat
+    ids = tf.where(is_known, tf.gather(order.astype(np.int32), index), vocabulary.index(replacement(vocabulary)))
+    return points.with_flat_values(ids), is_known
 
 
 def tf_occurrences(texts):
-    """Strings (b,) in a graph -> how many of those before each are the same, (b,)."""
+    """Number of earlier equal strings of each string (b,), in a graph."""
     import tensorflow as tf
 
     _, group = tf.unique(texts)
     order = tf.argsort(group, stable=True)
     ordered = tf.gather(group, order)
-    before = tf.range(tf.size(group)) - tf.searchsorted(ordered, ordered)
-    return tf.scatter_nd(order[:, None], before, tf.shape(group))
+    earlier = tf.range(tf.size(group)) - tf.searchsorted(ordered, ordered)
+    return tf.scatter_nd(order[:, None], earlier, tf.shape(group))
 
 
 def tf_decode(ids, vocabulary):
-    """Ids (b, t) in a graph -> strings (b,); negative ids (padding) are dropped."""
+    """`decode` in a graph: ids (b, t) -> strings (b,); negative ids (padding) are skipped."""
     import tensorflow as tf
 
     characters = tf.gather(tf.constant(list(vocabulary)), tf.maximum(ids, 0))
@@ -119,7 +119,7 @@ def tf_decode(ids, vocabulary):
 
 
 class Characters(Tokenizer):
-    """Unicode characters as they are."""
+    """Character tokenizer: Unicode code points, unchanged."""
 
     def split(self, texts):
         import tensorflow as tf
@@ -128,5 +128,5 @@ class Characters(Tokenizer):
 
 
 def learn_characters(texts):
-    """Every character of the texts after `SPECIAL`, in the order of their code points."""
+    """Vocabulary of all characters of the texts after `SPECIAL`, in the order of their code points."""
     return (*SPECIAL, *sorted(set("".join(texts))))

@@ -1,9 +1,9 @@
-"""Subwords that keep case, accents and punctuation and come back exactly.
+"""Subword tokenizer: lossless, with case, accents and punctuation.
 
 A piece is a substring of the text, with the space before a word written as "▁" (as SentencePiece does, Kudo &
-Richardson, 2018, https://arxiv.org/abs/1808.06226), and a word is cut from the left into the longest pieces of the
-vocabulary (WordPiece; Wu et al., 2016, https://arxiv.org/abs/1609.08144). The vocabulary is learned by the library
-`tokenizers`. Shapes: b texts, n chunks.
+Richardson, 2018, https://arxiv.org/abs/1808.06226). Words are segmented by greedy longest match from the left
+(WordPiece; Wu et al., 2016, https://arxiv.org/abs/1609.08144). The vocabulary is learned by byte-pair merging in the
+library `tokenizers`. Shapes: b texts, n chunks.
 """
 
 import collections
@@ -13,38 +13,38 @@ from homl_models.tokenizers.base import SPECIAL, UNKNOWN, Tokenizer
 
 SPACE = "▁"
 CHUNK = rf"{SPACE}?[\p{{L}}\p{{M}}\p{{N}}]+|{SPACE}?[^{SPACE}\p{{L}}\p{{M}}\p{{N}}]|{SPACE}"
-LONGEST = 20  # characters of a piece
+MAX_PIECE_LENGTH = 20  # characters
 
 
 class Subwords(Tokenizer):
-    """The longest pieces of a learned vocabulary; texts come back exactly, but for runs of spaces."""
+    """Subword tokenizer by greedy longest match; decoding is exact, except for runs of spaces."""
 
     def split(self, texts):
         import tensorflow as tf
 
         chunks = split_chunks(texts)
-        unique, where = tf.unique(chunks.flat_values)
-        pieces = tf.gather(self.cut(unique), where)  # (chunks, None)
+        unique, index = tf.unique(chunks.flat_values)
+        pieces = tf.gather(self.longest_match(unique), index)  # (chunks, None)
         return chunks.with_flat_values(pieces).merge_dims(1, 2)
 
-    def cut(self, chunks):
-        """Chunks (n,) -> their longest pieces from the left, ragged (n, None); an unknown character is a piece."""
+    def longest_match(self, chunks):
+        """Greedy longest match: chunks (n,) -> pieces, ragged (n, None); an unknown character is a piece."""
         import tensorflow as tf
 
-        sizes = tf.range(1, LONGEST + 1)
+        sizes = tf.range(1, MAX_PIECE_LENGTH + 1)
         lengths = tf.strings.length(chunks, unit="UTF8_CHAR")
 
         def longest(start):
-            """Characters in the longest piece that begins at `start` (n,) -> (n,)."""
-            size = tf.broadcast_to(sizes, [tf.size(start), LONGEST])
+            """Length of the longest piece from position `start` (n,) -> (n,)."""
+            size = tf.broadcast_to(sizes, [tf.size(start), MAX_PIECE_LENGTH])
             first = tf.broadcast_to(start[:, None], tf.shape(size))
-            heads = tf.strings.substr(tf.broadcast_to(chunks[:, None], tf.shape(size)), first, size, unit="UTF8_CHAR")
-            known = (self.ids(heads) != UNKNOWN) & (start[:, None] + sizes <= lengths[:, None])
+            prefix = tf.strings.substr(tf.broadcast_to(chunks[:, None], tf.shape(size)), first, size, unit="UTF8_CHAR")
+            known = (self.ids(prefix) != UNKNOWN) & (start[:, None] + sizes <= lengths[:, None])
             return tf.reduce_max(tf.where(known, sizes, 1), axis=1)
 
-        def one(i, start, ends):
-            inside = start < lengths
-            start = tf.where(inside, start + longest(tf.where(inside, start, 0)), start)
+        def match(i, start, ends):
+            unfinished = start < lengths
+            start = tf.where(unfinished, start + longest(tf.where(unfinished, start, 0)), start)
             return i + 1, start, ends.write(i, start)
 
         steps = tf.reduce_max(tf.concat([lengths, [0]], 0))
@@ -52,10 +52,10 @@ class Subwords(Tokenizer):
         ends = ends.write(0, tf.zeros_like(lengths))
         _, _, ends = tf.while_loop(
             lambda i, start, ends: (i <= steps) & tf.reduce_any(start < lengths),
-            one,
+            match,
             (tf.constant(1), tf.zeros_like(lengths), ends),
         )
-        ends = tf.transpose(ends.stack())  # (n, cuts + 1), the last one repeated
+        ends = tf.transpose(ends.stack())  # (n, pieces + 1), the last one repeated
         begin, size = ends[:, :-1], ends[:, 1:] - ends[:, :-1]
         keep = size > 0
         text = tf.broadcast_to(chunks[:, None], tf.shape(size))
@@ -69,7 +69,7 @@ class Subwords(Tokenizer):
 
 
 def split_chunks(texts):
-    """Texts (b,) -> words and single other characters, each with the "▁" of the space before it, ragged (b, None)."""
+    """Pre-tokenize: texts (b,) -> words and other single characters, each with "▁" for a space before it, ragged."""
     import tensorflow as tf
 
     texts = tf.strings.regex_replace(tf.strings.join([SPACE, texts]), rf"[\s\p{{Z}}{SPACE}]+", SPACE)
@@ -78,17 +78,17 @@ def split_chunks(texts):
 
 
 def learn_subwords(texts, size):
-    """A vocabulary of at most `size` pieces, learned by byte-pair merging of the chunks (Sennrich et al., 2015)."""
+    """Vocabulary of at most `size` pieces, learned by byte-pair merging of the chunks (Sennrich et al., 2015)."""
     import tokenizers
 
     counts = collections.Counter(split_chunks(texts).flat_values.numpy().tolist())
     learner = tokenizers.Tokenizer(tokenizers.models.BPE())
     trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=size - len(SPECIAL), show_progress=False, max_token_length=LONGEST
+        vocab_size=size - len(SPECIAL), show_progress=False, max_token_length=MAX_PIECE_LENGTH
     )
     learner.train_from_iterator((chunk.decode() for chunk in counts.elements()), trainer)
     pieces = learner.get_vocab()
-    if len(pieces) > size - len(SPECIAL):  # it keeps every character
+    if len(pieces) > size - len(SPECIAL):  # BPE keeps every character
         raise UserError(
             f"the texts have {len(pieces)} different characters; a vocabulary of {size} has no room for them"
         )

@@ -1,4 +1,4 @@
-"""The book's words: lower-cased, without punctuation and ¡¿, split at spaces."""
+"""Word tokenizer as in the book: lower-cased, without punctuation and ¡¿, split at spaces."""
 
 import collections
 
@@ -7,7 +7,7 @@ from homl_models.tokenizers.characters import tf_lower
 
 
 class Words(Tokenizer):
-    """The book's words; see `split_words`."""
+    """Word tokenizer; see `split_words`."""
 
     separator = " "
 
@@ -16,7 +16,7 @@ class Words(Tokenizer):
 
 
 def split_words(texts):
-    """Texts (b,) -> the book's words, ragged (b, None)."""
+    """Standardize and split texts (b,) -> words, ragged (b, None)."""
     import tensorflow as tf
 
     texts = tf.strings.regex_replace(tf_lower(texts), r"""[!-/:-@\[-`{-~¡¿]""", "")
@@ -24,7 +24,7 @@ def split_words(texts):
 
 
 def learn_words(texts, size):
-    """The `size` - 4 most frequent words of the texts after `SPECIAL`; ties in order of the alphabet."""
+    """Vocabulary of the `size` - 4 most frequent words of the texts after `SPECIAL`; ties in alphabetical order."""
     counts = collections.Counter(split_words(texts).flat_values.numpy().tolist())
     ordered = sorted(counts, key=lambda word: (-counts[word], word))
     return (*SPECIAL, *(word.decode() for word in ordered[: size - len(SPECIAL)]))

@@ -101,7 +101,7 @@ def test_dates_that_are_to_be_left_out_are_left_out():
     unseen = frozenset(iso for _, iso in test)
     training = dates.generate(20_000, seed=2)
     assert {iso for _, iso in training} & unseen
-    kept = dates.generate(20_000, seed=2, without=unseen)
+    kept = dates.generate(20_000, seed=2, exclude=unseen)
     assert len(kept) == 20_000
     assert not {iso for _, iso in kept} & unseen
 

@@ -191,14 +191,14 @@ def test_seeds_give_other_honest_splits_and_the_same_seed_the_same():
     splits = [translation.group_split(pairs, seed) for seed in (0, 1, 1)]
     assert splits[0] != splits[1] == splits[2]
     assert [len(part) for part in splits[0]] == [1_880, 60, 60]
-    assert [len(part) for part in translation.group_split(pairs, 0, share=0.1)] == [1_600, 200, 200]
+    assert [len(part) for part in translation.group_split(pairs, 0, fraction=0.1)] == [1_600, 200, 200]
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_pairs_that_share_a_sentence_over_others_stay_together(seed):
     chain = [("a", "1"), ("B", "1!"), ("b.", "2"), ("C c", "¿2?"), ("c, C", "3")]  # a-1-b-2-c-3
     single = [(f"s{i}", f"t{i}") for i in range(1_000)]
-    parts = translation.group_split(chain + single, seed, share=0.3)
+    parts = translation.group_split(chain + single, seed, fraction=0.3)
     held = [len(set(chain) & set(part)) for part in parts]
     assert sorted(held) == [0, 0, 5]
 
@@ -207,7 +207,9 @@ def test_a_chain_can_be_in_any_part():
     chain = [("a", "1"), ("b", "1"), ("b", "2")]
     single = [(f"s{i}", f"t{i}") for i in range(300)]
     held = {
-        next(i for i, part in enumerate(translation.group_split(chain + single, seed, share=0.3)) if chain[0] in part)
+        next(
+            i for i, part in enumerate(translation.group_split(chain + single, seed, fraction=0.3)) if chain[0] in part
+        )
         for seed in range(40)
     }
     assert held == {0, 1, 2}
@@ -221,7 +223,7 @@ def test_a_large_group_is_for_training():
 
 
 def test_a_source_and_a_target_that_read_alike_do_not_tie_pairs_together():
-    groups = translation._connected([("no", "si"), ("yes", "no")])
+    groups = translation._connected_components([("no", "si"), ("yes", "no")])
     assert sorted(map(len, groups.values())) == [1, 1]
 
 
@@ -250,7 +252,7 @@ def test_sources_end_and_targets_begin_and_end():
 def test_decomposed_letters_do_not_part_a_sentence():
     pairs = [(f"Is it café {i}?", f"¿Es café {i}?") for i in range(300)]
     twins = [tuple(unicodedata.normalize("NFD", text) for text in pair) for pair in pairs]
-    parts = translation.group_split(pairs + twins, 1, share=0.1)
+    parts = translation.group_split(pairs + twins, 1, fraction=0.1)
     composed = [{tuple(unicodedata.normalize("NFC", text) for text in pair) for pair in part} for part in parts]
     assert [len(part) for part in parts] == [2 * len(part) for part in composed] == [480, 60, 60]
 
@@ -337,7 +339,7 @@ def test_pairs_that_are_too_long_are_left_out_and_counted(max_length):
     wanted = [i for i in range(300) if len(sources[i]) <= max_length and len(targets[i]) - 1 <= max_length]
     assert 0 < len(wanted) < 300
     with pytest.warns(UserWarning, match=f"{300 - len(wanted)} of 300 pairs have more than {max_length} tokens"):
-        kept, *short = translation.short_enough([*range(300)], sources, targets, max_length)
+        kept, *short = translation.filter_by_length([*range(300)], sources, targets, max_length)
     assert kept == wanted
     found = batches(translation.batches(translation.bucket(*short, 3), 8).dataset())
     assert sorted(set(assert_whole(found, (sources, targets))) - {-1}) == wanted
@@ -346,11 +348,13 @@ def test_pairs_that_are_too_long_are_left_out_and_counted(max_length):
 
 @pytest.mark.filterwarnings("error")
 def test_of_short_pairs_none_is_left_out_and_nothing_is_said():
-    assert translation.short_enough([*range(300)], *encoded(300), 99)[0] == [*range(300)]
+    assert translation.filter_by_length([*range(300)], *encoded(300), 99)[0] == [*range(300)]
 
 
-def test_no_pair_short_enough_is_an_error():
-    checks.fails("no pair has at most 0 tokens", lambda: translation.short_enough([1], *encoded(1), 0), "--max-length")
+def test_no_pair_filter_by_length_is_an_error():
+    checks.fails(
+        "no pair has at most 0 tokens", lambda: translation.filter_by_length([1], *encoded(1), 0), "--max-length"
+    )
 
 
 @pytest.mark.parametrize("num_buckets", [1, 4])

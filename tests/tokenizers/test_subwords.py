@@ -195,7 +195,7 @@ def word_piece(vocabulary):
 
 def assert_longest_match(vocabulary, chunks):
     tokenizer, match = Subwords(vocabulary), word_piece(vocabulary)
-    found = strings(tokenizer.cut(tf.constant(chunks)))
+    found = strings(tokenizer.longest_match(tf.constant(chunks)))
     assert found == [match(chunk) for chunk in chunks]
     assert ["".join(pieces) for pieces in found] == chunks
     return found
@@ -225,10 +225,10 @@ def test_pieces_of_real_words_are_the_longest_from_the_left(spa_eng):
 
 
 def test_a_piece_of_the_greatest_length_is_found():
-    long = "a" * subwords.LONGEST
-    assert strings(Subwords((*SPECIAL, "a", long)).cut(tf.constant([long + "a", long[1:]]))) == [
+    long = "a" * subwords.MAX_PIECE_LENGTH
+    assert strings(Subwords((*SPECIAL, "a", long)).longest_match(tf.constant([long + "a", long[1:]]))) == [
         [long, "a"],
-        ["a"] * (subwords.LONGEST - 1),
+        ["a"] * (subwords.MAX_PIECE_LENGTH - 1),
     ]
 
 
@@ -236,7 +236,7 @@ def test_learned_pieces_fit_and_stay_within_words():
     vocabulary = subwords.learn_subwords(tf.constant(SENTENCES + ["abcdefghijklmnopqrstuvwxyz"] * 50), 400)
     assert tuple(vocabulary[:4]) == SPECIAL
     assert len(set(vocabulary)) == len(vocabulary) <= 400
-    assert 10 < max(map(len, vocabulary)) <= subwords.LONGEST  # 27 without a limit
+    assert 10 < max(map(len, vocabulary)) <= subwords.MAX_PIECE_LENGTH  # 27 without a limit
     assert all(subwords.SPACE not in piece[1:] for piece in vocabulary)
     assert all(len(piece.lstrip("▁")) < 2 or piece.lstrip("▁").isalnum() for piece in vocabulary[4:])
     frequent = subwords.learn_subwords(tf.constant(["the cat", "the dog"] * 5), 100)
