@@ -1,8 +1,8 @@
-"""The book's translation models (chapter 16), as it builds them: what `translate.py` and `translation_step.py` race.
+"""The book's translation models (chapter 16): the peers of `translate.py` and `translation_step.py`.
 
-Strings go into the model, `TextVectorization` layers within it turn them into 50 ids, and
-`compile` gets `jit_compile=False`, as XLA takes no strings. `same_weights` gives a model the weights
-of one of ours, so that both must compute the same; `randomized` draws weights that make this a test.
+The inputs are strings, which `TextVectorization` layers of the model turn into 50 ids, and
+`compile` gets `jit_compile=False`, as XLA takes no strings. `same_weights` copies the weights of one of
+our models, so that both must compute the same; `randomized` gives it random weights that make this a test.
 """
 
 import keras
@@ -13,13 +13,13 @@ DIM = 128
 
 
 def vectorizer(vocabulary):
-    """A `TextVectorization` with the ids of a vocabulary of ours; `startofseq` and `endofseq` take places 2 and 3."""
+    """`TextVectorization` with the ids of one of our vocabularies; `startofseq` and `endofseq` have ids 2 and 3."""
     words = ["startofseq", "endofseq", *vocabulary[4:]]
     return keras.layers.TextVectorization(output_sequence_length=LENGTH, vocabulary=words)
 
 
 class Book:
-    """A model of strings (source, "startofseq " + target) -> probabilities (b, 50, v), and its layers by name.
+    """The book's model, strings (source, "startofseq " + target) -> probabilities (b, 50, v), and its layers by name.
 
     kind: seq2seq, seq2seq_bidirectional, seq2seq_attention or transformer_book.
     """
@@ -41,21 +41,21 @@ class Book:
         )
 
     def recurrent(self, kind, ids, embedded):
-        attends, both_ways = kind == "seq2seq_attention", kind != "seq2seq"
+        attends, bidirectional = kind == "seq2seq_attention", kind != "seq2seq"
         settings = {"return_state": True, "return_sequences": attends}
-        if both_ways:
+        if bidirectional:
             self.encoder = keras.layers.Bidirectional(keras.layers.LSTM(256, **settings))
         else:
             self.encoder = keras.layers.LSTM(512, **settings)
         outputs, *state = self.encoder(embedded[0])
-        if both_ways:
+        if bidirectional:
             state = [keras.ops.concatenate(state[i::2], axis=-1) for i in range(2)]
         self.decoder = keras.layers.LSTM(512, return_sequences=True)
         hidden = self.decoder(embedded[1], initial_state=state)
         return keras.layers.Attention()([hidden, outputs]) if attends else hidden
 
     def transformer(self, kind, ids, embedded):
-        """N = 2; with the epsilon of our normalizations, which changes no time."""
+        """N = 2; with the epsilon of our normalizations, which does not change the time."""
         from homl_models.layers.positional import PositionalEncoding
 
         self.blocks = []
@@ -72,9 +72,9 @@ class Book:
         z = PositionalEncoding()(embedded[1])
         for _ in range(2):
             block = []
-            for seen, mask in ((None, causal), (memory, source_mask)):
+            for value, mask in ((None, causal), (memory, source_mask)):
                 block += [attention(), keras.layers.LayerNormalization(epsilon=1e-5)]
-                x = block[-2](z, value=z if seen is None else seen, attention_mask=mask)
+                x = block[-2](z, value=z if value is None else value, attention_mask=mask)
                 z = block[-1](keras.layers.Add()([x, z]))
             block += feed_forward()
             z = block[-1](keras.layers.Add()([block[-2](block[-3](z)), z]))
@@ -115,14 +115,14 @@ def layers_in_order(block):
 
 
 def strings(texts):
-    """Texts as `predict` and `fit` take them: not as NumPy strings."""
+    """Texts as a string tensor: `predict` and `fit` take no NumPy strings."""
     import tensorflow as tf
 
     return tf.constant(texts)
 
 
 def randomized(model, embeddings, attentions, others):
-    """The model with normal random weights, whose deviations let it write texts that do not repeat one word."""
+    """Give a model normal random weights, of deviations with which its texts do not repeat one word."""
     rng = np.random.default_rng(42)
     for weight in model.weights:
         if len(weight.shape) > 1:

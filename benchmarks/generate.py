@@ -1,14 +1,14 @@
-"""Text generation: `CharRNN.generate`, against the book's way.
+"""Text generation: `CharRNN.generate` against the book's loop.
 
-Claim: 1,000 characters after one prompt, and after each of 64 prompts, are written
+Claim: 1,000 characters after one prompt, and after each of 64 prompts, are generated
 hundreds of times faster than by the book's chapter 16.
 Peer: a Sequential model (Embedding 16, GRU 128, Dense with softmax) with the same
 weights, whose `predict` runs over the whole text once for every character; the next one
-is drawn from the last prediction with a temperature. It is spared what the book also
+is sampled from the last prediction with a temperature. Left out is what the book also
 does: turning strings into ids (it works on ids throughout), and the progress bar; for
 64 prompts it predicts all 64 texts as one batch.
-Checked first: without randomness both write the same characters.
-Weights are drawn at random, large enough that the texts vary; `--run` takes those of a run
+Checked first: with greedy decoding both generate the same characters.
+Weights are random, large enough that the texts vary; `--run` takes the weights of a run
 or preset of the book's size instead. `first_call_s` is our first call in the process,
 tracing and compilation included. `peer_first_character_s` and `peer_last_character_s`
 show how the cost of a character grows with the text (means of the first and last tenth).
@@ -30,7 +30,7 @@ PROMPT = 18  # characters
 
 
 def random_model():
-    """A `CharRNN` of the book's size with weights for greedy text that neither stands still nor is chaotic."""
+    """`CharRNN` of the book's size with random weights for which greedy text is neither constant nor chaotic."""
     from homl_models.models.char_rnn import CharRNN
     from homl_models.pipelines import text_windows
 
@@ -59,7 +59,7 @@ def book_model(model):
 
 
 def book_generate(book, ids, length, temperature, ticks=None):
-    """Ids (b, t) -> (b, t + length): predict on everything so far, draw one character, append it.
+    """The book's loop, ids (b, t) -> (b, t + length): predict on the whole text, sample one character, append it.
 
     ticks: a list that gets the time after each character.
     """
@@ -77,19 +77,19 @@ def book_generate(book, ids, length, temperature, ticks=None):
     return ids
 
 
-def check(model, book, prompts, ids, characters):
-    """Both write the same without randomness, as far as `characters` (at most 60), and not a single letter."""
+def check(model, book, prompts, ids, length):
+    """Greedy texts of both are the same, for `length` characters (at most 60), and not one repeated character."""
     from homl_models.tokenizers import characters
 
-    count = min(60, characters)
-    ours = [t[: PROMPT + count] for t in model.generate(prompts, length=characters, temperature=0)]
+    count = min(60, length)
+    ours = [t[: PROMPT + count] for t in model.generate(prompts, length=length, temperature=0)]
     theirs = [characters.decode(row, model.vocabulary) for row in book_generate(book, ids, count, temperature=0)]
     assert ours == theirs, "the two sides write different texts"
     assert count < 60 or all(len(set(t[PROMPT:])) > 1 for t in ours), "a text of one letter only; nothing to compare"
 
 
 def compare(model, book, prompts, characters, rounds):
-    """Time both on these prompts and print the claim."""
+    """Time both sides on these prompts and print the claim."""
     ids = np.concatenate([model.encode([prompt])[0][:, :PROMPT] for prompt in prompts])
     ticks = []
 
@@ -117,7 +117,7 @@ def compare(model, book, prompts, characters, rounds):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--characters", type=int, default=1000, help="characters to write after each prompt")
+    parser.add_argument("--characters", type=int, default=1000, help="characters to generate after each prompt")
     parser.add_argument("--prompts", type=int, nargs="+", default=[1, 64], help="how many prompts; one claim for each")
     parser.add_argument("--rounds", type=int, default=1, help="times that each side is measured")
     parser.add_argument("--run", help="run or preset whose weights to use (one GRU layer, weights not tied)")

@@ -1,4 +1,4 @@
-"""A training step of `CharRNN`, with the time loop of `layers/recurrent.py` and under XLA.
+"""Training step of `CharRNN` with the time loop of `layers/recurrent.py` under XLA.
 
 Claims, each for 64 windows of 100 characters and a GRU of 128 units, a GRU of 512 and
 an LSTM of 512: the step is faster than
@@ -7,10 +7,10 @@ an LSTM of 512: the step is faster than
   - our own model without XLA.
 Checked first: all four start from the same weights and have the same losses over three
 steps, so the gradients agree too.
-A step is what `fit` runs (`train_function`: forward, backward, Adam with clipping, the
-accuracy) on a batch that is repeated; no callback, no reading of data.
+A step is the `train_function` of `fit` (forward, backward, Adam with clipping, the
+accuracy) on the same batch each time, without callbacks and without reading data.
 `peak_fraction`: the step's 6 x (kernel + recurrent kernel + head) x characters
-operations per second, over those of the matrix product in `timing.py`. What is not a
+operations per second, over the peak of the matrix product in `timing.py`. What is not a
 matrix product (gates, softmax, Adam) counts as time and not as work.
 
     python benchmarks/recurrent.py [--rounds 7] [--cells gru-128 gru-512 lstm-512]
@@ -29,7 +29,7 @@ VOCABULARY = "\n !$&',-.3:;?" + string.ascii_lowercase  # the book's 39 characte
 
 
 def char_rnn(cell, units, layer=None, jit_compile=True):
-    """A compiled `CharRNN`, the same at every call; `layer` replaces our recurrent layer."""
+    """A compiled `CharRNN` with the same weights at every call; `layer` replaces our recurrent layer."""
     from homl_models.models import char_rnn
 
     keras.utils.set_random_seed(42)
@@ -64,7 +64,7 @@ def step_flops(model):
 
 
 def compare(cell, units, rounds, calls):
-    """Check, time and report one kind of layer at one size."""
+    """Check, time and report one layer at one size."""
     theirs = {"gru": keras.layers.GRU, "lstm": keras.layers.LSTM}[cell]
     name = f"keras.layers.{theirs.__name__}"
     peers = {

@@ -1,4 +1,4 @@
-"""A training step of translation, against the book's pipeline, PyTorch, and the matrix-product peak.
+"""Training step of translation against the book's pipeline, PyTorch, and the matrix-product peak.
 
 Claims:
   - an epoch of the recipes `seq2seq`, `seq2seq_bidirectional`, `seq2seq_attention` and `transformer_book`
@@ -8,19 +8,19 @@ Claims:
     depart from the book's architecture (Luong's readout; heads of 16 instead of 128, tied weights):
     `--exact` times the book's own as well, "exactly the book's model".
   - a step of the recipe `transformer` is faster than one of `torch.nn.Transformer` blocks of the same size
-    on the same batches (tied embeddings, Adam, clipping, label smoothing, dropout; spared the accuracy).
+    on the same batches (tied embeddings, Adam, clipping, label smoothing, dropout; without the accuracy).
     Left out where torch is not installed. Before that the same step against the time that the matrix
     products alone would take at the peak; there `ratio` is `peak_fraction`.
 Checked first: with the same weights both sides have the same probabilities (the book) or loss (PyTorch).
 
-Seconds are those of an epoch: the time of a step in each bucket, times how often the bucket comes. A step
+Seconds are of an epoch: the time of a step in each bucket, times the steps of that bucket. A step
 is what `fit` runs (`train_function`: next batch, forward, backward, optimizer, accuracy). Every shape is
 compiled before (`compile_s`, for all of them together).
-`peak_fraction`: operations of the matrix products over the seconds of the epoch, as a share of the peak of
-`timing.py`. Counted is what the true tokens need: 2 operations per weight and token, those of attention
-scores and sums too, times 3 for forward and backward; not what falls on padding, `peak_fraction_padded`
-counts that as well. Embeddings, softmax, normalization, Adam count as time and not as work.
-Reads the book's pairs, which Keras fetches and caches (`KERAS_HOME`).
+`peak_fraction`: operations of the matrix products over the seconds of the epoch, as a fraction of the peak of
+`timing.py`. Counted are the operations of true tokens: 2 per weight and token, and those of attention
+scores and sums, times 3 for forward and backward; `peak_fraction_padded` counts the padding as well.
+Embeddings, softmax, normalization, Adam count as time and not as work.
+Reads the book's pairs, which Keras downloads and caches (`KERAS_HOME`).
 
     python benchmarks/translation_step.py [--rounds 3] [--calls 1] [--exact] [--recipes seq2seq ... transformer]
 """
@@ -44,14 +44,14 @@ FOREVER = 1_000_000
 
 
 class Ours:
-    """A recipe's model, and a training step for each bucket of its training part."""
+    """Model of a recipe, and a training step for each bucket of its training split."""
 
     def __init__(self, recipe, base=None):
         from homl_models.pipelines import translation
         from homl_models.tokenizers import TOKENIZERS
 
         self.recipe, base = recipe, base or recipe
-        for name in ("parts", "vocabularies"):  # read and learned once
+        for name in ("splits", "vocabularies"):  # read and learned once
             recipe.__dict__[name] = getattr(base, name)
         recipe.__dict__["_datasets"] = base.datasets()
         keras.utils.set_random_seed(recipe.seed)
@@ -61,56 +61,56 @@ class Ours:
         both = translation.encode(pairs, *map(make, recipe.vocabularies))
         _, sources, targets = translation.filter_by_length(pairs, *both, recipe.max_length)
         self.buckets = translation.bucket(sources, targets, recipe.num_buckets)
-        self.streams = [translation.batches([bucket], recipe.batch_size, recipe.seed) for bucket in self.buckets]
-        self.times = [stream.steps for stream in self.streams]  # how often each bucket comes in an epoch
+        self.datasets = [translation.batches([bucket], recipe.batch_size, recipe.seed) for bucket in self.buckets]
+        self.steps_per_epoch = [dataset.steps for dataset in self.datasets]  # of each bucket
 
     def steps(self):
-        """{name: function} of a training step for each bucket, on ever new batches."""
-        found = {}
-        for i, stream in enumerate(self.streams):
-            batches = iter(stream.dataset(0, FOREVER).map(of_any_length))
+        """{name: function} of a training step for each bucket, on new batches each time."""
+        functions = {}
+        for i, random_access in enumerate(self.datasets):
+            batches = iter(random_access.dataset(0, FOREVER).map(with_unknown_length))
             if not i:
                 self.model._symbolic_build(data_batch=next(batches))
                 self.model.make_train_function()
-            found[f"bucket {i}"] = lambda batches=batches: float(self.model.train_function(batches)["loss"])
-        return found
+            functions[f"bucket {i}"] = lambda batches=batches: float(self.model.train_function(batches)["loss"])
+        return functions
 
     def epoch(self, seconds):
         """Seconds of an epoch from {name: seconds of a step}."""
-        return sum(n * seconds[f"bucket {i}"] for i, n in enumerate(self.times))
+        return sum(n * seconds[f"bucket {i}"] for i, n in enumerate(self.steps_per_epoch))
 
     def flops(self, padded=False):
-        """Operations of the matrix products of an epoch, for the true tokens or with those of the padding."""
+        """Operations of the matrix products of an epoch, for the true tokens or with the padding."""
         total = 0
-        for (source, target), times in zip(self.buckets, self.times):
+        for (source, target), steps in zip(self.buckets, self.steps_per_epoch):
             s, t = source != 0, target[:, :-1] != 0
             s, t = (np.full(len(x), x.shape[1]) if padded else x.sum(axis=1) for x in (s, t))
-            total += times * self.recipe.batch_size * float(np.mean(self.pair_flops(s, t)))
+            total += steps * self.recipe.batch_size * float(np.mean(self.pair_flops(s, t)))
         return total
 
     def pair_flops(self, s, t):
         """Operations for pairs of s source and t target tokens: 2 per weight and token, 3 times for the gradients."""
-        readers = {id(weight) for layer in self.model.encoder for weight in layer.weights}
-        read, written, mixed = 0, 0, 0
+        encoder_weights = {id(weight) for layer in self.model.encoder for weight in layer.weights}
+        per_source, per_target, attention = 0, 0, 0
         for weight in self.model.trainable_weights:
             size, path = int(np.prod(weight.shape)), weight.path
             if len(weight.shape) < 2 or path.endswith("/embeddings"):
                 continue
-            if id(weight) in readers or "cross_attention/key" in path or "cross_attention/value" in path:
-                read += size
+            if id(weight) in encoder_weights or "cross_attention/key" in path or "cross_attention/value" in path:
+                per_source += size
             else:
-                written += size
+                per_target += size
         if hasattr(self.model, "num_heads"):
             size = self.model.num_heads * (self.model.head_dim or self.model.dim // self.model.num_heads)
-            mixed = 2 * size * (len(self.model.encoder) * s * s + len(self.model.decoder) * (t * t + t * s))
+            attention = 2 * size * (len(self.model.encoder) * s * s + len(self.model.decoder) * (t * t + t * s))
             if self.model.tie_weights:
-                written += len(self.model.target_vocabulary) * self.model.dim
+                per_target += len(self.model.target_vocabulary) * self.model.dim
         elif self.model.has_attention:
-            mixed = 2 * self.model.units * t * s
-        return 6 * (read * s + written * t + mixed)
+            attention = 2 * self.model.units * t * s
+        return 6 * (per_source * s + per_target * t + attention)
 
 
-def of_any_length(*batch):
+def with_unknown_length(*batch):
     """A batch whose length is unknown when the step is traced, as in `fit`, where buckets alternate."""
     import tensorflow as tf
 
@@ -137,7 +137,7 @@ def book_step(book, pairs, batch_size):
 
 
 def check_book(ours, book, pairs):
-    """With our weights, drawn at random, the book's model gives the same probabilities where there is text."""
+    """With our weights, randomized, the book's model gives the same probabilities where there is text."""
     weights = [w.numpy() for w in ours.model.weights]
     recurrent = hasattr(ours.model, "units")
     book_translation.randomized(ours.model, 1.0 if recurrent else ours.model.dim**-0.5, 1.0, 3.0)
@@ -147,7 +147,7 @@ def check_book(ours, book, pairs):
     mine = keras.ops.softmax(ours.model((source, target), training=False))
     texts = [f"{s} endofseq" for s in sources], [f"startofseq {t}" for t in targets]  # ours adds them itself
     theirs = book.model([book_translation.strings(side) for side in texts], training=False)
-    text = (target != 0) & (target != 3)  # the book's decoder is not fed the end
+    text = (target != 0) & (target != 3)  # the book's decoder never gets the end
     mine, theirs = mine.numpy()[text], theirs.numpy()[:, : target.shape[1]][text]
     assert mine.max() > 0.005, "too uniform to compare"
     np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-6)
@@ -207,7 +207,7 @@ class Peer:
         )
         self.embedding = torch.nn.Embedding(len(model.target_vocabulary), model.dim)
         self.dropout = torch.nn.Dropout(model.dropout)
-        self.places = torch.tensor(keras.ops.convert_to_numpy(sinusoids(np.arange(200), model.dim)))
+        self.positions = torch.tensor(keras.ops.convert_to_numpy(sinusoids(np.arange(200), model.dim)))
         self.modules = torch.nn.ModuleList([self.core, self.embedding, self.dropout])
         self.copy(model)
         self.optimizer = torch.optim.Adam(self.modules.parameters(), lr=1e-4)
@@ -220,30 +220,35 @@ class Peer:
             state |= weights_of(f"0.{side}", {"norm": model.norms[last]})
             for i, block in enumerate(blocks):
                 at = f"0.{side}.layers.{i}"
-                for name, look in zip(("self_attn", "multihead_attn"), map(block.__getattribute__, block.attentions)):
-                    parts = [dense.get_weights() for dense in (look.query_dense, look.key_dense, look.value_dense)]
+                for name, attention in zip(
+                    ("self_attn", "multihead_attn"), map(block.__getattribute__, block.attentions)
+                ):
+                    parts = [
+                        dense.get_weights()
+                        for dense in (attention.query_dense, attention.key_dense, attention.value_dense)
+                    ]
                     state[f"{at}.{name}.in_proj_weight"] = np.concatenate([kernel.T for kernel, _ in parts])
                     state[f"{at}.{name}.in_proj_bias"] = np.concatenate([bias for _, bias in parts])
-                    state |= weights_of(at, {f"{name}.out_proj": look.output_dense})
+                    state |= weights_of(at, {f"{name}.out_proj": attention.output_dense})
                 layers = {"linear1": block.hidden, "linear2": block.output_dense}
                 layers |= {f"norm{j + 1}": norm for j, norm in enumerate(block.norms)}
                 state |= weights_of(at, layers)
         self.modules.load_state_dict({name: torch.tensor(np.array(value)) for name, value in state.items()})
 
     def embed(self, ids):
-        return self.dropout(self.embedding(ids) * self.dim**0.5 + self.places[: ids.shape[1]])
+        return self.dropout(self.embedding(ids) * self.dim**0.5 + self.positions[: ids.shape[1]])
 
     def loss(self, batch):
         (source, target), labels = batch
-        nothing = source == 0
+        padding = source == 0
         causal = self.core.generate_square_subsequent_mask(target.shape[1])
         hidden = self.core(
             self.embed(source),
             self.embed(target),
             tgt_mask=causal,
             tgt_is_causal=True,
-            src_key_padding_mask=nothing,
-            memory_key_padding_mask=nothing,
+            src_key_padding_mask=padding,
+            memory_key_padding_mask=padding,
         )
         logits = hidden @ self.embedding.weight.T
         settings = {"ignore_index": 0, "label_smoothing": self.smoothing}
@@ -255,8 +260,8 @@ class Peer:
     def steps(self, ours):
         """{name: function} of a training step for each bucket."""
         found = {}
-        for i, stream in enumerate(ours.streams):
-            batches = iter(stream.dataset(0, FOREVER))
+        for i, random_access in enumerate(ours.datasets):
+            batches = iter(random_access.dataset(0, FOREVER))
             found[f"torch bucket {i}"] = lambda batches=batches: self.step(self.tensors(next(batches)))
         return found
 
@@ -281,7 +286,7 @@ def weights_of(at, layers):
 
 def check_torch(ours, peer):
     """With the same weights, and without dropout, both have the same loss."""
-    batch = next(iter(ours.streams[1].dataset(0, 1)))
+    batch = next(iter(ours.datasets[1].dataset(0, 1)))
     (source, target), labels = batch
     logits, mask = ours.model((source, target), training=False), labels.numpy() != 0
     mine = ours.model.loss.call(labels, logits).numpy()[mask].mean()
@@ -292,7 +297,7 @@ def check_torch(ours, peer):
 
 
 def against_torch(name, recipe, rounds, calls, exact):
-    """Check, time and report the recipe `transformer`; without torch, its share of the peak alone."""
+    """Check, time and report the recipe `transformer`; without torch, only its fraction of the peak."""
     ours = Ours(recipe)
     sides, peer = ours.steps(), None
     try:

@@ -1,15 +1,15 @@
-"""Shuffled training windows per second: gathered by index, against the book's window().flat_map().
+"""Shuffled training windows per second: gathered by index against the book's window().flat_map().
 
 Claim: `pipelines.text_windows.windows` delivers batches (32 windows of 100 characters of
 Shakespeare, inputs and targets) many times faster than the pipeline of the book's
 chapter 16, and the first batch at once.
 Peer: that pipeline: a data set of single characters, a nested data set per window,
 flattened by `flat_map`, a shuffle buffer of 100,000 windows, batch(32), prefetch(1).
-It shuffles within the buffer only; ours draws from the whole text.
+It shuffles within the buffer only; ours permutes all windows of the text.
 Checked first: without shuffling both give the same batches; with it, both give windows
 of the text whose targets are one character ahead.
-The seconds of the claim are those of one batch, iterated in Python as anyone would,
-once the buffer is full; `*_first_batch_s` is the time until the first batch.
+The seconds of the claim are of one batch, iterated in Python once the buffer is full;
+`*_first_batch_s` is the time until the first batch.
 
     python benchmarks/windows.py [--rounds 5] [--seconds 1]
 """
@@ -25,7 +25,7 @@ BATCH, LENGTH = 32, 100
 
 
 def book_windows(ids, seed=None):
-    """Every window of the text, shuffled in a buffer if there is a seed, as the book makes them."""
+    """The book's pipeline: every window of the text, shuffled in a buffer if there is a seed."""
     import tensorflow as tf
 
     size = LENGTH + 1
@@ -38,7 +38,7 @@ def book_windows(ids, seed=None):
 
 
 def check(ids, ours, peer):
-    """Both give the same batches in the text's order, and true windows of the text when shuffled."""
+    """Both give the same batches without shuffling, and true windows of the text with it."""
     from homl_models.pipelines import text_windows
 
     ordered = text_windows.windows(ids, LENGTH, BATCH).dataset()
