@@ -223,7 +223,7 @@ class _Beams(NamedTuple):
 
     Attributes:
         i: () int32, tokens generated so far.
-        running_log_p: (b, k) log p of the running hypotheses, best first; minus infinity for empty places of the beam.
+        running_log_p: (b, k) log p of the running hypotheses; minus infinity for empty slots of the beam.
         running: (b, k, t) tokens of the running hypotheses.
         finished: (b, k, t) tokens of the best finished hypotheses, best first.
         finished_scores: (b, k) their scores, minus infinity where fewer have finished.

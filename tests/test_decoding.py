@@ -1,4 +1,4 @@
-"""Choosing tokens, against plain Python and NumPy in double precision."""
+"""Sampling, against plain Python and NumPy in double precision."""
 
 import keras
 import numpy as np
@@ -10,7 +10,7 @@ from homl_models import decoding
 from homl_models.decoding import PAD
 from tests import checks
 
-LAST = np.float32(1 - 2**-23)  # the largest number that `draw` gives
+LAST = np.float32(1 - 2**-23)  # the largest value of `sampling_noise`
 MODES = pytest.mark.parametrize(
     "jit_compile", [None, False, pytest.param(True, marks=pytest.mark.xla)], ids=["eager", "graph", "xla"]
 )
@@ -25,7 +25,7 @@ def random_logits(*shape, seed=0):
 
 
 def kept_by_definition(row, temperature, top_k, top_p):
-    """Places of a row of logits that top-k, and then nucleus sampling, keep; what ties with the last is kept too."""
+    """Tokens of a row of logits that top-k, then nucleus sampling keep, with ties of the last; by definition."""
     best_first = sorted(range(len(row)), key=lambda i: -row[i])
     if 0 < top_k < len(row):
         best_first = [i for i in best_first if row[i] >= row[best_first[top_k - 1]]]
@@ -51,7 +51,7 @@ CHOICES = [(t, k, p) for t in (0.7, 2.0) for k in (0, 1, 3, 11, 12, 100) for p i
 
 
 @MODES
-def test_filter_keeps_what_the_definition_keeps(jit_compile):
+def test_filter_logits_equals_its_definition(jit_compile):
     logits = random_logits(5, 12)
     filter_logits = compiled(decoding.filter_logits, jit_compile)
     for choice in CHOICES:
@@ -60,7 +60,7 @@ def test_filter_keeps_what_the_definition_keeps(jit_compile):
 
 @pytest.mark.filterwarnings("ignore:You are using a softmax over axis -1")  # of one token
 @pytest.mark.parametrize("shape", [(12,), (1, 12), (3, 2, 12), (4, 1)], ids=str)
-def test_filter_takes_any_batch_shape_and_python_numbers(shape):
+def test_filter_logits_takes_any_batch_shape_and_python_numbers(shape):
     logits = random_logits(*shape)
     for choice in CHOICES:
         checks.close(decoding.filter_logits(logits, *choice), filtered_by_definition(logits, *choice))
@@ -82,7 +82,7 @@ TIES = [  # top_k, top_p, the places kept among these probabilities
 
 
 @MODES
-def test_filter_keeps_all_that_tie_with_the_last_one_kept(jit_compile):
+def test_filter_logits_keeps_ties_of_the_last_token_kept(jit_compile):
     logits = np.log(np.array([0.075, 0.40, 0.15, 0.075, 0.15, 0.15], "float32"))
     filter_logits = compiled(decoding.filter_logits, jit_compile)
     for top_k, top_p, kept in TIES:
@@ -93,14 +93,14 @@ def test_filter_keeps_all_that_tie_with_the_last_one_kept(jit_compile):
 @MODES
 def test_temperature_0_takes_the_first_of_the_most_probable(jit_compile):
     logits = np.array([[0, 3, 1, 3], [2, 2, 2, 2], [-5, -9, -7, -4]], "float32")
-    choose = compiled(decoding.sample_token, jit_compile)
+    sample_token = compiled(decoding.sample_token, jit_compile)
     for noise in (0.0, 0.5, LAST):
         for filters in ((0, 1.0), (2, 0.5)):
-            assert choose(logits, tf.fill([3], noise), 0.0, *filters).numpy().tolist() == [1, 0, 3]
+            assert sample_token(logits, tf.fill([3], noise), 0.0, *filters).numpy().tolist() == [1, 0, 3]
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 2.0])
-def test_tokens_are_as_frequent_as_they_are_probable(temperature):
+def test_token_frequencies_equal_their_probabilities(temperature):
     logits, n = random_logits(9), 20_000
     noise = decoding.sampling_noise(3, n, 1)[:, 0]
     tokens = decoding.sample_token(np.tile(logits, (n, 1)), noise, temperature).numpy()
@@ -116,10 +116,13 @@ def test_tokens_are_as_frequent_as_they_are_probable(temperature):
 
 @MODES
 @pytest.mark.parametrize("vocab_size", [65, 1000])  # over about 256, XLA sums in blocks, and sums may decrease
-def test_an_excluded_token_is_never_chosen(vocab_size, jit_compile):
+def test_an_excluded_token_is_never_sampled(vocab_size, jit_compile):
     logits = random_logits(1, vocab_size)
     logits[0, [0, 1, -2, -1]] = -20  # excluded at both ends
-    choose, filter_logits = compiled(decoding.sample_token, jit_compile), compiled(decoding.filter_logits, jit_compile)
+    sample_token, filter_logits = (
+        compiled(decoding.sample_token, jit_compile),
+        compiled(decoding.filter_logits, jit_compile),
+    )
     for filters in ((3, 1.0), (0, 0.5), (vocab_size // 2, 0.99)):
         kept = np.isfinite(filter_logits(logits, 1.0, *filters).numpy()[0])
         assert not kept[[0, 1, -2, -1]].any()
@@ -127,7 +130,7 @@ def test_an_excluded_token_is_never_chosen(vocab_size, jit_compile):
         edges = np.unique(p.cumsum() / p.sum())[:-1, None]  # where one token ends and another begins
         near = (edges + np.arange(-3, 4) * 2**-24).ravel()
         noise = np.float32([0, LAST, *near[(near >= 0) & (near <= LAST)]])
-        tokens = choose(np.tile(logits, (len(noise), 1)), noise, 1.0, *filters).numpy()
+        tokens = sample_token(np.tile(logits, (len(noise), 1)), noise, 1.0, *filters).numpy()
         assert kept[tokens].all()
         assert tokens[:2].tolist() == np.flatnonzero(kept)[[0, -1]].tolist()
 
@@ -199,7 +202,7 @@ def test_sample_equals_plain_python(settings, jit_compile):
 
 
 @pytest.mark.parametrize("stop", [[2], [5, 0, 4], [4, 3, 4]], ids=str)
-def test_a_row_ends_with_the_stop_sequence_while_others_go_on(stop):
+def test_a_row_ends_with_the_stop_sequence_while_other_rows_continue(stop):
     ends = []
     for row in sampled(NOISE, stop=stop).numpy().tolist():
         tokens = [token for token in row if token != PAD]
@@ -254,7 +257,7 @@ def test_each_row_is_sampled_as_if_alone():
         assert alone.numpy()[0].tolist() == together[row].tolist()
 
 
-def test_draw_is_a_function_of_the_seed_whose_start_does_not_depend_on_the_length():
+def test_sampling_noise_does_not_depend_on_the_length():
     long = keras.ops.convert_to_numpy(decoding.sampling_noise(7, 64, 3))
     assert long.shape == (64, 3)
     assert (long >= 0).all()
@@ -264,7 +267,7 @@ def test_draw_is_a_function_of_the_seed_whose_start_does_not_depend_on_the_lengt
     assert (decoding.sampling_noise(8, 64, 3).numpy() != long).any()
 
 
-def test_draw_gives_a_row_the_same_among_others_and_by_its_number():
+def test_sampling_noise_of_a_row_depends_on_its_number_alone():
     many = keras.ops.convert_to_numpy(decoding.sampling_noise(7, 50, 9))
     for count in (1, 4):
         np.testing.assert_array_equal(decoding.sampling_noise(7, 50, count), many[:, :count])
@@ -276,7 +279,7 @@ def test_draw_gives_a_row_the_same_among_others_and_by_its_number():
         np.testing.assert_array_equal(graph(tf.constant(seed), tf.constant(50)), decoding.sampling_noise(seed, 50, 9))
 
 
-def test_drawn_numbers_are_uniform_and_independent():
+def test_sampling_noise_is_uniform_and_independent():
     noise = np.stack(
         [keras.ops.convert_to_numpy(decoding.sampling_noise(seed, 400, 100)) for seed in (1, 2)]
     )  # (seed, t, row)

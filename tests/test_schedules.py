@@ -1,4 +1,4 @@
-"""Learning rates and shares of the truth over the steps."""
+"""Learning rate schedules, and the probability of teacher forcing."""
 
 import keras
 import numpy as np
@@ -12,14 +12,14 @@ STEPS = np.array([0, 1, 5, 398, 399, 400, 1000, 99_999])
 
 
 @pytest.mark.parametrize(("dim", "warmup"), [(512, 4000), (128, 400), (64, 1)])
-def test_the_learning_rate_is_that_of_the_paper(dim, warmup):
+def test_inverse_square_root_equals_the_paper(dim, warmup):
     ours = InverseSquareRoot((dim * warmup) ** -0.5, warmup)
     number = STEPS + 1.0  # the paper counts from 1, optimizers from 0
     expected = dim**-0.5 * np.minimum(number**-0.5, number * warmup**-1.5)
     np.testing.assert_allclose([float(ours(step)) for step in STEPS], expected, rtol=1e-6)
 
 
-def test_the_learning_rate_rises_to_its_peak_in_even_steps_and_falls_from_there():
+def test_the_warm_up_is_linear_and_the_peak_is_its_end():
     rates = np.array([float(InverseSquareRoot(0.25, 10)(step)) for step in range(40)])
     assert rates.argmax() == 9
     assert rates.max() == 0.25
@@ -62,7 +62,7 @@ SHARES = {
 
 
 @pytest.mark.parametrize("schedule", SHARES)
-def test_the_share_of_the_truth_is_that_of_the_paper(schedule):
+def test_teacher_forcing_probability_equals_the_paper(schedule):
     k, formula = SHARES[schedule]
     check_teacher_forcing(schedule, k)
     graph = tf.function(lambda step: teacher_forcing_probability(schedule, k, step), jit_compile=True)
@@ -85,7 +85,7 @@ def test_the_share_of_the_truth_is_that_of_the_paper(schedule):
         ("cosine", 1, "linear, exponential, inverse_sigmoid"),
     ],
 )
-def test_a_schedule_that_cannot_be_is_refused(schedule, k, said):
+def test_invalid_teacher_forcing_schedules_are_refused(schedule, k, said):
     with pytest.raises(UserError, match=said) as error:
         check_teacher_forcing(schedule, k)
     assert "\n" not in str(error.value)
@@ -93,14 +93,14 @@ def test_a_schedule_that_cannot_be_is_refused(schedule, k, said):
 
 
 @pytest.mark.parametrize(("schedule", "k"), [("linear", 1e-3), ("exponential", 0.5), ("inverse_sigmoid", 1)])
-def test_a_k_at_the_border_of_what_can_be_is_taken(schedule, k):
+def test_k_at_the_border_of_its_range_is_valid(schedule, k):
     check_teacher_forcing(schedule, k)
     assert 0 < float(teacher_forcing_probability(schedule, k, 0)) <= 1
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("warmup", [0, 10])
-def test_a_warm_up_and_a_way_down(shape, warmup):
+def test_warm_up_and_decay(shape, warmup):
     schedule = WarmUp(2.0, 50, warmup, shape, end=0.0 if shape == "constant" else 0.5, power=2.0)
     steps = np.arange(60.0)
     left = np.clip((50 - steps) / (50 - warmup), 0, 1)
@@ -112,7 +112,7 @@ def test_a_warm_up_and_a_way_down(shape, warmup):
     assert float(copy(17)) == float(schedule(17))
 
 
-def test_a_warm_up_says_what_it_cannot_be():
+def test_invalid_warm_ups_are_refused():
     with pytest.raises(UserError, match="the shape must be one of constant, linear, polynomial, cosine, not 'step'"):
         WarmUp(1.0, 10, shape="step")
     with pytest.raises(UserError, match="must be shorter than the 10 steps of training, not 10"):

@@ -1,4 +1,4 @@
-"""Greedy and beam search, against all texts that there are and against slow plain Python in double precision."""
+"""Greedy and beam search, against exhaustive search and slow plain Python in double precision."""
 
 import functools
 import math
@@ -60,7 +60,7 @@ def every_text(row, limit):
 
 
 def allowed(text, limit, min_length=0, no_repeat_ngram=0, suppress_tokens=()):
-    """Tokens that may follow, by the definition of each rule."""
+    """Tokens allowed next, by the definition of each constraint."""
     if len(text) + 1 == limit:
         return [END]
     n, tokens = no_repeat_ngram, [t for t in range(V) if t not in suppress_tokens]
@@ -184,7 +184,7 @@ def test_a_narrow_beam_need_not_find_the_best():
     assert any(a < b - 1e-3 for a, b in zip(narrow, best))
 
 
-def test_without_a_penalty_a_score_is_the_log_probability_and_with_one_longer_texts_win():
+def test_without_a_penalty_scores_are_log_probabilities_and_with_one_longer_texts_win():
     lengths = []
     for alpha in PENALTIES:
         found = beam(width=12, alpha=alpha, n_best=12)
@@ -247,7 +247,7 @@ def test_each_row_has_its_own_limit():
     agree(found, [beam_by_definition(i, 3, limit, n_best=3, min_length=7)[0] for i, limit in zip(ROWS, max_new_tokens)])
 
 
-def test_where_there_are_fewer_texts_than_asked_for_the_rest_is_empty():
+def test_missing_texts_are_empty_with_a_score_of_minus_infinity():
     for row in beam(width=4, n_best=4, max_new_tokens=1):
         assert row[0][0] == (END,)
         assert row[1:] == [((), -math.inf)] * 3
@@ -269,7 +269,7 @@ def test_rows_that_tie_are_all_the_same():
 
 
 def from_tree(probabilities):
-    """A step over texts without a row: {prefix: probabilities}; where there is none, all tokens are alike."""
+    """Step function of a tree {prefix: probabilities}, uniform for other prefixes; and its initial state."""
 
     def step(tokens, state):
         past = [(*p, t) for p, t in zip(state.numpy().tolist(), tokens.numpy().tolist())]
@@ -280,8 +280,8 @@ def from_tree(probabilities):
     return step, tf.fill([1, LENGTH], PAD)
 
 
-def test_a_text_that_ended_early_is_never_lost():
-    """For six steps a longer text is more probable than the one that has ended; then it falls behind."""
+def test_a_hypothesis_that_finished_early_is_never_lost():
+    """For six steps a longer hypothesis is more probable than the finished one; then it falls behind."""
     tiny = 1e-9
     tree = {(): [0.6, tiny, tiny, 0.4, tiny, tiny]}
     for i in range(1, 6):
@@ -311,7 +311,7 @@ def counting(taken):
 
 
 @pytest.mark.parametrize("n_best", [1, 4])
-def test_a_search_stops_as_soon_as_no_text_can_win_and_that_changes_nothing(n_best):
+def test_early_stopping_does_not_change_the_result(n_best):
     saved = []
     for alpha in (0.0, 1.0):
         for row in range(5):
@@ -326,7 +326,7 @@ def test_a_search_stops_as_soon_as_no_text_can_win_and_that_changes_nothing(n_be
     assert (max(saved) > 0) == (n_best < 4)
 
 
-def test_greedy_takes_no_step_after_all_rows_have_ended():
+def test_greedy_search_takes_no_step_after_all_rows_have_finished():
     for max_new_tokens in (LENGTH, 2):
         taken = []
         found = greedy(max_new_tokens=max_new_tokens, step=counting(taken))
@@ -335,7 +335,7 @@ def test_greedy_takes_no_step_after_all_rows_have_ended():
 
 
 def test_the_state_follows_the_hypotheses():
-    """The state of a hypothesis holds the very tokens that are returned for it."""
+    """The model state of a hypothesis has the tokens that are returned for it."""
     pasts = []
 
     def remembering(tokens, state):

@@ -60,7 +60,7 @@ def results(layer, x, states, mask=None, mode="eager"):
 
 
 def waves(y):
-    """Coefficients as `y`, all different."""
+    """Coefficients of the shape of `y`, all different."""
     return tf.cos(tf.cast(tf.reshape(tf.range(tf.size(y)), tf.shape(y)), y.dtype))
 
 
@@ -73,14 +73,14 @@ def waves(y):
         *(pytest.param("xla", mask, marks=[pytest.mark.xla, pytest.mark.slow]) for mask in ("no mask", "holes")),
     ],
 )
-def test_outputs_states_and_gradients_equal_those_of_keras(kind, mask, mode):
+def test_outputs_states_and_gradients_equal_keras(kind, mask, mode):
     ours, theirs = twins(kind)
     checks.close(results(ours, *data(kind), MASKS[mask], mode), results(theirs, *data(kind), MASKS[mask]))
 
 
 @KINDS
 @pytest.mark.parametrize("settings", [{"return_sequences": False}, {"go_backwards": True}, {"unroll": True}], ids=str)
-def test_every_way_of_returning_equals_that_of_keras(kind, settings):
+def test_every_return_option_equals_keras(kind, settings):
     ours, theirs = twins(kind, **settings)
     mask = HOLES[:, ::-1] if "go_backwards" in settings else HOLES  # what comes first is not masked
     checks.close(results(ours, *data(kind), mask), results(theirs, *data(kind), mask))
@@ -99,13 +99,13 @@ OTHER_SETTINGS = [
 @pytest.mark.parametrize(
     ("kind", "settings"), [*itertools.product(PAIRS, OTHER_SETTINGS), ("gru", {"reset_after": False})], ids=str
 )
-def test_every_other_setting_equals_that_of_keras(kind, settings):
+def test_every_other_setting_equals_keras(kind, settings):
     ours, theirs = twins(kind, **settings)
     checks.close(results(ours, *data(kind), PADDED), results(theirs, *data(kind), PADDED))
 
 
 @KINDS
-def test_until_a_step_counts_the_output_is_the_first_state(kind):
+def test_until_the_first_unmasked_step_the_output_is_the_initial_state(kind):
     ours, theirs = twins(kind)
     x, states = data(kind)
     outputs, *last = ours(x, initial_state=states, mask=LATE)
@@ -117,7 +117,7 @@ def test_until_a_step_counts_the_output_is_the_first_state(kind):
 
 
 @KINDS
-def test_zero_output_for_mask_equals_that_of_keras(kind):
+def test_zero_output_for_mask_equals_keras(kind):
     for settings in ({"return_sequences": True}, {"return_sequences": False}):
         ours, theirs = twins(kind, zero_output_for_mask=True, **settings)
         checks.close(results(ours, *data(kind), HOLES), results(theirs, *data(kind), HOLES))
@@ -126,7 +126,7 @@ def test_zero_output_for_mask_equals_that_of_keras(kind):
 @KINDS
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("sequences", [True, False])
-def test_inside_bidirectional_equals_that_of_keras(kind, mask, sequences):
+def test_inside_bidirectional_equals_keras(kind, mask, sequences):
     x, _ = data(kind)
     ours, theirs = (keras.layers.Bidirectional(layer(U, return_sequences=sequences)) for layer in PAIRS[kind])
     theirs(x)
@@ -139,7 +139,7 @@ def test_inside_bidirectional_equals_that_of_keras(kind, mask, sequences):
 
 
 @KINDS
-def test_a_stateful_layer_goes_on_where_the_last_call_ended(kind):
+def test_a_stateful_layer_starts_from_the_final_state_of_the_last_call(kind):
     x, _ = data(kind)
     (ours, whole), (theirs, _) = twins(kind), twins(kind)
     ours = PAIRS[kind][0](U, stateful=True, return_sequences=True)
@@ -237,7 +237,7 @@ def test_unknown_batch_and_length(kind):
 
 
 @KINDS
-def test_padding_does_not_matter_and_the_future_is_not_seen(kind):
+def test_padding_does_not_matter_and_the_layer_is_causal(kind):
     layer, _ = twins(kind)
     checks.padding_does_not_matter(lambda x, mask: layer(x, mask=mask)[0], data(kind)[0], [7, 3, 5])
     checks.causal(lambda x: layer(x)[0], data(kind)[0])
@@ -264,7 +264,7 @@ def test_one_batch_overfits(kind):
 
 @pytest.mark.xdist_group("jax")
 @pytest.mark.parametrize("name", ["GRU", pytest.param("LSTM", marks=pytest.mark.slow)])
-def test_gradients_on_jax_are_those_of_keras(name):
+def test_gradients_on_jax_equal_keras(name):
     script = """
 import json, sys
 import jax, keras

@@ -1,4 +1,4 @@
-"""The character RNN: what it computes, what it carries between batches, what it writes."""
+"""The character RNN: logits, stateful training, sampling."""
 
 import json
 import math
@@ -100,7 +100,7 @@ def test_logits_are_float32_in_every_precision(policy):
 
 
 @EACH_KIND
-def test_padding_does_not_matter_and_the_future_is_not_seen(kind):
+def test_padding_does_not_matter_and_the_model_is_causal(kind):
     model = char_rnn(**KINDS[kind])
     checks.padding_does_not_matter(lambda x, mask: model(x, mask=mask), ids(3, 6), [6, 2, 4])
     checks.causal(model, ids(3, 6))
@@ -137,7 +137,7 @@ def test_step_by_step_equals_call(kind):
 
 
 @EACH_KIND
-def test_start_on_padded_prompts_equals_each_read_alone(kind):
+def test_start_on_padded_prompts_equals_each_prompt_alone(kind):
     model, x, lengths = char_rnn(**KINDS[kind]), ids(4, 6), [6, 2, 0, 4]
     logits, state = model.start(x, np.array(lengths))
     for i, n in enumerate(lengths):
@@ -194,7 +194,7 @@ def test_fit_starts_each_epoch_from_zero():
     assert all(state.any() for state in rnn_state(model))
 
 
-def test_outside_of_training_the_carried_state_is_neither_read_nor_changed():
+def test_outside_of_training_the_rnn_state_is_neither_used_nor_changed():
     model, x = compiled(stateful(num_layers=2), run_eagerly=True), ids(3, 11)
 
     def used():
@@ -234,7 +234,7 @@ def test_probabilities_of_the_next_character(model):
     assert model.score("abé") * 3 - model.score("ab") * 2 == pytest.approx(-math.log2(p["é"]), rel=1e-4)
 
 
-def test_temperature_0_writes_the_most_probable_character_again_and_again(model):
+def test_temperature_0_is_greedy(model):
     logits = tf.function(model, input_signature=[tf.TensorSpec((None, None), tf.int32)])
     for prompt, written in zip(PROMPTS, model.generate(PROMPTS, 20, temperature=0), strict=True):
         expected = prompt or next(iter(model.next_char("")))
@@ -255,7 +255,7 @@ def test_the_seed_decides_the_text(model):
     assert model.generate(PROMPTS, 30) != model.generate(PROMPTS, 30)  # a seed is drawn if none is given
 
 
-def test_a_text_is_continued_alone_as_among_others_and_again_in_another_way(model):
+def test_a_prompt_has_the_same_continuation_alone_and_in_a_batch_and_others_when_repeated(model):
     among = model.generate([*PROMPTS, PROMPTS[0], PROMPTS[0]], 30, seed=3)
     assert [model.generate(prompt, 30, seed=3) for prompt in PROMPTS] == among[: len(PROMPTS)]
     assert len({among[0], *among[-2:]}) == 3
@@ -286,7 +286,7 @@ def test_no_prompts_no_texts(model):
     assert model.score([]).shape == (0,)
 
 
-def test_a_lowercase_model_lowers_what_it_reads_and_returns_prompts_as_they_are():
+def test_a_lowercase_model_lowers_its_inputs_and_returns_prompts_unchanged():
     model = char_rnn(lowercase=True)
     assert model.generate("AbÉ", 8, temperature=0) == "AbÉ" + model.generate("abé", 8, temperature=0)[3:]
     assert model.score("ABC") == pytest.approx(model.score("abc"))

@@ -1,4 +1,4 @@
-"""The recurrent encoder-decoder: against plain Keras layers, the equations, and its own ways of training."""
+"""The recurrent encoder-decoder, against plain Keras layers and the papers' equations; scheduled sampling."""
 
 import keras
 import numpy as np
@@ -25,7 +25,7 @@ def copied(layer, units):
 
 
 def embedded(embedding, ids):
-    """Vectors of ids by plain NumPy."""
+    """Embeddings of ids by plain NumPy."""
     return embedding.get_weights()[0][ids]
 
 
@@ -57,7 +57,7 @@ def test_a_bidirectional_encoder_concatenates_outputs_and_states(cell, num_layer
 
 
 def plain_keras(model, source, target):
-    """Logits of the chapter's models, "none" and "book", put together from Keras' layers."""
+    """Logits of the chapter's models, "none" and "book", by Keras' layers."""
     x, states = embedded(model.source_embedding, source), []
     for layer in model.encoder:
         x, *ended = copied(layer, 6)(x, mask=tf.constant(source != 0))
@@ -166,7 +166,7 @@ def test_scheduled_sampling_begins_as_teacher_forcing(attention):
 
 @pytest.mark.parametrize("attention", ["none", "general", "additive"])
 def test_scheduled_sampling_ends_with_the_models_own_tokens(attention, monkeypatch):
-    """Fed the tokens that it has drawn as if they were the truth, a model gives the same logits."""
+    """Teacher forcing on the tokens that were sampled gives the same logits."""
     drawn = []
 
     def recorded(logits, noise):
@@ -178,18 +178,18 @@ def test_scheduled_sampling_ends_with_the_models_own_tokens(attention, monkeypat
     model, (source, target) = sampling(f"{attention} gru", steps=2000), pairs()
     logits = model((source, target), training=True)
     drawn = drawn[-target.shape[1] :]  # a scan may try a step before it begins
-    own = np.stack([target[:, 0], *drawn[1:]], axis=1)  # `START`, which is never drawn, then those after each step
+    own = np.stack([target[:, 0], *drawn[1:]], axis=1)  # `START`, which is never sampled, then the samples
     assert (own != target).any()
     checks.close(logits, model((source, own), training=False))
 
 
-def test_scheduled_sampling_feeds_the_truth_as_often_as_its_schedule_says():
+def test_the_fraction_of_true_inputs_is_the_teacher_forcing_probability():
     fed = []
     model = sampling("none gru", steps=700)
     step = model.step
     model.step = lambda memory, ids, state: (fed.append(np.asarray(ids)), step(memory, ids, state))[1]
     source = np.tile(pairs()[0][:1], (300, 1))
-    target = np.full((300, 9), len(TARGET) + 5, "int32")  # no token that could be drawn
+    target = np.full((300, 9), len(TARGET) + 5, "int32")  # no token that can be sampled
     target[:, 0] = 2
     model.target_embedding = lambda ids: ops.zeros((*ids.shape, 5))
     model((source, target), training=True)
@@ -197,7 +197,7 @@ def test_scheduled_sampling_feeds_the_truth_as_often_as_its_schedule_says():
     assert (fed[:, 0] == 2).all()
     assert abs((fed[:, 1:] == len(TARGET) + 5).mean() - 0.3) < 0.04
     drawn = fed[:, 1:][fed[:, 1:] < len(TARGET)]
-    assert len(np.unique(drawn)) > 3  # drawn, not always the most probable
+    assert len(np.unique(drawn)) > 3  # sampled, not always the most probable
 
 
 def test_only_training_counts_the_steps_of_the_schedule():
@@ -230,7 +230,7 @@ def test_scheduled_sampling_has_a_gradient_at_every_weight_and_a_mask(kind):
     [{"run_eagerly": True}, pytest.param({"jit_compile": True}, marks=[pytest.mark.slow, pytest.mark.xla])],
     ids=str,
 )
-def test_scheduled_sampling_trains_and_its_count_comes_back_from_a_file(how, tmp_path):
+def test_scheduled_sampling_trains_and_its_step_is_saved(how, tmp_path):
     model = trainable("additive gru", how, scheduled_sampling="exponential", sampling_k=0.99)
     source, target = pairs()
     x, y = (source, target[:, :-1]), target[:, 1:]

@@ -1,4 +1,4 @@
-"""The Transformer: its embeddings, positions, cache and attention maps; its blocks are tested with the layers."""
+"""The Transformer: embeddings, positions, cache and attention weights; its blocks are tested with the layers."""
 
 import keras
 import numpy as np
@@ -83,7 +83,7 @@ def test_ties_hold_after_a_file_and_a_training_step(kind, tmp_path):
 
 
 @NORMS
-def test_the_cache_may_be_longer_than_what_is_written(kind):
+def test_the_cache_may_be_longer_than_the_target(kind):
     model, (source, target) = make(kind), pairs()
     for length in (3, 7, 16):
         memory, state = model.start(source, length)
@@ -93,8 +93,8 @@ def test_the_cache_may_be_longer_than_what_is_written(kind):
 
 
 @NORMS
-def test_a_step_costs_the_same_however_many_went_before(kind):
-    """The state has one shape from the first step to the last, and the step sees one token per row."""
+def test_every_step_costs_the_same(kind):
+    """The state has the same shape at every step, and the input of a step is one token per row."""
     model, (source, target) = make(kind), pairs()
     memory, state = model.start(source, 7)
     shapes = keras.tree.map_structure(lambda x: tuple(x.shape), state)

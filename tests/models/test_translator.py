@@ -1,4 +1,4 @@
-"""What every encoder-decoder has to pass, whatever its cells, attention, norms and positions; and its strings."""
+"""Tests of all encoder-decoders, with any cells, attention, norms and positions; and of their strings."""
 
 import json
 import math
@@ -106,7 +106,7 @@ def test_steps_equal_the_full_call(kind, k):
 
 @SOME_KINDS
 def test_the_state_can_be_reordered(kind):
-    """All that a hypothesis has written is in its rows of the state: they can change places on the way."""
+    """Rows of the state can be permuted between two steps: they hold all that a hypothesis needs."""
     model, (source, _) = make(kind), pairs((4,), (2,))
     target = np.random.default_rng(2).integers(1, len(TARGET), (3, 5)).astype("int32")
     memory, state = model.start(source, 5)
@@ -121,7 +121,7 @@ def test_the_state_can_be_reordered(kind):
 
 
 @SOME_KINDS
-def test_the_future_is_not_seen(kind):
+def test_decoding_is_causal(kind):
     model, (source, _) = make(kind), pairs()
     target = np.random.default_rng(2).integers(1, len(TARGET), (3, 5)).astype("int32")
     checks.causal(lambda target: model((source, target)), target)
@@ -242,7 +242,7 @@ def eager(monkeypatch):
 
 @pytest.fixture
 def fresh(model):
-    """The module's model without what it has compiled before, and without what a test makes it compile."""
+    """The module's model with an empty cache of compiled functions."""
     model._compiled.clear()
     yield model
     model._compiled.clear()
@@ -253,7 +253,7 @@ def short(model, sentences, **settings):
 
 
 @pytest.mark.usefixtures("eager")
-def test_a_string_gives_what_it_gives_in_a_list_and_in_a_batch(fresh):
+def test_a_string_is_translated_as_in_a_list_and_in_a_batch(fresh):
     for settings in ({}, {"beam_width": 3}, {"beam_width": 3, "n_best": 2, "length_penalty": 0.5}):
         together = short(fresh, SENTENCES, **settings)
         assert len(together) == len(SENTENCES)
@@ -274,7 +274,7 @@ NOTHING = ["", " ", " \t\r\n\x0b\x0c", "\u00a0\u3000\u2028\x85\x1c", "?!"]  # th
 
 
 @pytest.mark.usefixtures("eager")
-def test_nothing_translates_to_nothing_and_the_lines_beside_it_as_without_it(fresh):
+def test_empty_sentences_have_empty_translations_and_do_not_change_others(fresh):
     texts = ["a b", *NOTHING, "c d e"]
     right = [short(fresh, ["a b"])[0], *[""] * len(NOTHING), short(fresh, ["c d e"])[0]]
     assert short(fresh, texts) == right
@@ -321,7 +321,7 @@ def test_a_beam_of_1_is_greedy_whatever_the_penalty(fresh):
 
 
 @pytest.mark.usefixtures("eager")
-def test_lengths_and_repetitions_are_as_asked(fresh):
+def test_length_and_repetition_constraints_hold(fresh):
     for beam_width in (1, 3):
         lengths = {}
         for low, high in ((0, 6), (0, 2), (5, 6)):
@@ -347,7 +347,7 @@ def test_score_is_the_log_probability_of_the_target(fresh):
 
 
 @pytest.mark.usefixtures("eager")
-def test_attention_weights_come_with_the_tokens_of_both_sides(fresh):
+def test_attention_weights_have_source_and_target_tokens(fresh):
     source, target, weights = fresh.attention_weights("a q! B", "r s")
     assert source == ["a", "[UNK]", "b", "[END]"]
     assert target == ["r", "s", "[END]"]
@@ -358,7 +358,7 @@ def test_attention_weights_come_with_the_tokens_of_both_sides(fresh):
 
 
 @pytest.mark.xla
-def test_compiled_by_xla_all_is_as_it_is_eagerly(fresh, monkeypatch):
+def test_xla_equals_eager_mode(fresh, monkeypatch):
     sentences = SENTENCES[:3]
 
     def found():
@@ -382,7 +382,7 @@ def test_other_tokenizers_write_texts():
     assert whole.attention_weights("abz", "rs")[:2] == (["a", "b", "[UNK]", "[END]"], ["r", "s", "[END]"])
 
 
-def test_what_is_allowed_at_most():
+def test_max_new_tokens():
     model, trained = make("dot gru"), make("pre-norm trained")
     source = model.source_ids(["", "a b", "a " * 9])
     assert source.shape == (3, 16)
@@ -578,7 +578,7 @@ print(json.dumps(results))
     "what", [("seq2seq", "greedy"), pytest.param(("seq2seq transformer", "all"), marks=pytest.mark.slow)], ids=str
 )
 @pytest.mark.usefixtures("eager")
-def test_on_jax_all_is_as_on_tensorflow(what, capsys, monkeypatch):
+def test_jax_equals_tensorflow(what, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["", *what])
     exec(ELSEWHERE, {})
     here = json.loads(capsys.readouterr().out.splitlines()[-1])

@@ -30,7 +30,7 @@ SHAPES = {
 
 
 def readings(written):
-    """Every date that a written form can stand for."""
+    """Every date that a written form can mean."""
     plain = re.sub(r"(\d)(st|nd|rd|th)\b", r"\1", written)
     found = set()
     for shape, form in SHAPES.items():
@@ -46,7 +46,7 @@ def test_the_forms_are_those_that_are_promised():
     assert dates.forms(datetime.date(2019, 4, 5)) == tuple(FORMATS)
 
 
-def test_every_form_of_every_day_says_that_day():
+def test_every_form_of_every_date_is_read_as_that_date():
     day = dates.FIRST
     while day <= dates.LAST:
         written = dates.forms(day)
@@ -65,7 +65,7 @@ def test_a_generated_pair_has_one_reading_which_is_its_iso_date():
 
 
 @pytest.mark.parametrize("year", [1904, 2000, 2096])
-def test_a_leap_day_is_written_and_drawn(year, monkeypatch):
+def test_leap_days_are_generated(year, monkeypatch):
     day = datetime.date(year, 2, 29)
     assert dates.forms(day)[0] == f"February 29, {year}"
     assert all(readings(written) == {day} for written in dates.forms(day))
@@ -83,7 +83,7 @@ def test_the_letters_after_a_day_are_english():
         assert f"the {ordinal} of January 1999" in dates.forms(datetime.date(1999, 1, day))
 
 
-def test_dates_and_forms_are_drawn_evenly():
+def test_dates_and_forms_are_sampled_uniformly():
     pairs = dates.generate(14_000, seed=1)
     days = np.array([datetime.date.fromisoformat(iso).toordinal() for _, iso in pairs])
     assert dates.FIRST.toordinal() <= days.min() < days.max() <= dates.LAST.toordinal()
@@ -96,7 +96,7 @@ def test_dates_and_forms_are_drawn_evenly():
     )
 
 
-def test_dates_that_are_to_be_left_out_are_left_out():
+def test_excluded_dates_are_not_generated():
     test = dates.generate(2_000, seed=1)
     unseen = frozenset(iso for _, iso in test)
     training = dates.generate(20_000, seed=2)
@@ -112,5 +112,5 @@ def test_the_same_seed_gives_the_same_pairs_and_another_one_others():
     assert len({tuple(dates.generate(50, seed=seed)) for seed in range(20)}) == 20
 
 
-def test_no_pairs_can_be_had():
+def test_a_count_of_zero_gives_no_pairs():
     assert dates.generate(0) == []

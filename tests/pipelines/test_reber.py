@@ -23,7 +23,7 @@ def test_generated_strings_obey_the_grammar(strings):
     assert all(reber.accepts(string) for string in strings)
 
 
-def test_every_fork_is_taken_both_ways(strings):
+def test_both_transitions_of_every_state_are_taken(strings):
     for halves in (("BTB", "BPB"), ("TE", "PE")):
         share = sum(halves[0] in (string[:3], string[-2:]) for string in strings) / len(strings)
         assert 0.45 < share < 0.55

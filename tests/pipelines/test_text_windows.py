@@ -59,7 +59,7 @@ def test_windows_start_at_every_stride(stride):
 
 
 @pytest.mark.parametrize("seed", [0, 42, 2**31 - 1])
-def test_each_pass_visits_every_window_once_in_an_order_of_its_own(seed):
+def test_each_pass_is_another_permutation_of_the_windows(seed):
     stream = text_windows.windows(IDS, 10, 7, seed=seed)  # batches 7, 14 and 21 straddle two passes
     assert stream.steps == 50 // 7
     order = starts(stream.dataset(0, 29))[:200]
@@ -76,14 +76,14 @@ def test_seeds_give_different_orders():
 
 
 @pytest.mark.parametrize("seed", [0, 42])
-def test_what_comes_first_in_a_pass_can_be_any_window(seed):
+def test_any_window_can_be_the_first_of_a_pass(seed):
     passes = np.array(starts(text_windows.windows(IDS, 10, 50, seed=seed).dataset(0, 300))).reshape(300, 50)
     assert stats.chisquare(np.bincount(passes[:, 0] // 10)).pvalue > 0.01
     assert stats.chisquare(np.bincount(passes[:, 1] // 10)).pvalue > 0.01
 
 
 @pytest.mark.parametrize("seed", [0, 42])
-def test_windows_of_a_long_text_do_not_come_in_neighbourhoods(seed):
+def test_the_permutation_of_a_long_text_separates_neighbours(seed):
     order = np.array(starts(text_windows.windows(np.arange(1_000_000), 10, 64, seed=seed).dataset(0, 100)))
     assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 0.05
     assert stats.chisquare(np.bincount(order // 100_000, minlength=10)).pvalue > 0.01
@@ -120,7 +120,7 @@ def test_a_batch_is_a_function_of_its_step(stream):
 # Streams. 60 characters in 3 rows of 20 make 4 windows of 4 + 1, the next one does not fit.
 
 
-def test_streams_go_on_from_batch_to_batch():
+def test_streams_are_contiguous_across_batches():
     stream = text_windows.streams(IDS, 4, 3)
     assert stream.steps == 4
     rows = batches(stream.dataset())
@@ -172,7 +172,7 @@ def test_a_short_text_is_split_in_the_same_proportion():
 
 
 @pytest.mark.parametrize("n", [0, 50, 1_000, 2_001])
-def test_a_text_too_short_for_a_window_in_each_part(n):
+def test_a_text_too_short_for_a_window_in_each_split(n):
     fails("too short", lambda: text_windows.split(np.arange(n), length=100), "--length")
 
 
@@ -184,7 +184,7 @@ def test_a_text_just_long_enough_is_split():
 
 
 def fails(what, function, *named):
-    """`function` raises a `UserError` of one line that says `what` and names what is to be done."""
+    """`function` raises a `UserError` of one line with `what` and the remedies named."""
     with pytest.raises(UserError, match=what) as error:
         function()
     assert "\n" not in str(error.value)

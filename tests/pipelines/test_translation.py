@@ -105,7 +105,7 @@ def test_numbers_of_malformed_lines_count_empty_ones(tmp_path):
         read(tmp_path, b"\n\n\nbad\n" + b"source\ttarget\n" * 100)
 
 
-def test_lines_with_more_columns_than_the_others_are_told(tmp_path):
+def test_lines_with_more_columns_than_the_others_are_warned_about(tmp_path):
     with pytest.warns(UserWarning, match="most lines have 2 columns, but not lines 2; only the first two are read"):
         assert read(tmp_path, b"a\tb\nc\td\te\nf\tg\n") == [("a", "b"), ("c", "d"), ("f", "g")]
 
@@ -161,7 +161,7 @@ def test_fewer_pairs_are_split_in_the_same_proportion():
 
 
 def sides(part):
-    """The sentences of a part, as the split compares them: sources, targets."""
+    """Normalized sentences of a split: sources, targets."""
     return [{translation.normalized(pair[side]) for pair in part} for side in (0, 1)]
 
 
@@ -173,7 +173,7 @@ def assert_apart(parts):
                 assert not ours & theirs
 
 
-def test_no_sentence_of_a_part_of_the_honest_split_occurs_in_another(spa_eng):
+def test_no_sentence_of_a_group_split_occurs_in_another_split(spa_eng):
     parts = translation.group_split(spa_eng, 42)
     assert sorted(sum(parts, [])) == sorted(spa_eng)
     assert_apart(parts)
@@ -186,7 +186,7 @@ def test_no_sentence_of_a_part_of_the_honest_split_occurs_in_another(spa_eng):
         assert_apart(translation.book_split(spa_eng, 42))  # which is why there is the other one
 
 
-def test_seeds_give_other_honest_splits_and_the_same_seed_the_same():
+def test_the_group_split_is_a_function_of_the_seed():
     pairs = [(f"s{i}", f"t{i}") for i in range(2_000)]
     splits = [translation.group_split(pairs, seed) for seed in (0, 1, 1)]
     assert splits[0] != splits[1] == splits[2]
@@ -195,7 +195,7 @@ def test_seeds_give_other_honest_splits_and_the_same_seed_the_same():
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_pairs_that_share_a_sentence_over_others_stay_together(seed):
+def test_connected_pairs_stay_together(seed):
     chain = [("a", "1"), ("B", "1!"), ("b.", "2"), ("C c", "¿2?"), ("c, C", "3")]  # a-1-b-2-c-3
     single = [(f"s{i}", f"t{i}") for i in range(1_000)]
     parts = translation.group_split(chain + single, seed, fraction=0.3)
@@ -203,7 +203,7 @@ def test_pairs_that_share_a_sentence_over_others_stay_together(seed):
     assert sorted(held) == [0, 0, 5]
 
 
-def test_a_chain_can_be_in_any_part():
+def test_a_chain_can_be_in_any_split():
     chain = [("a", "1"), ("b", "1"), ("b", "2")]
     single = [(f"s{i}", f"t{i}") for i in range(300)]
     held = {
@@ -222,7 +222,7 @@ def test_a_large_group_is_for_training():
         assert set(group) <= set(translation.group_split(group + single, seed)[0])
 
 
-def test_a_source_and_a_target_that_read_alike_do_not_tie_pairs_together():
+def test_an_equal_source_and_target_do_not_connect_pairs():
     groups = translation._connected_components([("no", "si"), ("yes", "no")])
     assert sorted(map(len, groups.values())) == [1, 1]
 
@@ -249,7 +249,7 @@ def test_sources_end_and_targets_begin_and_end():
     assert {ids.dtype for ids in sources + targets} == {np.dtype("int32")}
 
 
-def test_decomposed_letters_do_not_part_a_sentence():
+def test_decomposed_and_composed_letters_are_equal():
     pairs = [(f"Is it café {i}?", f"¿Es café {i}?") for i in range(300)]
     twins = [tuple(unicodedata.normalize("NFD", text) for text in pair) for pair in pairs]
     parts = translation.group_split(pairs + twins, 1, fraction=0.1)
@@ -257,7 +257,7 @@ def test_decomposed_letters_do_not_part_a_sentence():
     assert [len(part) for part in parts] == [2 * len(part) for part in composed] == [480, 60, 60]
 
 
-def test_a_side_of_mostly_unknown_words_is_told():
+def test_a_side_of_mostly_unknown_words_is_warned_about():
     pairs = [("one two", "uno"), ("two two", "dos"), ("three", "tres")]
     source, target = (Words([*SPECIAL, *some]) for some in (["one", "two", "three"], ["uno"]))
     with pytest.warns(UserWarning, match="67% of the words of the targets are unknown to the vocabulary of 5") as told:
@@ -288,7 +288,7 @@ def batches(dataset):
 
 
 def assert_whole(found, pairs):
-    """Every row of the batches is a pair, padded at the right, or empty; -> their numbers, -1 for empty."""
+    """Check that each row of the batches is a pair, padded at the right, or empty -> their numbers, -1 for empty."""
     sources, targets = pairs
     order = []
     for (source, target), wanted in found:
@@ -306,7 +306,7 @@ def assert_whole(found, pairs):
 
 
 @pytest.mark.parametrize("num_buckets", [1, 2, 5])
-def test_buckets_hold_every_pair_once_and_go_by_length(num_buckets):
+def test_buckets_hold_every_pair_once_in_order_of_length(num_buckets):
     sources, targets = encoded(500)
     buckets = translation.bucket(sources, targets, num_buckets)
     assert len(buckets) == num_buckets
@@ -319,7 +319,7 @@ def test_buckets_hold_every_pair_once_and_go_by_length(num_buckets):
 
 
 @pytest.mark.parametrize("num_buckets", [1, 2, 3, 4, 7])
-def test_no_other_lengths_of_buckets_leave_less_padding(num_buckets):
+def test_length_buckets_have_the_least_padding(num_buckets):
     lengths = np.random.RandomState(num_buckets).choice([2, 3, 5, 6, 7, 11, 12, 20], 60, p=np.arange(1, 9)[::-1] / 36)
     sources = [np.full(n, 9, np.int32) for n in lengths]
     targets = [np.full(n + 1, 9, np.int32) for n in lengths]
@@ -347,11 +347,11 @@ def test_pairs_that_are_too_long_are_left_out_and_counted(max_length):
 
 
 @pytest.mark.filterwarnings("error")
-def test_of_short_pairs_none_is_left_out_and_nothing_is_said():
+def test_short_pairs_are_kept_without_a_warning():
     assert translation.filter_by_length([*range(300)], *encoded(300), 99)[0] == [*range(300)]
 
 
-def test_no_pair_filter_by_length_is_an_error():
+def test_no_pair_left_is_an_error():
     checks.fails(
         "no pair has at most 0 tokens", lambda: translation.filter_by_length([1], *encoded(1), 0), "--max-length"
     )
@@ -405,7 +405,7 @@ def test_buckets_come_in_an_order_of_their_own_each_epoch():
     assert len({*epochs, tuple(sorted(epochs[0]))}) == 5
 
 
-def test_seeds_give_different_orders_and_the_same_seed_the_same():
+def test_the_order_is_a_function_of_the_seed():
     orders = [tuple(assert_whole(batches(stream(seed=seed).dataset()), encoded(103))) for seed in (*range(8), 0)]
     assert len(set(orders)) == 8
     assert orders[0] == orders[-1]
@@ -424,7 +424,7 @@ def test_a_batch_is_a_function_of_its_step(num_buckets, seed):
 
 
 @pytest.mark.parametrize(("num_buckets", "batch_size"), [(1, 8), (4, 8), (4, 7), (3, 103), (1, 103)])
-def test_validation_takes_each_pair_once_and_fills_up_with_empty_rows(num_buckets, batch_size):
+def test_validation_takes_each_pair_once_and_pads_with_empty_rows(num_buckets, batch_size):
     validation = stream(103, num_buckets, batch_size)
     found = batches(validation.dataset())
     assert len(found) == validation.steps

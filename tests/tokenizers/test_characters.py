@@ -15,7 +15,7 @@ TEXTS = ["", "a", "z𝄞 \n", "😀😀éßab c", "b" * 20]
 
 
 @pytest.mark.parametrize("some", TEXTS)
-def test_encode_gives_places_in_the_vocabulary_and_decode_the_text(some):
+def test_encode_gives_positions_in_the_vocabulary_and_decode_the_text(some):
     ids = characters.encode(some, VOCABULARY)
     assert ids.dtype == np.int32
     assert ids.tolist() == [VOCABULARY.index(character) for character in some]
@@ -79,7 +79,7 @@ def test_tf_encode_lowercases_as_python_does():
 
 
 @pytest.mark.parametrize(("vocabulary", "instead"), [("ca b", " "), ("cab", "c"), ("𝄞ab", "𝄞")])
-def test_tf_encode_replaces_what_it_does_not_know(vocabulary, instead):
+def test_tf_encode_replaces_unknown_characters(vocabulary, instead):
     assert characters.replacement(vocabulary) == instead
     unknown = "aQb🎉\0\U0010ffff"
     replaced = "".join(c if c in vocabulary else instead for c in unknown)
@@ -115,15 +115,15 @@ print(json.dumps([[a for a, b in zip(every, found) if a.lower() != b], words == 
 @pytest.mark.parametrize(
     "locale", ["tr_TR.UTF-8", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lt_LT.UTF-8", "C.UTF-8"))]
 )
-def test_small_letters_are_those_of_python_in_every_locale(locale):
-    """But for letters that are younger than TensorFlow's tables, which stay as they are."""
+def test_lower_case_equals_python_in_every_locale(locale):
+    """Except for letters newer than TensorFlow's tables, which stay unchanged."""
     others, same = checks.in_fresh_process(LOWER, LC_ALL=locale, LANG=locale)
     assert same
     assert all(letter >= "\u2c2f" and unicodedata.category(letter) == "Lu" for letter in others)
     assert len(others) <= 40 + (unicodedata.unidata_version > "14") * 60
 
 
-def test_occurrences_count_the_same_before():
+def test_occurrences_count_earlier_equal_strings():
     count = tf.function(characters.tf_occurrences, input_signature=[tf.TensorSpec((None,), tf.string)])
     assert count(["b", "a", "b", "", "b", "a", ""]).numpy().tolist() == [0, 0, 1, 0, 2, 1, 1]
     assert count(tf.constant([], tf.string)).numpy().tolist() == []

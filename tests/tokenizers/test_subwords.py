@@ -104,7 +104,7 @@ def test_only_ascii_letters_become_lower_case_in_keras_and_all_in_ours():
 
 
 @pytest.mark.parametrize("side", [0, 1], ids=["English", "Spanish"])
-def test_words_and_vocabulary_are_those_of_the_book_on_real_text(spa_eng, side):
+def test_words_and_vocabulary_equal_the_book_on_real_text(spa_eng, side):
     texts = [pair[side] for pair in spa_eng[::8]]
     keras_texts = [text.lower().replace("¡", "").replace("¿", "") for text in texts]  # `lower`: see above
     theirs = keras.layers.TextVectorization(1000, output_sequence_length=50)
@@ -123,7 +123,7 @@ def test_words_and_vocabulary_are_those_of_the_book_on_real_text(spa_eng, side):
     assert 0.02 < np.mean(ours.numpy()[ours.numpy() > 0] == UNKNOWN) < 0.2
 
 
-def test_words_come_back_with_a_space_between():
+def test_words_are_joined_with_spaces():
     tokenizer = all_tokenizers()["words"]
     assert back(tokenizer, ["¿QUÉ   hora es?", "unheard of", ""]) == ["qué hora es", "[UNK] [UNK]", ""]
 
@@ -145,7 +145,7 @@ def test_the_most_frequent_words_are_learned_and_ties_are_in_order():
 
 
 @pytest.mark.parametrize("every", [15, pytest.param(1, marks=pytest.mark.slow)])
-def test_every_real_sentence_comes_back_exactly(spa_eng, every):
+def test_every_real_sentence_is_decoded_exactly(spa_eng, every):
     sentences = [sentence for pair in spa_eng[::every] for sentence in pair]
     vocabulary = subwords.learn_subwords(tf.constant(sentences[::20]), 2000)
     tokenizer = Subwords(with_characters(vocabulary, sentences))
@@ -160,11 +160,11 @@ def test_every_real_sentence_comes_back_exactly(spa_eng, every):
 
 
 @pytest.mark.parametrize(("text", "expected"), EDGES.items(), ids=range(len(EDGES)))
-def test_odd_texts_come_back(text, expected):
+def test_odd_texts_are_decoded(text, expected):
     assert back(learned(), [text]) == [expected]
 
 
-def test_odd_texts_come_back_in_one_batch_as_alone():
+def test_odd_texts_are_decoded_in_one_batch_as_alone():
     texts = list(EDGES) + SENTENCES
     together = learned().encode(tf.constant(texts)).to_list()
     assert together == [learned().encode(tf.constant([text])).to_list()[0] for text in texts]
@@ -246,7 +246,7 @@ def test_learned_pieces_fit_and_stay_within_words():
 # Characters.
 
 
-def test_characters_are_as_they_are():
+def test_characters_are_unchanged():
     tokenizer = Characters(learn_characters(["Ñu 👍"]))
     assert tokenizer.vocabulary == (*SPECIAL, " ", "u", "Ñ", "👍")
     assert tokenizer.encode(tf.constant(["uÑ", "", "n👍 "])).to_list() == [[5, 6], [], [1, 7, 4]]
@@ -311,7 +311,7 @@ def test_special_tokens_have_the_first_ids_and_no_text_becomes_one(kind):
 
 
 @KINDS
-def test_what_stands_for_nothing_is_left_out_of_a_text(kind):
+def test_special_tokens_are_left_out_of_a_text(kind):
     tokenizer = all_tokenizers()[kind]
     ids = tokenizer.encode(tf.constant(["hora", "Me gusta", ""]))
     padded = ids.to_tensor().numpy()
@@ -336,7 +336,7 @@ def test_ids_of_tokens_and_tokens_of_ids_are_inverse(kind):
     [(), ("a", "b"), SPECIAL[:3], ("[UNK]", "", "[START]", "[END]", "a"), (*SPECIAL, "a", "b", "a"), (*SPECIAL, "")],
     ids=str,
 )
-def test_a_vocabulary_that_cannot_be_is_refused(kind, vocabulary):
+def test_invalid_vocabularies_are_refused(kind, vocabulary):
     with pytest.raises(UserError, match="begins with .* and holds each token once") as error:
         TOKENIZERS[kind](vocabulary)
     assert "\n" not in str(error.value)
