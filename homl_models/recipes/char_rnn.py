@@ -260,10 +260,10 @@ RECIPES = {
 }
 
 SUMMARIES = {
-    "char_rnn": "The book's character RNN: Embedding 16, GRU 128, shuffled windows of tiny Shakespeare.",
-    "char_rnn_stateful": "The same as a stateful RNN on contiguous streams.",
-    "char_rnn_large": "A larger stateful character RNN: Embedding 64, two GRU of 512, dropout 0.3.",
-    "char_rnn_reber": "Character RNN on the embedded Reber grammar: Embedding 8, GRU 64; needs no data.",
+    "char_rnn": "The book's character RNN: Embedding 16, GRU 128, shuffled windows of tiny Shakespeare",
+    "char_rnn_stateful": "The book's stateful character RNN: Embedding 16, GRU 128, contiguous streams",
+    "char_rnn_large": "A larger stateful character RNN: Embedding 64, two GRU of 512, dropout 0.3",
+    "char_rnn_reber": "Character RNN on the embedded Reber grammar: Embedding 8, GRU 64; needs no data",
 }
 
 BESIDE = "2 cores of an Intel Xeon, beside other work"

@@ -99,11 +99,11 @@ RECIPES = {
 }
 
 SUMMARIES = {
-    "dates": "Written dates to ISO dates by characters: bidirectional GRU of 128 with dot attention; needs no data.",
-    "seq2seq": "The book's encoder-decoder for English to Spanish: Embedding 128, LSTM 512, 1,000 words a side.",
-    "seq2seq_bidirectional": "The same with a bidirectional encoder.",
-    "seq2seq_attention": "The same with a bidirectional encoder and Luong's dot attention.",
-    "seq2seq_bahdanau": "The same with a bidirectional encoder and Bahdanau's attention, in the decoder's cell.",
+    "dates": "Written dates to ISO dates by characters: bidirectional GRU 128, dot attention; needs no data",
+    "seq2seq": "The book's encoder-decoder, English to Spanish: Embedding 128, LSTM 512, 1,000 words a side",
+    "seq2seq_bidirectional": "The book's encoder-decoder with a bidirectional encoder",
+    "seq2seq_attention": "The book's bidirectional encoder-decoder with Luong's dot attention",
+    "seq2seq_bahdanau": "The book's bidirectional encoder-decoder with Bahdanau's attention in the decoder's cell",
 }
 
 BLEU = (

@@ -142,8 +142,8 @@ RECIPES = {
 }
 
 SUMMARIES = {
-    "transformer_book": "The book's Transformer for English to Spanish: 2 + 2 blocks of 128 with 8 heads, 1,000 words.",
-    "transformer": "Transformer on subwords with case and punctuation, no test sentence seen: 3 + 2 blocks of 256.",
+    "transformer_book": "The book's Transformer, English to Spanish: 2 + 2 blocks of 128, 8 heads, 1,000 words a side",
+    "transformer": "Transformer on subwords with case and punctuation: 3 + 2 blocks of 256, honest split",
 }
 
 RESULTS = [
