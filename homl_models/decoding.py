@@ -286,18 +286,18 @@ class _BeamSearch:
 
     def next_logits(self, beams):
         """Logits (b * k, v) of the next token of each running hypothesis, and the model's state."""
-        reordered = keras.tree.map_structure(  # here, not where they are chosen: XLA merges it with the step
+        reordered = keras.tree.map_structure(  # here, not in the step before: XLA fuses it with the model's step
             lambda x: ops.take(x, beams.beam_indices, axis=0), beams.model_state
         )
-        written = ops.where(_is_position(beams.i - 1, self.length), self.flat(beams.running), PAD)
-        last_token = ops.where(beams.i > 0, ops.max(written, axis=1), self.start)
+        last_only = ops.where(_is_position(beams.i - 1, self.length), self.flat(beams.running), PAD)
+        last_token = ops.where(beams.i > 0, ops.max(last_only, axis=1), self.start)
         logits, model_state = self.step(last_token, reordered)
         return ops.cast(logits, "float32"), model_state
 
     def top_continuations(self, beams, logits):
         """The k most probable continuations in each row: log p (b, k), last token (b, k), beam_indices (b * k,)."""
         k, vocab_size = self.beam_width, logits.shape[-1]
-        n = min(k, vocab_size) if isinstance(k, int) else ops.minimum(k, vocab_size)  # of one hypothesis n suffice
+        n = min(k, vocab_size) if isinstance(k, int) else ops.minimum(k, vocab_size)  # of each hypothesis n suffice
         best, token = ops.top_k(self.constraints.mask(logits, self.flat(beams.running), beams.i), n)  # (b * k, n)
         log_p = ops.reshape(beams.running_log_p, (-1, 1)) + best - ops.logsumexp(logits, axis=-1, keepdims=True)
         log_p, index = ops.top_k(ops.reshape(log_p, (self.batch, k * n)), k)
@@ -313,7 +313,7 @@ class _BeamSearch:
         return ops.where(_is_position(beams.i, self.length), token[..., None], running)
 
     def shrink_beam(self, beams, log_p):
-        """Keep as many continuations (b, k) as hypotheses have not finished yet, the best."""
+        """Each finished hypothesis takes a slot: of the continuations (b, k) only the best k - num_finished go on."""
         num_finished = ops.sum(ops.cast(beams.finished_scores > -float("inf"), "int32"), axis=1, keepdims=True)
         return ops.where(ops.arange(self.beam_width) < self.beam_width - num_finished, log_p, -float("inf"))
 

@@ -158,7 +158,7 @@ class CharRNN(Model):
     def start(self, ids, lengths):
         """Prefill: prompts (b, t) of lengths (b,) -> logits (b, v) of the next character, state.
 
-        The state after an empty prompt is zero: its logits are those of the output bias.
+        The state after an empty prompt is zero: its logits are the bias of the output layer.
         """
         state = self.zero_state(ops.shape(ids)[0])
         mask = ops.arange(ops.shape(ids)[1])[None] < lengths[:, None]
