@@ -1,4 +1,4 @@
-"""Settings of the process: Keras' backend and keras.json, matplotlib's backend."""
+"""Process-wide settings: Keras' backend and keras.json, matplotlib's backend."""
 
 import json
 import os
@@ -21,22 +21,22 @@ def home(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["torch", "numpy", "openvino", "no_such_backend"])
-def test_a_backend_that_does_not_train_is_named_with_those_that_do(name, home, monkeypatch):
+def test_an_unsupported_backend_is_named_with_the_supported_ones(name, home, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", name)
     with pytest.raises(UserError, match=f"KERAS_BACKEND is '{name}'; set KERAS_BACKEND to tensorflow or jax"):
         environment.check_backend()
 
 
-def test_the_backend_may_be_named_in_the_file_of_keras(home, monkeypatch):
+def test_the_backend_may_be_set_in_keras_json(home, monkeypatch):
     (home / "keras.json").write_text(json.dumps({"backend": "torch"}))
     with pytest.raises(UserError, match="backend in .*keras.json is 'torch'"):
         environment.check_backend()
-    monkeypatch.setenv("KERAS_BACKEND", "jax")  # counts more
+    monkeypatch.setenv("KERAS_BACKEND", "jax")  # takes precedence
     environment.check_backend()
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", '{"backend": "tensorflow"}', '{"epsilon": 1e-7}'])
-def test_a_file_of_keras_that_names_no_other_backend_is_fine(text, home):
+def test_keras_json_without_another_backend_is_accepted(text, home):
     if text is not None:
         (home / "keras.json").write_text(text)
     environment.check_backend()
@@ -49,7 +49,7 @@ def test_a_backend_that_is_not_installed_is_named(home, monkeypatch):
         environment.check_backend()
 
 
-def test_the_command_says_so_before_it_reads_any_data(tmp_path):
+def test_the_command_refuses_a_backend_before_it_reads_any_data(tmp_path):
     args, env = command("char_rnn", "--text-file", tmp_path / "none.txt", KERAS_BACKEND="torch")
     done = subprocess.run(args, env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
@@ -59,7 +59,7 @@ def test_the_command_says_so_before_it_reads_any_data(tmp_path):
     )
 
 
-SETTLED = """
+DEFAULTS = """
 import json, warnings
 with warnings.catch_warnings(record=True) as said:
     warnings.simplefilter("always")
@@ -75,17 +75,17 @@ print(json.dumps([shapes, types, [str(w.message) for w in said if "keras.json" i
 """
 
 
-def test_images_and_numbers_lie_as_ever_whatever_the_file_of_keras_says(home):
+def test_data_format_and_floatx_are_set_whatever_keras_json_says(home):
     (home / "keras.json").write_text(json.dumps({"image_data_format": "channels_first", "floatx": "float64"}))
     env = {**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "jax"}  # the faster import
-    done = subprocess.run([sys.executable, "-c", SETTLED], env=env, capture_output=True, text=True, timeout=100)
+    done = subprocess.run([sys.executable, "-c", DEFAULTS], env=env, capture_output=True, text=True, timeout=100)
     shapes, types, said = json.loads(done.stdout.splitlines()[-1])
     assert [2, 3] in shapes
     assert types == ["float32"]
     assert ["image_data_format" in said[0], "floatx" in said[1]] == [True, True]
 
 
-def test_a_command_draws_its_images_whatever_backend_a_notebook_has_named(monkeypatch):
+def test_a_command_writes_images_whatever_matplotlib_backend_a_notebook_has_set(monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "module://no_such.backend")
     found = []
     assert cli.run_command(lambda: found.append(os.environ["MPLBACKEND"])) == 0

@@ -209,7 +209,7 @@ def test_tables_are_those_that_were_written(place, data, rows):
         tables.read, place("t.csv", data.draw(written(stream.getvalue()))), ["text", "label"], "label"
     )
     if found is None:
-        assert not rows or "goes on to line" in said  # all lines of a text would be rows
+        assert not rows or "ends on line" in said  # all lines of a text would be rows
     else:
         assert found == [[text.strip() for text, _ in rows], [label for _, label in rows]]
 

@@ -35,20 +35,20 @@ def value_and_gradient(loss, jit_compile=False):
 
 
 @pytest.mark.parametrize("smoothing", [0, 0.1, 0.5, 1.0])
-def test_the_loss_is_that_of_its_formula(smoothing):
+def test_the_loss_equals_its_formula(smoothing):
     expected = formula(LOGITS, TARGETS, smoothing)
     checks.close(SmoothedCrossentropy(smoothing, reduction="none")(TARGETS, LOGITS), expected)
     checks.close(SmoothedCrossentropy(smoothing)(TARGETS, LOGITS), expected.mean())
 
 
-def test_without_smoothing_value_and_gradient_are_those_of_keras():
+def test_without_smoothing_value_and_gradient_equal_keras():
     keras_loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     checks.close(value_and_gradient(SmoothedCrossentropy(0.0)), value_and_gradient(keras_loss), 1e-6)
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.3])
-def test_value_and_gradient_are_those_of_torch(smoothing):
+def test_value_and_gradient_equal_torch(smoothing):
     import torch
 
     logits = torch.tensor(LOGITS.reshape(-1, V), requires_grad=True)
@@ -59,7 +59,7 @@ def test_value_and_gradient_are_those_of_torch(smoothing):
         checks.close(value_and_gradient(SmoothedCrossentropy(smoothing), jit_compile), expected, 1e-6)
 
 
-def test_masked_positions_are_left_out_of_the_mean():
+def test_masked_positions_do_not_count():
     ids = np.array([[1, 2, 3, 0], [4, 0, 0, 0], [5, 6, 0, 0]])
     embedding = keras.layers.Embedding(V, V, mask_zero=True, embeddings_initializer="random_normal")
     logits = embedding(ids)  # carries its mask
@@ -70,7 +70,7 @@ def test_masked_positions_are_left_out_of_the_mean():
     checks.close(SmoothedCrossentropy(0.1)(other, logits), values[ids > 0].mean())
 
 
-def test_a_model_learns_from_what_is_not_masked():
+def test_a_model_learns_from_unmasked_positions_only():
     embedding = keras.layers.Embedding(V, V, mask_zero=True)
     model = keras.Sequential([embedding])
     model.compile("sgd", SmoothedCrossentropy(0.1), jit_compile=True)
@@ -79,7 +79,7 @@ def test_a_model_learns_from_what_is_not_masked():
     assert model.train_on_batch(ids, TARGETS[:1], return_dict=True)["loss"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_sample_weights_weigh():
+def test_sample_weights_are_applied():
     weights = RNG.random((B, T)).astype("float32")
     expected = formula(LOGITS, TARGETS, 0.1) * weights
     checks.close(SmoothedCrossentropy(0.1, reduction="none")(TARGETS, LOGITS, weights), expected)
@@ -104,7 +104,7 @@ def test_huge_logits_give_a_finite_loss_and_gradient():
     checks.close(tape.gradient(loss, logits), np.array([[1 - 0.1 / 3, -0.9 - 0.1 / 3, -0.1 / 3]]))
 
 
-def test_the_loss_comes_back_from_its_config():
+def test_config_round_trip():
     config = keras.losses.serialize(SmoothedCrossentropy(0.25, reduction="sum", name="mine"))
     copy = keras.losses.deserialize(config)
     assert type(copy) is SmoothedCrossentropy

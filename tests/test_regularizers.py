@@ -26,7 +26,7 @@ def test_kl_is_equation_17_2_summed_over_the_units(target):
     checks.close(KLDivergenceRegularizer(3.0, target)(np.full((4, 2), target, "float32")), 0.0)
 
 
-def test_l1_is_the_sum_of_mean_sizes():
+def test_l1_is_the_sum_of_mean_absolute_values():
     signed = CODINGS - 0.5
     checks.close(L1ActivityRegularizer(0.3)(signed), 0.3 * np.abs(np.float64(signed)).mean(0).sum())
 
@@ -56,7 +56,7 @@ def test_the_gradient_pulls_every_unit_to_the_target():
 
 
 @BOTH
-def test_they_come_back_from_their_configuration(regularizer):
+def test_config_round_trip(regularizer):
     config = json.loads(json.dumps(keras.saving.serialize_keras_object(regularizer)))
     again = keras.saving.deserialize_keras_object(config)
     assert type(again) is type(regularizer)

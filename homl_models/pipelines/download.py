@@ -1,12 +1,12 @@
-"""Data sets from Keras' cache, or else from the network."""
+"""Downloads, cached by Keras."""
 
 from homl_models.errors import UserError
 
 
 def download(name, url, otherwise):
-    """The path of the file `name` in Keras' cache, fetched from `url` if it is not there.
+    """Path of the file `name` in Keras' cache, downloaded from `url` if it is not there.
 
-    otherwise: what a person can do who has neither, for the `UserError`.
+    otherwise: what to do without cache and network, for the message of the `UserError`.
     """
     import keras
 

@@ -26,7 +26,7 @@ MEMORY_MASK = np.array([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0], [0, 1, 0, 1, 1, 
 
 
 def randomized(layer, *inputs):
-    """The layer, built on the inputs, with random weights, those that begin as zeros and ones included."""
+    """The layer, built on the inputs, with random weights, biases and scales included."""
     layer(*inputs)
     rng = np.random.default_rng(7)
     layer.set_weights([rng.normal(0, 0.5, w.shape) for w in layer.get_weights()])
@@ -67,13 +67,13 @@ def reference(layer, query, memory, mask=None):
 
 @SCORES
 @pytest.mark.parametrize("mask", [None, MEMORY_MASK], ids=["no mask", "mask"])
-def test_attention_is_that_of_equation_16_1(score, mask):
+def test_attention_equals_equation_16_1(score, mask):
     layer = attention(score)
     checks.close(layer(X, MEMORY, memory_mask=mask), reference(layer, X, MEMORY, mask))
 
 
 @pytest.mark.parametrize(("score", "units"), [("general", None), ("concat", None), ("concat", 3)])
-def test_queries_and_memory_can_be_of_other_sizes(score, units):
+def test_queries_and_memory_can_differ_in_size(score, units):
     query, memory = normal(B, T, 4), normal(B, S, 9)
     layer = attention(score, 4, 9, units=units)
     assert layer.weights[-1].shape[-1] == (units or 4)
@@ -90,7 +90,7 @@ def test_keys_can_be_computed_once_for_many_queries(score):
 
 
 @SCORES
-def test_masked_places_of_the_memory_do_not_matter_and_have_no_weight(score):
+def test_masked_positions_of_the_memory_have_no_weight(score):
     layer = attention(score)
     other = np.where(MEMORY_MASK[..., None], MEMORY, 100 * MEMORY[::-1])
     before, after = (layer(X, memory, memory_mask=MEMORY_MASK) for memory in (MEMORY, other))
@@ -101,7 +101,7 @@ def test_masked_places_of_the_memory_do_not_matter_and_have_no_weight(score):
 
 
 @SCORES
-def test_the_mask_of_the_memory_is_found_by_itself(score):
+def test_the_keras_mask_of_the_memory_is_used(score):
     ids = np.where(MEMORY_MASK, 1 + np.arange(S), 0)
     embedding, layer = keras.layers.Embedding(S + 1, D, mask_zero=True), attention(score)
     memory = embedding(ids)
@@ -111,7 +111,7 @@ def test_the_mask_of_the_memory_is_found_by_itself(score):
 
 
 @SCORES
-def test_a_memory_without_any_place_to_look_at_gives_finite_numbers(score):
+def test_a_fully_masked_memory_gives_finite_numbers(score):
     layer, mask = attention(score), MEMORY_MASK.copy()
     mask[1] = False
     query = tf.constant(X)
@@ -143,7 +143,7 @@ def test_an_attention_works_in_mixed_precision_with_weights_in_single(score):
 
 
 class Seeded(Attention):
-    """Begins with small weights, so that scores do not amplify what is rounded."""
+    """Starts with small weights, so that scores do not amplify rounding errors."""
 
     def call(self, inputs):
         return super().call(*inputs)[0]
@@ -164,7 +164,7 @@ def test_batch_and_lengths_of_an_attention_can_be_unknown(score):
     checks.any_batch_and_length(function, inputs)
 
 
-def test_an_attention_that_cannot_be_is_refused():
+def test_invalid_settings_of_attention_are_refused():
     with pytest.raises(UserError, match="dot, general or concat, not 'cosine'"):
         Attention("cosine")
     with pytest.raises(UserError, match="not 4 and 9; take general"):
@@ -187,7 +187,7 @@ def keras_twin(ours, dim, heads, size, bias=True):
 
 @pytest.mark.parametrize("mask", [False, True])
 @pytest.mark.parametrize(("dim", "size", "bias"), [(D, None, True), (D, 3, True), (10, 7, True), (D, None, False)])
-def test_multi_head_attention_is_that_of_keras(dim, size, bias, mask):
+def test_multi_head_attention_equals_keras(dim, size, bias, mask):
     ours = randomized(MultiHeadAttention(dim, H, size, use_bias=bias), X, MEMORY)
     theirs = keras_twin(ours, dim, H, size or dim // H, bias)
     allowed = np.random.default_rng(3).random((B, T, S)) < 0.6 if mask else np.ones((B, T, S), bool)
@@ -199,7 +199,7 @@ def test_multi_head_attention_is_that_of_keras(dim, size, bias, mask):
     checks.close(ours(X, MEMORY, attention_mask=allowed[:, None]), outputs)
 
 
-def test_self_attention_is_that_of_keras():
+def test_self_attention_equals_keras():
     ours = randomized(MultiHeadAttention(D, H), X)
     checks.close(ours(X), keras_twin(ours, D, H, D // H)(X, X))
 
@@ -212,7 +212,7 @@ def test_heads_can_have_masks_of_their_own():
     np.testing.assert_array_equal(ops.convert_to_numpy(weights) > 0, allowed)
 
 
-def test_dropout_falls_on_the_weights_in_training_only():
+def test_attention_weights_are_dropped_out_in_training_only():
     layer = randomized(MultiHeadAttention(D, H, dropout=0.5), X)
     plain = MultiHeadAttention(D, H)
     plain(X)
@@ -293,7 +293,7 @@ def waves(shape):
 @NORMS
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 @pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
-def test_the_encoder_block_is_that_of_torch(pre_norm, activation, padded):
+def test_the_encoder_block_equals_torch(pre_norm, activation, padded):
     import torch
 
     ours = block(EncoderBlock, pre_norm=pre_norm, activation=activation)
@@ -310,7 +310,7 @@ def test_the_encoder_block_is_that_of_torch(pre_norm, activation, padded):
 @NORMS
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 @pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
-def test_the_decoder_block_is_that_of_torch(pre_norm, activation, padded):
+def test_the_decoder_block_equals_torch(pre_norm, activation, padded):
     import torch
 
     ours = block(DecoderBlock, pre_norm=pre_norm, activation=activation)
@@ -327,7 +327,7 @@ def test_the_decoder_block_is_that_of_torch(pre_norm, activation, padded):
 
 @pytest.mark.parity
 @NORMS
-def test_the_weights_that_explain_are_those_of_torch(pre_norm):
+def test_cross_attention_weights_equal_torch(pre_norm):
     import torch
 
     ours = block(DecoderBlock, pre_norm=pre_norm)
@@ -364,14 +364,14 @@ def test_padding_does_not_matter_to_the_blocks(pre_norm):
 
 
 @NORMS
-def test_masked_places_of_the_memory_do_not_matter_to_the_decoder_block(pre_norm):
+def test_masked_positions_of_the_memory_do_not_matter_to_the_decoder_block(pre_norm):
     layer = block(DecoderBlock, pre_norm=pre_norm)
     other = np.where(MEMORY_MASK[..., None], MEMORY, 100 * MEMORY[::-1])
     checks.close(layer(X, other, memory_mask=MEMORY_MASK), layer(X, MEMORY, memory_mask=MEMORY_MASK), 0)
     assert (checks.arrays(layer(X, other))[0] != checks.arrays(layer(X, MEMORY))[0])[1:].any()
 
 
-def test_masks_of_inputs_are_found_by_themselves():
+def test_keras_masks_of_inputs_are_used():
     embedding = keras.layers.Embedding(9, D, mask_zero=True, embeddings_initializer="random_normal")
     memory = embedding(np.where(MEMORY_MASK, 1 + np.arange(S), 0))
     plain_memory = ops.convert_to_numpy(memory)
@@ -411,7 +411,7 @@ def stepped(layer, x, memory, memory_mask, length, jit_compile=False):
 @NORMS
 @pytest.mark.parametrize("beams", [1, 4])
 @pytest.mark.parametrize(("length", "head_dim"), [(T, None), (T + 4, 3)])
-def test_steps_with_a_cache_equal_the_whole_at_every_position(pre_norm, beams, length, head_dim):
+def test_cached_steps_equal_the_full_sequence_at_every_position(pre_norm, beams, length, head_dim):
     layer = block(DecoderBlock, pre_norm=pre_norm, head_dim=head_dim)
     x = normal(B * beams, T, D, seed=2)  # all rows differ, so that beams of one sentence do
     memory, mask = np.repeat(MEMORY, beams, axis=0), np.repeat(MEMORY_MASK, beams, axis=0)
@@ -421,13 +421,13 @@ def test_steps_with_a_cache_equal_the_whole_at_every_position(pre_norm, beams, l
 
 
 @pytest.mark.xla
-def test_a_compiled_step_equals_the_whole():
+def test_a_compiled_step_equals_the_full_sequence():
     layer = block(DecoderBlock)
     expected, weights = layer.call_with_weights(X, MEMORY, MEMORY_MASK)
     checks.close(stepped(layer, X, MEMORY, MEMORY_MASK, T, True), (expected, weights[:, :, None]))
 
 
-def test_a_step_leaves_the_cache_of_other_positions_as_it_was():
+def test_a_step_leaves_the_cache_of_other_positions_unchanged():
     layer = block(DecoderBlock)
     cache = [normal(B, H, T, D // H, seed=seed) for seed in (3, 4)]
     _, _, after = layer.step(X[:, :1], cache, 2, layer.cross_attention.keys_values(MEMORY), MEMORY_MASK)
@@ -441,7 +441,7 @@ def test_a_step_leaves_the_cache_of_other_positions_as_it_was():
 # What every layer has to do.
 
 
-def test_dropout_of_a_block_falls_on_sublayers_and_weights_in_training_only():
+def test_blocks_drop_out_sublayers_and_attention_weights_in_training_only():
     for settings in ({"dropout": 0.5}, {"attention_dropout": 0.5}):
         for kind, others in ((EncoderBlock, ()), (DecoderBlock, (MEMORY,))):
             plain, dropping = block(kind), block(kind, **settings)
@@ -451,7 +451,7 @@ def test_dropout_of_a_block_falls_on_sublayers_and_weights_in_training_only():
             assert (first != second).any()
 
 
-def test_configs_come_back():
+def test_config_round_trips():
     checks.config_round_trip(Attention, score="concat", units=5)
     checks.config_round_trip(MultiHeadAttention, dim=6, num_heads=4, head_dim=3, dropout=0.25, use_bias=False)
     settings = {"dim": 6, "num_heads": 4, "hidden_units": 9, "dropout": 0.2, "attention_dropout": 0.3}
@@ -460,7 +460,7 @@ def test_configs_come_back():
         checks.config_round_trip(kind, **settings)
 
 
-def test_a_model_of_all_layers_comes_back_from_a_keras_file(tmp_path):
+def test_keras_file_round_trip_of_all_layers(tmp_path):
     x, memory = keras.Input((None, D)), keras.Input((None, D))
     encoded = EncoderBlock(D, H, F, pre_norm=True, name="encoder")(memory)
     decoded = DecoderBlock(D, H, F, activation="gelu", name="decoder")(x, encoded)

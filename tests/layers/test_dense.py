@@ -1,4 +1,4 @@
-"""A dense layer that is one product of matrices, and the exact GELU."""
+"""The dense layer with fused products, and the exact GELU."""
 
 import keras
 import numpy as np
@@ -15,7 +15,7 @@ RNG = np.random.default_rng(0)
 
 @pytest.mark.parametrize("shape", [(5, 6), (2, 3, 6), (2, 3, 4, 6)])
 @pytest.mark.parametrize("activation", [None, "relu", gelu])
-def test_it_is_keras_layer(shape, activation):
+def test_it_equals_keras_layer(shape, activation):
     x = RNG.normal(size=shape).astype("float32")
     ours, theirs = Dense(7, activation), keras.layers.Dense(7, activation)
     for layer in (ours, theirs):
@@ -44,7 +44,7 @@ def test_gelu_is_x_times_the_normal_distribution(dtype):
     checks.close(keras.ops.cast(found, "float32"), wanted, 1e-6 if dtype == "float32" else 0.02)
 
 
-def test_where_nothing_is_learnt_product_bias_and_gelu_are_one_operation():
+def test_in_inference_product_bias_and_gelu_are_one_operation():
     """Where TensorFlow uses oneDNN, which it does by itself on some processors, and in all tests."""
     layer = Dense(8, gelu)
     layer.build((None, None, 4))

@@ -1,4 +1,4 @@
-"""Dropout: its random bits against the hash in plain integers, and what dropping must be whatever the bits."""
+"""Dropout: random bits against the hash in Python integers, statistics, gradients and seeds."""
 
 import keras
 import numpy as np
@@ -15,7 +15,7 @@ SHAPE, N = X.shape, X.size
 
 
 def mixed(x):
-    """lowbias32, on a whole number of any size."""
+    """lowbias32 of a Python integer."""
     x = ((x ^ x >> 16) * 0x21F0AAAD) % 2**32
     x = ((x ^ x >> 15) * 0xD35A2D97) % 2**32
     return x ^ x >> 15
@@ -30,7 +30,7 @@ def dropped(layer, x=X):
 
 
 @pytest.mark.parametrize(("seed", "step"), [(0, 0), (1, 0), (0, 1), (123456789, 4_000_000_000)])
-def test_the_bits_are_those_of_the_hash_in_plain_integers(seed, step):
+def test_the_bits_equal_the_hash_in_python_integers(seed, step):
     first = mixed((mixed(seed) + step) % 2**32)
     second = mixed((mixed((step + 0x9E3779B9) % 2**32) + seed) % 2**32)
     expected = [mixed(mixed((i + first) % 2**32) ^ second) for i in range(24)]
@@ -43,8 +43,8 @@ def test_every_byte_is_uniform(shift):
     assert scipy.stats.chisquare(counts).pvalue > 1e-4
 
 
-def test_bits_of_other_places_steps_and_seeds_are_independent():
-    """Also neighbours within a row and a column, and the same place in neighbouring steps and seeds."""
+def test_bits_of_other_indices_steps_and_seeds_are_independent():
+    """Also neighbours within a row and a column, and the same index in neighbouring steps and seeds."""
     one = (bits(5, 1) >> 31).astype(float)
     others = [np.roll(one, 1, axis) for axis in range(3)]
     others += [(bits(seed, step) >> 31).astype(float) for seed, step in ((5, 2), (6, 1), (1, 5), (6, 2), (5, 2**31))]
@@ -52,14 +52,14 @@ def test_bits_of_other_places_steps_and_seeds_are_independent():
         assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 4 / N**0.5
 
 
-def test_all_bits_of_a_place_change_from_step_to_step():
-    """The share of ones at each place and bit over 400 steps, against the binomial distribution."""
+def test_all_bits_of_an_index_change_from_step_to_step():
+    """The fraction of ones at each index and bit over 400 steps, against the binomial distribution."""
     seen = np.array([np.unpackbits(bits(9, step, (64,)).view(np.uint8)) for step in range(400)])
     assert np.abs(seen.mean(axis=0) - 0.5).max() < 5 * 0.5 / 400**0.5
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
-def test_a_share_is_dropped_and_the_rest_scaled(rate):
+def test_a_fraction_is_dropped_and_the_rest_scaled(rate):
     layer = Dropout(rate, seed=1)
     for _ in range(3):
         out = dropped(layer)
@@ -76,7 +76,7 @@ def test_nothing_is_dropped_outside_of_training_or_at_rate_0_and_all_at_rate_1()
 
 
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=[pytest.mark.slow, pytest.mark.xla])])
-def test_the_gradient_goes_where_the_values_went(compiled):
+def test_the_gradient_has_the_mask_of_the_values(compiled):
     layer, x = Dropout(0.3, seed=1), tf.constant(X)
 
     @tf.function(jit_compile=compiled)
@@ -90,7 +90,7 @@ def test_the_gradient_goes_where_the_values_went(compiled):
     np.testing.assert_allclose(gradient, np.where(out == 0, 0, np.float32(1 / 0.7)), rtol=1e-6)
 
 
-def test_masks_follow_the_seed_and_go_on_from_its_state():
+def test_masks_depend_on_the_seed_and_resume_from_its_state():
     one, same, other = Dropout(0.5, seed=1), Dropout(0.5, seed=1), Dropout(0.5, seed=2)
     masks = [dropped(one) != 0 for _ in range(3)]
     assert [np.array_equal(a, b) for a, b in ((masks[0], masks[1]), (masks[1], masks[2]))] == [False, False]
@@ -100,7 +100,7 @@ def test_masks_follow_the_seed_and_go_on_from_its_state():
     np.testing.assert_array_equal(dropped(other) != 0, masks[2])
 
 
-def test_the_seed_advances_as_that_of_keras():
+def test_the_seed_advances_as_in_keras():
     ours, theirs = Dropout(0.5, seed=3), keras.layers.Dropout(0.5, seed=3)
     for _ in range(2):
         ours(X, training=True), theirs(X, training=True)
@@ -132,7 +132,7 @@ def test_half_precision(policy):
     np.testing.assert_allclose(np.array(out, "float32"), expected, rtol=0.01)
 
 
-def test_an_error_in_what_is_computed_again_leaves_no_seed_behind():
+def test_an_error_in_a_rematerialized_function_leaves_no_fixed_seed():
     layer, calls = Dropout(0.5, seed=1), []
 
     def function(x):

@@ -1,4 +1,4 @@
-"""Every layer of the package passes the harness that Keras has for its own: a row for each, or the walk refuses it.
+"""Every layer of the package passes the harness that Keras has for its own; a layer without a row here is refused.
 
 `run_layer_test`: the configuration as JSON and back, building by shape, symbolic and eager calls of the same shapes,
 one compiled step of training, float16 with variables of float32. A new layer needs a row in `ROWS`.
@@ -144,7 +144,7 @@ ROWS = {
 
 
 def layer_classes():
-    """Those of the layers' modules, and those of the models' that can be saved."""
+    """Layers of the layers' modules, and those of the models' modules that can be saved."""
     found = set()
     for package in (layers, models):
         for info in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
@@ -158,7 +158,7 @@ def layer_classes():
 
 
 def joined(cls, names):
-    """The layer with one argument, a tuple of those inputs: in training the harness knows no other."""
+    """The layer with one argument, a tuple of its inputs, as the harness' training test wants it."""
 
     class Joined(cls):
         def build(self, shapes):

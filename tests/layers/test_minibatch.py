@@ -10,7 +10,7 @@ X = np.random.default_rng(0).normal(1.0, 2.0, (6, 3, 2, 4)).astype("float32")
 
 
 @pytest.mark.parametrize("x", [X, X[:, 0, 0]])
-def test_the_last_place_is_the_mean_of_all_standard_deviations(x):
+def test_the_last_channel_is_the_mean_of_all_standard_deviations(x):
     y = np.array(MinibatchStddev()(x))
     checks.close(y[..., :-1], x, 0)
     checks.close(y[..., -1], np.full(x.shape[:-1], np.float64(x).std(0).mean()))
@@ -26,7 +26,7 @@ def test_equal_images_give_nothing_and_have_a_gradient():
     assert np.isfinite(np.array(tape.gradient(y, x))).all()
 
 
-def test_what_every_layer_has_to_pass():
+def test_config_files_and_precision():
     layer = MinibatchStddev()
     checks.any_batch_and_length(layer, X, unknown=(0, 1, 2))
     for policy in checks.HALF:

@@ -25,7 +25,7 @@ def both(dtype="float32", **settings):
     [{"groups": 4}, {"groups": 1}, {"groups": -1}, {"groups": 3, "scale": False}, {"groups": 3, "center": False},
      {"groups": 6, "epsilon": 0.5}],
 )  # fmt: skip
-def test_outputs_and_gradients_are_those_of_keras(settings):
+def test_outputs_and_gradients_equal_keras(settings):
     found = []
     for layer in both(**settings):
         x = tf.constant(X)
@@ -56,7 +56,7 @@ def test_other_shapes_and_axes_are_left_to_keras():
         checks.close(ours(x), theirs(x))
 
 
-def test_half_precision_is_no_further_off_than_that_of_keras():
+def test_half_precision_is_as_exact_as_keras():
     exact = both(groups=4)[1](X)
     for policy in ("mixed_bfloat16", "mixed_float16"):
         ours, theirs = (np.abs(np.float64(layer(X)) - np.float64(exact)).max() for layer in both(policy, groups=4))

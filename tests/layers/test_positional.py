@@ -1,4 +1,4 @@
-"""Positions, against the formula in double precision."""
+"""Positional encodings against the formula in double precision."""
 
 import keras
 import numpy as np
@@ -11,7 +11,7 @@ from tests import checks
 
 B, T, D = 3, 7, 6
 X = np.random.default_rng(0).normal(size=(B, T, D)).astype("float32")
-LAYERS = {"sinusoids": PositionalEncoding, "trained": lambda **settings: LearnedPositionalEmbedding(T, **settings)}
+LAYERS = {"sinusoids": PositionalEncoding, "learned": lambda **settings: LearnedPositionalEmbedding(T, **settings)}
 BOTH = pytest.mark.parametrize("kind", LAYERS)
 
 
@@ -26,7 +26,7 @@ def formula(positions, dim, max_wavelength=10_000):
 
 
 def expected(layer, x, positions):
-    """What the layer has to give at positions (t,)."""
+    """Expected outputs of the layer at positions (t,)."""
     if isinstance(layer, PositionalEncoding):
         return x + formula(positions, x.shape[-1])
     return x + ops.convert_to_numpy(layer.embeddings)[positions]
@@ -34,7 +34,7 @@ def expected(layer, x, positions):
 
 @pytest.mark.parametrize("dim", [2, 6, 128])
 @pytest.mark.parametrize("wavelength", [10_000, 50.0])
-def test_sinusoids_are_those_of_the_formula(dim, wavelength):
+def test_sinusoids_equal_the_formula(dim, wavelength):
     checks.close(sinusoids(np.arange(60), dim, wavelength), formula(range(60), dim, wavelength))
 
 
@@ -69,7 +69,7 @@ def test_an_odd_dimension_is_refused():
             function()
 
 
-def test_trained_positions_add_a_weight_for_each_position():
+def test_learned_positions_add_a_vector_for_each_position():
     layer = LearnedPositionalEmbedding(T + 2)
     layer(X)
     assert [w.shape for w in layer.trainable_weights] == [(T + 2, D)]
@@ -99,7 +99,7 @@ def test_positions_can_be_given(kind):
 
 
 @BOTH
-def test_the_mask_of_the_input_passes_through(kind):
+def test_the_keras_mask_is_passed_on(kind):
     ids = np.array([[3, 1, 2, 0, 0], [1, 1, 0, 0, 0]])
     embedding, layer = keras.layers.Embedding(5, D, mask_zero=True), LAYERS[kind]()
     averaged = keras.layers.GlobalAveragePooling1D()(layer(embedding(ids)))
@@ -114,24 +114,24 @@ def test_batch_and_length_can_be_unknown(kind):
     checks.any_batch_and_length(layer, X)
 
 
-def test_configs_come_back():
+def test_config_round_trips():
     checks.config_round_trip(PositionalEncoding, max_wavelength=123.0, name="there")
     checks.config_round_trip(LearnedPositionalEmbedding, max_length=9)
 
 
-def test_layers_and_weights_come_back_from_a_keras_file(tmp_path):
+def test_keras_file_round_trip(tmp_path):
     model = keras.Sequential([keras.Input((None, D)), PositionalEncoding(50.0), LearnedPositionalEmbedding(T)])
     model.save(tmp_path / "model.keras")
     checks.close(keras.models.load_model(tmp_path / "model.keras")(X), model(X), 0)
 
 
-def test_gradients_reach_the_trained_positions():
+def test_gradients_reach_the_learned_positions():
     layer = LearnedPositionalEmbedding(T)
     layer(X)
     checks.gradients_reach(layer, layer.trainable_weights, X)
 
 
-def test_trained_positions_work_in_mixed_precision():
+def test_learned_positions_work_in_mixed_precision():
     checks.mixed_precision(lambda **settings: LearnedPositionalEmbedding(T, **settings), 3 * X)
 
 

@@ -1,4 +1,4 @@
-"""A dense layer backwards."""
+"""The transposed dense layer with tied weights."""
 
 import keras
 import numpy as np
@@ -27,7 +27,7 @@ def relu(x):
 
 
 @pytest.mark.parametrize(("activation", "function"), [(None, lambda x: x), ("relu", relu), ("tanh", np.tanh)])
-def test_it_is_the_transposed_product_and_a_bias_of_its_own(activation, function):
+def test_it_is_the_transposed_product_plus_its_own_bias(activation, function):
     dense, back = pair(activation)
     x = X[:, :3]
     checks.close(back(x), function(np.float64(x) @ np.float64(dense.kernel).T + np.arange(7) / 7))
@@ -35,7 +35,7 @@ def test_it_is_the_transposed_product_and_a_bias_of_its_own(activation, function
     assert [w.path for w in back.weights] == [back.bias.path, dense.kernel.path, dense.bias.path]
 
 
-def test_its_gradient_adds_to_that_of_the_layer_that_it_shares_with():
+def test_gradients_of_both_layers_add_up_in_the_shared_kernel():
     """The kernel's gradient of |back(dense(x))|^2 is the sum of those that two kernels apart get."""
     dense, back = pair()
     twin = keras.layers.Dense(7)
@@ -52,7 +52,7 @@ def test_its_gradient_adds_to_that_of_the_layer_that_it_shares_with():
     checks.close(shared, first + second.T)
 
 
-def test_the_tie_holds_in_files_in_training_and_in_saved_models(tmp_path):
+def test_weights_stay_tied_in_files_training_and_saved_models(tmp_path):
     dense, back = pair()
     model = keras.Sequential([keras.Input((7,)), dense, back])
     model.save(tmp_path / "model.keras")
@@ -73,7 +73,7 @@ def test_the_tie_holds_in_files_in_training_and_in_saved_models(tmp_path):
     checks.close(saved.run(tf.constant(X))["y"], loaded(X))
 
 
-def test_it_needs_the_other_layer_to_be_built():
+def test_the_other_layer_must_be_built():
     with pytest.raises(UserError, match="to be built first"):
         DenseTranspose(keras.layers.Dense(3)).build((None, 3))
 

@@ -1,4 +1,4 @@
-"""Bytes to text and text to lines."""
+"""The reader of text: decoding, line ends, and the text files of a folder."""
 
 import codecs
 import gzip
@@ -26,7 +26,7 @@ def test_a_file_and_a_stream_have_the_same_lines(tmp_path, end, last, pack, mark
     assert list(lines.read_stream(io.BytesIO(data), "it")) == LINES
 
 
-def test_lines_of_a_stream_come_one_by_one():
+def test_lines_of_a_stream_are_yielded_one_by_one():
     def stream():
         yield b"one\r\n"
         raise KeyboardInterrupt
@@ -40,7 +40,7 @@ def test_text_without_lines_has_none():
 
 
 @pytest.mark.parametrize(
-    ("data", "what"),
+    ("data", "message"),
     [
         ("a\r\nb\rc\né".encode("latin-1"), r"it is not UTF-8 text \(line 4\)"),
         (b"a\nb\rc\0", r"it looks binary \(line 3 holds a NUL"),
@@ -51,17 +51,17 @@ def test_text_without_lines_has_none():
     ],
     ids=repr,
 )
-def test_what_is_no_text_is_refused_by_line(tmp_path, data, what):
-    fails(what, lambda: list(lines.read_stream(io.BytesIO(data), "it")))
+def test_invalid_text_is_refused_with_its_line(tmp_path, data, message):
+    fails(message, lambda: list(lines.read_stream(io.BytesIO(data), "it")))
     (tmp_path / "it").write_bytes(data)
-    fails(what.replace("it ", ".*it ", 1).replace("read it", "read .*it"), lambda: lines.read(tmp_path / "it"))
+    fails(message.replace("it ", ".*it ", 1).replace("read it", "read .*it"), lambda: lines.read(tmp_path / "it"))
 
 
-def test_a_name_that_no_file_can_have_is_refused():
+def test_an_invalid_file_name_is_refused():
     fails("cannot read a", lambda: lines.read("a\0b"))
 
 
-def test_texts_of_a_folder_are_found_over_links_and_never_twice(tmp_path):
+def test_text_files_of_a_folder_are_found_through_links_and_never_twice(tmp_path):
     (tmp_path / "far").mkdir()
     (tmp_path / "far" / "b.TXT").write_text("")
     (tmp_path / "far" / "back").symlink_to(tmp_path / "here")

@@ -145,15 +145,15 @@ SHEET = "text,label\n" + "".join(f"Row {i}.,{'good' if i % 2 else 'bad'}\n" for 
 TURNED = "label,text\n" + "".join(f"{'good' if i % 2 else 'bad'},Row {i}.\n" for i in range(1, 30))
 AMISS = {
     "open to the end": (SHEET, 5, '"Row 5.,good', "line 6 to 30: a quote is not closed"),
-    "closed before a letter": (SHEET, 5, '"Row 5.,good\n"Six" she said,bad', "line 6 to 7: a quote is amiss"),
+    "closed before a letter": (SHEET, 5, '"Row 5.,good\n"Six" she said,bad', "line 6 to 7: a quote is wrong"),
     "closed at an end": (
         SHEET,
         5,
         '"Row 5.,good\nRow,bad\nRow",bad',
-        "line 6: a quote opens a field that goes on to line 8",
+        "line 6: a quote opens a field that ends on line 8",
     ),
     "closed at an end, turned": (TURNED, 5, 'good,"Row\nbad,Row\nbad,Row"', "line 6: a quote opens .* to line 8"),
-    "backslashes": (SHEET, 5, '"a \\\\"b\\\\", c",good', "line 6: a quote is amiss"),
+    "backslashes": (SHEET, 5, '"a \\\\"b\\\\", c",good', "line 6: a quote is wrong"),
     "a comma": (SHEET, 5, "Row, 5.,good", "line 6: the row has 3 fields"),
     "a comma after lines": (SHEET, 5, '"Row\n5",good\nRow, 5.,good', "line 8: the row has 3 fields"),
     "a comma of the last": (SHEET, 29, "Row, 29,good", "line 30: the row has 3 fields"),
