@@ -152,7 +152,7 @@ AMISS = {
         '"Row 5.,good\nRow,bad\nRow",bad',
         "line 6: a quote opens a field that ends on line 8",
     ),
-    "closed at an end, turned": (TURNED, 5, 'good,"Row\nbad,Row\nbad,Row"', "line 6: a quote opens .* to line 8"),
+    "closed at an end, turned": (TURNED, 5, 'good,"Row\nbad,Row\nbad,Row"', "line 6: a quote opens .* on line 8"),
     "backslashes": (SHEET, 5, '"a \\\\"b\\\\", c",good', "line 6: a quote is wrong"),
     "a comma": (SHEET, 5, "Row, 5.,good", "line 6: the row has 3 fields"),
     "a comma after lines": (SHEET, 5, '"Row\n5",good\nRow, 5.,good', "line 8: the row has 3 fields"),
