@@ -1,9 +1,9 @@
-"""Dropout of a training step: `layers.dropout.Dropout`, against `keras.layers.Dropout`.
+"""Dropout in a training step: `layers.dropout.Dropout`, against `keras.layers.Dropout`.
 
 Claims, for the outputs of a recurrent layer (64 x 8 x 512) and of a Transformer's sub-layer (128 x 13 x 256):
-tanh, dropout at rate 0.1, the sum of squares, and the gradient of all that, compiled by XLA, take less time
-with our layer than with that of Keras. `without_s` is the same without a dropout, which is the floor.
-Checked first: both drop a tenth, scale the rest alike, and give the gradient of what they have kept.
+tanh, dropout at rate 0.1, the sum of squares, and the gradient of it all, compiled by XLA, take less time with our
+layer than with Keras'. `without_s` is the same without dropout, the floor.
+Checked first: both drop a tenth, scale the rest alike, and have the gradient of the kept units.
 
     python benchmarks/dropout.py [--rounds 15]
 """
@@ -19,7 +19,7 @@ SHAPES = (64, 8, 512), (128, 13, 256)
 
 
 def compiled(dropout, x):
-    """A function that gives the loss and its gradient, as arrays."""
+    """A function that returns the loss and its gradient, as arrays."""
     import tensorflow as tf
 
     @tf.function(jit_compile=True)
@@ -33,7 +33,7 @@ def compiled(dropout, x):
 
 
 def check(step, x):
-    """The gradient is 2 y (1 - y^2) / (1 - rate)^2 where y = tanh(x) was kept, and a tenth is not."""
+    """The gradient is 2 y (1 - y^2) / (1 - rate)^2 where y = tanh(x) was kept; a tenth was not."""
     _, gradient = step()
     y = np.tanh(x)
     kept = gradient != 0
@@ -43,7 +43,7 @@ def check(step, x):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15, help="times that each side is measured")
+    parser.add_argument("--rounds", type=int, default=15, help="measurements of each side")
     args = parser.parse_args()
 
     import tensorflow as tf
