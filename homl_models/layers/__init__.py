@@ -1,4 +1,4 @@
-"""Layers that Keras does not have, or that are faster here; each is imported when it is first asked for."""
+"""Layers that Keras lacks or that are faster here, imported lazily."""
 
 import importlib
 

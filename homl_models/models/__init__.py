@@ -1,4 +1,4 @@
-"""Models, one file for each system; each is imported when it is first asked for."""
+"""Models, one file per system, imported lazily."""
 
 import importlib
 

@@ -228,7 +228,7 @@ class ConvAutoencoder(Autoencoder):
         self.filters, self.coding_size, self.activation = tuple(filters), coding_size, activation
         self.decoder_filters = tuple(decoder_filters)
         if len(self.filters) != len(self.decoder_filters):
-            raise UserError("filters and decoder_filters must have the same length, that of the halvings of the image")
+            raise UserError("filters and decoder_filters must have the same length, one entry per pooling")
         sizes = [self.image_shape[:2]]
         for _ in self.filters:
             sizes.append(tuple(n // 2 for n in sizes[-1]))

@@ -438,7 +438,7 @@ def test_a_step_leaves_the_cache_of_other_positions_unchanged():
         checks.close(now, expected, 1e-6)
 
 
-# What every layer has to do.
+# Checks of every layer.
 
 
 def test_blocks_drop_out_sublayers_and_attention_weights_in_training_only():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from scipy import special
-from tensorflow.python.eager import context  # the only way to see what became of a graph
+from tensorflow.python.eager import context  # the only way to inspect an optimized graph
 
 from homl_models.layers.dense import Dense, gelu
 from tests import checks

@@ -54,8 +54,8 @@ def test_bits_of_other_indices_steps_and_seeds_are_independent():
 
 def test_all_bits_of_an_index_change_from_step_to_step():
     """The fraction of ones at each index and bit over 400 steps, against the binomial distribution."""
-    seen = np.array([np.unpackbits(bits(9, step, (64,)).view(np.uint8)) for step in range(400)])
-    assert np.abs(seen.mean(axis=0) - 0.5).max() < 5 * 0.5 / 400**0.5
+    all_bits = np.array([np.unpackbits(bits(9, step, (64,)).view(np.uint8)) for step in range(400)])
+    assert np.abs(all_bits.mean(axis=0) - 0.5).max() < 5 * 0.5 / 400**0.5
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
@@ -63,8 +63,8 @@ def test_a_fraction_is_dropped_and_the_rest_scaled(rate):
     layer = Dropout(rate, seed=1)
     for _ in range(3):
         out = dropped(layer)
-        share = (out == 0).mean()
-        assert abs(share - rate) < 4 * (rate * (1 - rate) / N) ** 0.5
+        fraction = (out == 0).mean()
+        assert abs(fraction - rate) < 4 * (rate * (1 - rate) / N) ** 0.5
         np.testing.assert_allclose(out[out != 0], (X / (1 - rate))[out != 0], rtol=1e-6)
 
 

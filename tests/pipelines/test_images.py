@@ -146,7 +146,7 @@ def test_class_names_are_sorted_naturally(tmp_path):
 
 
 def test_class_names_are_normalized_and_can_be_saved(tmp_path):
-    """Decomposed, as macOS may give them; and bytes that are no text, as other systems allow them."""
+    """Decomposed, as macOS may give them; and bytes that are not UTF-8, as other systems allow them."""
     save(tmp_path / "train" / "caf\u00e9" / "0.png")
     save(tmp_path / "test" / "cafe\u0301" / "0.png")
     assert images.read_folder(tmp_path / "train").classes == images.read_folder(tmp_path / "test").classes
