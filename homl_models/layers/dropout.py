@@ -80,7 +80,7 @@ def rematerialized(function, dropouts):
     """Rematerialization (gradient checkpointing; Chen et al., 2016, https://arxiv.org/abs/1604.06174).
 
     Returns `function` of tensors with its activations computed again in the backward pass instead of stored.
-    dropouts: the dropout layers in it, which drop the same units both times (with `keras.remat` alone the seed would advance).
+    dropouts: the dropout layers in it, which drop the same units both times, as `keras.remat` alone would not.
     """
     active = [dropout for dropout in dropouts if dropout.rate]
 
