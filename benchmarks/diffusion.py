@@ -14,7 +14,7 @@ diffusers: 64 images in 25 steps of DDIM by the scheduler of `diffusers` with th
 sample: seconds in which recipes sample 1,000 images; diffusion in 25 steps, with guidance if they have it.
 steps: the quality of --count images that the preset `ddpm_conditional` samples, a class each in turn, in 1,000 steps
     of ancestral sampling and in few steps of others, against the test part of Fashion MNIST
-    (`metrics.generation_metrics`). 1,000 steps take an hour for 1,000 images on one core.
+    (`GeneratorEvaluation`). 1,000 steps take an hour for 1,000 images on one core.
 
 `sample` and `steps` need Fashion MNIST and are left out unless they are asked for.
 `train` and `diffusers` need torch==2.13.0 and diffusers. The weights of all but `steps` are new: all takes as long
@@ -32,10 +32,10 @@ import numpy as np
 import tensorflow as tf
 import timing
 
-from homl_models import loading, metrics, recipes
+from homl_models import loading, recipes
+from homl_models.generator_evaluation import GeneratorEvaluation
 from homl_models.models.ddpm import BATCH, DDPM
 from homl_models.models.unet import SeparableUNet, UNet
-from homl_models.recipes.images import in_units_of
 
 IMAGES, STEPS = 64, 25
 GENERATORS = "vae", "vae_conv", "gan", "dcgan", "dcgan_conditional", "ddpm_book", "ddpm", "ddpm_conditional"
@@ -208,15 +208,12 @@ def sample(args):
 def steps(args):
     model, net = loading.load("ddpm_conditional"), loading.load("fashion_features")
     labels = np.arange(args.count) % model.num_classes
-    real = net.features_and_probabilities(recipes.get("ddpm_conditional").splits[2][0].reshape(-1, *net.image_shape))[0]
-    scaled = in_units_of(real)
+    evaluation = GeneratorEvaluation(recipes.get("ddpm_conditional").splits[2][0], net)
     for method, count in SAMPLERS:
         start = time.perf_counter()
         fake = model.sample(args.count, args.seed, count, labels, method=method)
         taken = time.perf_counter() - start
-        described, probabilities = net.features_and_probabilities(fake.reshape(-1, *net.image_shape))
-        found = metrics.generation_metrics(scaled(real), scaled(described), probabilities)
-        found["label_agreement"] = float(np.mean(probabilities.argmax(1) == labels))
+        found = evaluation(fake, labels)
         rounded = {name: round(float(value), 3) for name, value in found.items()}
         claim = {"claim": f"{args.count} images, {method}, {count} steps", "seconds": round(taken, 1)}
         print(json.dumps(claim | rounded), flush=True)

@@ -606,13 +606,15 @@ def dcgan(bench):
     """The recipe `dcgan`: a step of the discriminator and one of the generator on 64 images of 28 x 28."""
     import keras
 
-    from homl_models.models import gan
+    from homl_models.models.gan import GAN
+    from homl_models.models.gan_networks import Discriminator, Generator
     from homl_models.optimizers import GANOptimizer
 
     keras.utils.set_random_seed(0)
     shape, count, filters = bench.pick(((28, 28), 64, (128, 64)), ((8, 8), 8, (8, 8)))
-    settings = {"generator_filters": filters, "discriminator_filters": filters[::-1], "dtype": bench.precision}
-    model = gan.GAN(coding_size=100, image_shape=shape, seed=0, **settings)
+    settings = {"image_shape": (*shape, 1), "dtype": bench.precision}
+    networks = Generator(100, filters=filters, **settings), Discriminator(filters=filters[::-1], **settings)
+    model = GAN(*networks, image_shape=shape, seed=0, dtype=bench.precision)
     model.build()
     adams = [keras.optimizers.Adam(2e-4, 0.5) for _ in range(2)]
     model.compile(GANOptimizer(*adams), auto_scale_loss=False, jit_compile=True)

@@ -401,7 +401,7 @@ def test_evaluate_refuses_to_measure_by_what_cannot_judge(untrained, capsys, tmp
     drawn, judge = untrained("vae_tiny"), untrained("features_tiny")
     asked = {"main": evaluate.main}
     assert "is no run of a feature network" in refusal(capsys, drawn, "--features", drawn, **asked)
-    assert "judges images of (28, 28)" in refusal(capsys, drawn, "--features", "fashion_features", **asked)
+    assert "is for images of (28, 28)" in refusal(capsys, drawn, "--features", "fashion_features", **asked)
     assert "neither a run folder" in refusal(capsys, drawn, "--features", tmp_path, **asked)
     assert "too few" in refusal(capsys, drawn, "--features", judge, "--count", 20, **asked)
     assert "--count must be 0 or more" in refusal(capsys, drawn, "--features", judge, "--count", -5, **asked)

@@ -22,7 +22,7 @@ WAYS = {
         "generator_filters": (),
         "discriminator_filters": (),
         "num_evaluation_samples": 0,
-        "replay": 0,
+        "replay_buffer_size": 0,
         "batch_size": 4,
     },
     "vae_tiny": {"filters": (), "tsne_images": 2000},
@@ -181,7 +181,7 @@ def test_other_classes_and_none_are_refused(told_apart, tmp_path):
     loose = save_levels(tmp_path / "loose", ("dark",))
     checks.fails("without a label", lambda: recipe.evaluate(model, f"{loose}/dark"))
     np.savez(tmp_path / "new.npz", images=np.zeros((9, 6, 5), np.uint8), labels=np.full(9, 3))
-    checks.fails("labels up to 3", lambda: recipe.evaluate(model, str(tmp_path / "new.npz")), "go from 0 to 2")
+    checks.fails("labels up to 3", lambda: recipe.evaluate(model, str(tmp_path / "new.npz")), "classes are 0 to 2")
 
 
 def test_classes_are_told_when_images_are_read(tmp_path, capsys):

@@ -1,9 +1,10 @@
-"""The two networks of a GAN (`gan.py`): dense (Goodfellow et al., 2014, https://arxiv.org/abs/1406.2661) or
-convolutional (Radford et al., 2015, https://arxiv.org/abs/1511.06434).
+"""Networks of a GAN (`gan.py`): dense (Goodfellow et al., 2014, https://arxiv.org/abs/1406.2661) or convolutional
+(Radford et al., 2015, https://arxiv.org/abs/1511.06434).
 
-Shapes: b batch, h height, w width, c channels, k coding.
+Shapes: b batch, h height, w width, c channels, k coding (the latent). Images are normalized to [-1, 1].
 
-Deviations: the discriminator sees the class by projection (Miyato & Koyama, 2018, https://arxiv.org/abs/1802.05637).
+Deviations: the discriminator is conditioned on classes by projection (Miyato & Koyama, 2018,
+https://arxiv.org/abs/1802.05637).
 """
 
 import math
@@ -18,19 +19,34 @@ from homl_models.layers.minibatch import MinibatchStddev
 
 @keras.saving.register_keras_serializable("homl_models")
 class Generator(Layer):
-    """Codings (b, k), or (b, k + classes) with a 1 for the class and zeros after them -> maps (b, h, w, c) in [-1, 1].
+    """Codings (b, k), or (b, k + num_classes) with one-hot labels -> normalized images (b, h, w, c).
 
-    image_shape: (h, w, c). hidden_units: of dense layers; or, if there are any,
-    filters: of the maps that a dense layer makes, and of transposed convolutions (5x5, doubling them) before the last.
+    Args:
+        coding_size: k.
+        image_shape: (h, w, c).
+        hidden_units: of dense layers; without effect beside filters.
+        filters: channels of the smallest feature maps, which a dense layer makes, and of the transposed convolutions
+            (5x5, stride 2) but the last.
+        num_classes: 0 for a generator without labels.
     """
 
-    def __init__(self, image_shape=(28, 28, 1), hidden_units=(100, 150), filters=(), **kwargs):
-        super().__init__(**kwargs)
-        self.image_shape, self.hidden_units, self.filters = tuple(image_shape), tuple(hidden_units), tuple(filters)
+    def __init__(
+        self,
+        coding_size=100,
+        image_shape=(28, 28, 1),
+        hidden_units=(100, 150),
+        filters=(),
+        num_classes=0,
+        name="generator",
+        **kwargs,
+    ):
+        super().__init__(name=name, **kwargs)
+        self.coding_size, self.num_classes, self.image_shape = coding_size, num_classes, tuple(image_shape)
+        self.hidden_units, self.filters = tuple(hidden_units), tuple(filters)
         height, width, channels = image_shape
-        halved = 2 ** len(self.filters)
+        downscaling = 2 ** len(self.filters)
         dtype = self.dtype_policy
-        self.inner = (-(-height // halved), -(-width // halved), self.filters[0]) if self.filters else None
+        self.inner = (-(-height // downscaling), -(-width // downscaling), self.filters[0]) if self.filters else None
         units = [math.prod(self.inner)] if self.filters else self.hidden_units
         settings = {} if self.filters else {"activation": "relu", "kernel_initializer": "he_normal"}
         self.dense = [keras.layers.Dense(n, dtype=dtype, **settings) for n in units]
@@ -63,17 +79,21 @@ class Generator(Layer):
         for norm, layer in zip(self.norms, [*self.transposed, lambda x: x]):
             x = layer(norm(x, training=training))
         height, width, _ = self.image_shape
-        x = self.last(x)[:, :height, :width] if self.filters else self.last(x)  # what doubling has too much is cut off
+        x = self.last(x)[:, :height, :width] if self.filters else self.last(x)  # sizes that are no multiple of 2^n
         return ops.tanh(ops.reshape(ops.cast(x, "float32"), (-1, *self.image_shape)))
 
 
 @keras.saving.register_keras_serializable("homl_models")
 class Discriminator(Layer):
-    """Maps (b, h, w, c) in [-1, 1], and labels (b,) if `num_classes` -> logits (b,) that they are real.
+    """Normalized images (b, h, w, c), and labels (b,) if `num_classes` -> logits (b,) that they are real.
 
-    hidden_units: of dense layers; or, if there are any, filters: of convolutions (5x5, halving the maps).
-    dropout: rate after each of them.
-    minibatch_stddev: add to what the last layer sees how much the images of the batch differ.
+    Args:
+        image_shape: (h, w, c).
+        hidden_units: of dense layers; without effect beside filters.
+        filters: of convolutions (5x5, stride 2).
+        dropout: rate after each hidden layer.
+        minibatch_stddev: append the standard deviation over the batch to the features; see `MinibatchStddev`.
+        num_classes: 0 for a discriminator without labels.
     """
 
     def __init__(
@@ -84,9 +104,10 @@ class Discriminator(Layer):
         dropout=0.4,
         minibatch_stddev=False,
         num_classes=0,
+        name="discriminator",
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(name=name, **kwargs)
         self.image_shape, self.hidden_units, self.filters = tuple(image_shape), tuple(hidden_units), tuple(filters)
         self.dropout, self.minibatch_stddev, self.num_classes = dropout, minibatch_stddev, num_classes
         dtype = self.dtype_policy
@@ -112,11 +133,11 @@ class Discriminator(Layer):
         features = math.prod(size) * (n + bool(self.stddev))
         self.last.build((None, features))
         if self.num_classes:
-            initializer = keras.initializers.RandomNormal(stddev=features**-0.5)
-            self.classes = self.add_weight(shape=(self.num_classes, features), initializer=initializer, name="classes")
+            shape, initializer = (self.num_classes, features), keras.initializers.RandomNormal(stddev=features**-0.5)
+            self.class_embedding = self.add_weight(shape=shape, initializer=initializer, name="class_embedding")
 
-    def call(self, maps, labels=None, training=None):
-        x = maps if self.filters else ops.reshape(maps, (-1, math.prod(self.image_shape)))
+    def call(self, images, labels=None, training=None):
+        x = images if self.filters else ops.reshape(images, (-1, math.prod(self.image_shape)))
         for layer, dropout in zip(self.hidden, self.dropouts):
             x = dropout(layer(x), training=training)
         x = self.stddev(x) if self.stddev else x
@@ -124,5 +145,5 @@ class Discriminator(Layer):
         logits = self.last(x)[:, 0]
         if labels is None:
             return logits
-        rows = ops.cast(ops.take(self.classes, ops.cast(labels, "int32"), axis=0), "float32")
-        return logits + ops.sum(rows * x, axis=-1)
+        classes = ops.cast(ops.take(self.class_embedding, ops.cast(labels, "int32"), axis=0), "float32")
+        return logits + ops.sum(classes * x, axis=-1)

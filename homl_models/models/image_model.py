@@ -1,4 +1,4 @@
-"""What models of images share: their shape, checks of what comes in, and working through many.
+"""Base classes of image models: `ImageModel`, and `EMAModel` for those that sample.
 
 Shapes: b batch, n images, h height, w width, c channels.
 """
@@ -19,9 +19,10 @@ NO_LABELS = "labels must be one or more"
 
 
 class ImageModel(Model):
-    """A model of images of one shape.
+    """Base class of models of images of one shape.
 
-    image_shape: (h, w), or (h, w, c).
+    Args:
+        image_shape: (h, w), or (h, w, c).
     """
 
     def __init__(self, image_shape=(28, 28), **kwargs):
@@ -33,13 +34,16 @@ class ImageModel(Model):
         self.channels = self.image_shape[2] if len(self.image_shape) == 3 else 1
 
     def checked_class_names(self, class_names):
-        """Names of `num_classes` classes as a tuple, () for none; `UserError` if they are not as many."""
+        """`class_names` as a tuple, () for none; `UserError` unless there are `num_classes` of them."""
         if class_names and len(class_names) != self.num_classes:
             raise UserError(f"there must be {self.num_classes} class_names or none, not {len(class_names)}")
         return tuple(class_names)
 
     def checked_images(self, images):
-        """`images` as an array (n, ...) of floats, if they have this model's shape and lie in [0, 1]."""
+        """`images` (n, *image_shape) as float32 in [0, 1], bytes divided by 255.
+
+        `UserError` for another shape or values outside [0, 1].
+        """
         images = np.asarray(images)
         images = np.float32(images / 255) if images.dtype == np.uint8 else np.float32(images)
         if images.shape[1:] != self.image_shape:
@@ -54,28 +58,32 @@ class ImageModel(Model):
         return {}
 
     def predict_batched(self, name, array, batch_size=100):
-        """The method `name` of this model, compiled, on an array of a row per image, batch by batch -> floats.
+        """The output, as float32, of the method `name`, compiled, for an array with a row for each image.
 
-        The last batch is filled up, so that there is one shape to compile.
+        It is called batch by batch; the last batch is padded, so that one shape is compiled.
         """
         if name not in self._compiled:
             self._compiled[name] = compiled(getattr(self, name))
         batches = [array[i : i + batch_size] for i in range(0, max(len(array), 1), batch_size)]
         batches[-1] = np.pad(batches[-1], [(0, batch_size - len(batches[-1]))] + [(0, 0)] * (np.ndim(array) - 1))
-        parts = [self._compiled[name](ops.convert_to_tensor(batch)) for batch in batches]
-        return np.concatenate([ops.convert_to_numpy(ops.cast(part, "float32")) for part in parts])[: len(array)]
+        outputs = [self._compiled[name](ops.convert_to_tensor(batch)) for batch in batches]
+        return np.concatenate([ops.convert_to_numpy(ops.cast(x, "float32")) for x in outputs])[: len(array)]
 
     def image_input(self, name):
-        """An input of an endpoint: images (b, ...) in [0, 1]."""
+        """The input of an endpoint for images (b, *image_shape) in [0, 1]."""
         return Image(name, self.image_shape)
 
 
 class EMAModel(ImageModel):
-    """What models share that draw images with an average of a network's weights: maps in [-1, 1], draws, labels.
+    """Base class of models that sample images, by a network with an exponential moving average (EMA) of weights.
 
-    ema: decay of the average. seed: of the draws in training. class_names: of the classes, in the order of their
-    numbers, or () for none. A subclass sets `num_classes`, if it tells classes apart, takes its `class_names` by
-    `checked_class_names`, and says what its `networks` are. A preset keeps the average alone.
+    Networks work on normalized images (b, h, w, c) in [-1, 1]. A subclass defines `ema_and_network`, and, if it is
+    conditioned on classes, sets `num_classes` and checks `class_names`. A preset holds the averaged weights alone.
+
+    Args:
+        ema: decay of the moving average.
+        seed: of the random numbers in training.
+        class_names: in the order of the labels, or () for none.
     """
 
     num_classes = 0
@@ -100,23 +108,23 @@ class EMAModel(ImageModel):
         return ops.reshape(ops.clip((x + 1) / 2, 0, 1), (-1, *self.image_shape))
 
     def uniform(self, count):
-        """New draws (count,) in [0, 1)."""
+        """Uniform random numbers (count,) in [0, 1), new ones at each call."""
         bits = ops.bitwise_right_shift(random_bits((count,), self.seed_generator.next()), np.uint32(8))
         return ops.cast(bits, "float32") * 2.0**-24
 
     def ema_copy(self, network):
-        """A network like it, for the average of its weights; not to be trained: to be seen to where it is built."""
+        """A network like it, for the average of its weights; set `trainable` to False after it is built."""
         return type(network).from_config(network.get_config() | {"name": "ema"})
 
     def ema_and_network(self):
-        """The average, and the network that it follows."""
+        """The network with averaged weights, and the network that is trained."""
         raise NotImplementedError
 
     def update_ema(self):
-        """The average takes in the weights as they are, with a decay of n / (n + 9) up to `ema`."""
+        """A step of the moving average, with the decay min(n / (n + 9), ema) after n steps."""
         decay = ops.minimum(self.updates / (self.updates + 9), self.ema)
-        average, network = self.ema_and_network()
-        for mean, weight in zip(average.weights, network.weights):
+        ema, network = self.ema_and_network()
+        for mean, weight in zip(ema.weights, network.weights):
             mean.assign(mean + (1 - decay) * (weight - mean))
         self.updates.assign_add(1.0)
 
@@ -124,18 +132,18 @@ class EMAModel(ImageModel):
         return self.ema_and_network()[0].weights
 
     def unpacked(self):
-        average, network = self.ema_and_network()
-        network.set_weights(average.get_weights())
+        ema, network = self.ema_and_network()
+        network.set_weights(ema.get_weights())
 
     def labels_input(self, hint):
-        """An input of an endpoint: labels (n,), -1 for none."""
+        """The input of an endpoint for labels (n,), -1 for none."""
         hint = hint if self.num_classes else "this model was trained without classes"
         return Ints("labels", -1, self.num_classes - 1, default=(-1,), hint=hint)
 
     def checked_labels(self, labels, count):
-        """`labels`, one for all or (n,) taken in turn, as (count,); None for None.
+        """`labels`, one for all or (n,) repeated in turn, as int32 (count,); None for None.
 
-        `UserError` for labels that are not classes, or without classes.
+        `UserError` for labels that are no classes of the model, or for a model without classes.
         """
         if labels is None:
             return None
@@ -150,7 +158,7 @@ class EMAModel(ImageModel):
 
 
 def checked_count_and_seed(count, seed):
-    """Count and seed, as they are; `UserError` unless 0 <= count and 0 <= seed < 2^31."""
+    """(count, seed) unchanged; `UserError` unless 0 <= count and 0 <= seed < 2^31."""
     COUNT.check(count)
     SEED.check(seed)
     return count, seed

@@ -4,7 +4,8 @@ import dataclasses
 from typing import ClassVar, Literal
 
 from homl_models.errors import UserError
-from homl_models.recipes.images import GRID_COLUMNS, GeneratorRecipe, ImageRecipe
+from homl_models.recipes.generators import GeneratorRecipe
+from homl_models.recipes.images import GRID_COLUMNS
 from homl_models.recipes.recipe import positive, rate
 from homl_models.recipes.results import Result
 
@@ -12,7 +13,7 @@ INPAINTED_FRACTION = 0.5  # of the height, in inpainting.png
 
 
 @dataclasses.dataclass(frozen=True)
-class DDPM(GeneratorRecipe, ImageRecipe):
+class DDPM(GeneratorRecipe):
     """Denoising diffusion model (DDPM) of images, by default a U-Net with attention that predicts velocities.
 
     Samples are made by DPM-Solver++; new images, sampling step by step and inpainting are shown after training.

@@ -5,7 +5,8 @@ from typing import ClassVar, Literal
 
 from homl_models.errors import UserError
 from homl_models.recipes.autoencoders import BUSY, DIGITS, TINY, show_codings
-from homl_models.recipes.images import GRID_COLUMNS, GeneratorRecipe
+from homl_models.recipes.generators import GeneratorRecipe
+from homl_models.recipes.images import GRID_COLUMNS
 from homl_models.recipes.recipe import positive
 from homl_models.recipes.results import Result
 

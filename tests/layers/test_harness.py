@@ -132,13 +132,13 @@ ROWS = {
         row({"filters": (4, 8), "time_dim": 8, "num_classes": 3}, NOISY, IMAGES, None, 0, frozen=None),
     ],
     Generator: [
-        row({"maps_shape": IMAGES[1:], "hidden_units": (6, 5)}, (2, 3), IMAGES, 6),
-        row({"maps_shape": IMAGES[1:], "filters": (6, 5)}, (2, 3), IMAGES, 10, frozen=4),
+        row({"coding_size": 3, "image_shape": IMAGES[1:], "hidden_units": (6, 5)}, (2, 3), IMAGES, 6),
+        row({"coding_size": 3, "image_shape": IMAGES[1:], "filters": (6, 5)}, (2, 3), IMAGES, 10, frozen=4),
     ],
     Discriminator: [
-        row({"maps_shape": IMAGES[1:], "hidden_units": (6, 5)}, IMAGES, (2,), 6, 2),
-        row({"maps_shape": IMAGES[1:], "filters": (5, 6), "num_classes": 3, "minibatch_stddev": True},
-            {"maps": IMAGES, "labels": (2,)}, (2,), 7, 2),
+        row({"image_shape": IMAGES[1:], "hidden_units": (6, 5)}, IMAGES, (2,), 6, 2),
+        row({"image_shape": IMAGES[1:], "filters": (5, 6), "num_classes": 3, "minibatch_stddev": True},
+            {"images": IMAGES, "labels": (2,)}, (2,), 7, 2),
     ],
 }  # fmt: skip
 

@@ -13,7 +13,9 @@ from sklearn.datasets import load_digits
 
 from homl_models import recipes
 from homl_models.errors import UserError
-from homl_models.models.gan import GAN, LOSSES, input_gradient
+from homl_models.models.gan import GAN, LOSSES
+from homl_models.models.gan_gradients import input_gradient
+from homl_models.models.gan_networks import Discriminator, Generator
 from homl_models.optimizers import GANOptimizer
 from homl_models.training.saved_model import write_saved_model
 from tests import checks
@@ -21,18 +23,28 @@ from tests import checks
 DIGITS = np.float32(load_digits().images / 16)
 X, LABELS = DIGITS[:12], np.arange(12) % 3
 KINDS = {
-    "dense": {"generator_units": (10, 12), "discriminator_units": (12, 10)},
-    "conv": {"generator_filters": (8, 6), "discriminator_filters": (6, 8)},
-    "conditional": {
-        "generator_filters": (8, 6), "discriminator_filters": (6, 8), "num_classes": 3, "minibatch_stddev": True
-    },
+    "dense": ({"hidden_units": (10, 12)}, {"hidden_units": (12, 10)}),
+    "conv": ({"filters": (8, 6)}, {"filters": (6, 8)}),
+    "conditional": (
+        {"filters": (8, 6), "num_classes": 3}, {"filters": (6, 8), "num_classes": 3, "minibatch_stddev": True}
+    ),
 }  # fmt: skip
 EVERY = pytest.mark.parametrize("kind", KINDS)
 
 
-def make(kind="dense", compiled=True, traced=False, **more):
+def networks(kind="dense", image_shape=(8, 8), dtype="float32", **discriminator):
+    shared = {"image_shape": (*image_shape, 1)[:3], "dtype": dtype}
+    of_generator, of_discriminator = KINDS[kind]
+    return (
+        Generator(5, **shared | of_generator),
+        Discriminator(**shared | {"dropout": 0.0} | of_discriminator | discriminator),
+    )
+
+
+def make(kind="dense", compiled=True, traced=False, image_shape=(8, 8), dtype="float32", discriminator=None, **more):
     keras.utils.set_random_seed(0)
-    model = GAN(5, **KINDS[kind] | {"image_shape": (8, 8), "seed": 4, "dropout": 0.0} | more)
+    both = networks(kind, image_shape, dtype, **discriminator or {})
+    model = GAN(*both, **{"image_shape": image_shape, "dtype": dtype, "seed": 4} | more)
     model.build()
     for i, weight in enumerate([*model.trainable_weights, *model.ema_generator.weights]):
         if "moving" not in weight.path:
@@ -86,7 +98,7 @@ def test_the_smoothed_loss_is_keras_crossentropy():
 
 def test_the_penalty_of_a_linear_discriminator_is_known():
     """Its gradient is the kernel everywhere: (|kernel| - 1)^2."""
-    model = make("dense", discriminator_units=())
+    model = make("dense", discriminator={"hidden_units": ()})
     kernel = np.float64(model.discriminator.last.kernel)
     maps = [model.normalize(x) for x in (X[:6], X[6:])]
     checks.close(model.penalty(*maps), (np.sqrt((kernel**2).sum()) - 1) ** 2)
@@ -128,7 +140,7 @@ def copies(network):
 def test_each_phase_moves_its_own_network_by_the_gradient_of_its_loss_alone(kind, monkeypatch):
     model, labels = make(kind, label_smoothing=0.1), labels_of(make(kind, compiled=False))
     codings = np.random.default_rng(0).normal(size=(12, 5)).astype("float32")
-    monkeypatch.setattr(model, "draw", lambda count: ops.convert_to_tensor(codings))
+    monkeypatch.setattr(model, "random_codings", lambda count: ops.convert_to_tensor(codings))
     generator, discriminator, real = model.generator, model.discriminator, model.normalize(X)
     read = model.with_labels(codings, labels)
 
@@ -183,9 +195,9 @@ def test_the_metrics_are_losses_and_shares_of_right_judgements():
     model = make()
     on_real, on_fake = np.array([1.0, -2, 3, 4, 0, 6]), np.array([-1.0, -2, 3, -4, -5, 6])
     logits = iter([on_real, on_fake, on_fake])
-    model.discriminator.call = lambda maps, labels=None, training=None: (
+    model.discriminator.call = lambda images, labels=None, training=None: (
         tf.constant(next(logits), "float32")
-        + 0 * tf.reduce_sum(maps)
+        + 0 * tf.reduce_sum(images)
         + 0 * tf.reduce_sum(model.discriminator.last.kernel)
     )
     model._step((X[:6],))
@@ -204,27 +216,27 @@ def test_the_metrics_are_losses_and_shares_of_right_judgements():
 
 @pytest.mark.parametrize("kind", ["dense", "conditional"])
 def test_the_memory_holds_exactly_the_last_generated_images(kind):
-    model, seen, classes = make(kind, replay=10), [], []
+    model, seen, classes = make(kind, replay_buffer_size=10), [], []
     for i in range(7):
         count = 4 if i % 2 else 3
         fake = np.random.default_rng(i).normal(size=(count, 8, 8, 1)).astype("float32")
         labels = np.full(count, i % 3) if model.num_classes else None
-        given, given_labels = model.replayed(fake, labels)
+        given, given_labels = model.replay(fake, labels)
         seen, classes = [*seen, *fake], [*classes, *([i % 3] * count)]
         known = {image.tobytes(): label for image, label in zip(seen[-10:], classes[-10:])}
-        held = [np.array(image).tobytes() for image in np.array(model.memory)][: len(seen)]
+        held = [np.array(image).tobytes() for image in np.array(model.replay_buffer.images)][: len(seen)]
         assert sorted(held) == sorted(known)
         checks.close(given[: count // 2], fake[: count // 2], 0)
         assert all(np.array(image).tobytes() in known for image in given)
         if model.num_classes:
             assert [known[np.array(image).tobytes()] for image in given] == list(np.array(given_labels))
-            assert list(np.array(model.memory_labels)[: len(held)]) == [known[image] for image in held]
+            assert list(np.array(model.replay_buffer.labels)[: len(held)]) == [known[image] for image in held]
         assert given.shape == fake.shape
 
 
 def test_the_penalty_lies_between_images_of_one_class(monkeypatch):
     """Also where the discriminator is shown remembered ones: each is generated as the class of the real beside it."""
-    model = make("conditional", replay=24, gradient_penalty=1.0)
+    model = make("conditional", replay_buffer_size=24, gradient_penalty=1.0)
     asked, seen = {}, []
     generator, penalty = model.generator.call, model.penalty
 
@@ -242,26 +254,26 @@ def test_the_penalty_lies_between_images_of_one_class(monkeypatch):
 
 
 def test_remembered_images_are_drawn_evenly():
-    model = make(replay=10)
-    model.replayed(np.arange(10, dtype="float32").reshape(10, 1, 1, 1) * np.ones((1, 8, 8, 1), "float32"))
-    model.memory.assign(np.arange(10).reshape(10, 1, 1, 1) * np.ones((10, 8, 8, 1)))
+    model = make(replay_buffer_size=10)
+    model.replay(np.arange(10, dtype="float32").reshape(10, 1, 1, 1) * np.ones((1, 8, 8, 1), "float32"))
+    model.replay_buffer.images.assign(np.arange(10).reshape(10, 1, 1, 1) * np.ones((10, 8, 8, 1)))
     hits = np.zeros(10)
     for _ in range(200):
-        given, _ = model.replayed(np.array(model.memory))
+        given, _ = model.replay(np.array(model.replay_buffer.images))
         hits += np.bincount(np.array(given)[5:, 0, 0, 0].astype(int), minlength=10)
-        model.memory.assign(np.arange(10).reshape(10, 1, 1, 1) * np.ones((10, 8, 8, 1)))
+        model.replay_buffer.images.assign(np.arange(10).reshape(10, 1, 1, 1) * np.ones((10, 8, 8, 1)))
     assert scipy.stats.chisquare(hits).pvalue > 1e-3
 
 
 def test_the_discriminator_sees_what_is_remembered(monkeypatch):
-    model, seen = make(replay=20), []
+    model, seen = make(replay_buffer_size=20), []
     call = model.discriminator.call
-    model.discriminator.call = lambda maps, labels=None, training=None: (
-        seen.append(np.array(maps)) or call(maps, labels, training)
+    model.discriminator.call = lambda images, labels=None, training=None: (
+        seen.append(np.array(images)) or call(images, labels, training)
     )
     for _ in range(2):
         model.discriminator_step(model.normalize(X))
-    memory = {np.array(image).tobytes() for image in np.array(model.memory)}
+    memory = {np.array(image).tobytes() for image in np.array(model.replay_buffer.images)}
     assert all(image.tobytes() in memory for image in seen[3][6:])
 
 
@@ -269,7 +281,7 @@ def test_the_discriminator_sees_what_is_remembered(monkeypatch):
 
 
 def test_conv_is_the_books_dcgan():
-    model = make("conv", compiled=False, dropout=0.4)
+    model = make("conv", compiled=False, discriminator={"dropout": 0.4})
     layers = keras.layers
     generator = keras.Sequential(
         [layers.Input((5,)), layers.Dense(2 * 2 * 8), layers.Reshape((2, 2, 8)), layers.BatchNormalization(),
@@ -326,7 +338,7 @@ def test_the_class_counts_by_projection():
     last.call = lambda x, call=last.call: seen.append(np.float64(x)) or call(x)
     with_label = np.float64(model((X, LABELS)))
     without = np.float64(model.discriminator(model.normalize(X)))
-    rows = np.float64(model.discriminator.classes)[LABELS]
+    rows = np.float64(model.discriminator.class_embedding)[LABELS]
     checks.close(with_label, without + (rows * seen[0]).sum(1), 1e-4)
     images = [model.generator(model.with_labels(model.codings(4), np.full(4, label))) for label in (0, 2)]
     assert (np.array(images[0]) != np.array(images[1])).any()
@@ -354,7 +366,7 @@ def test_images_are_the_averages_and_come_from_a_seed(kind):
 def test_interpolation_keeps_to_the_arc_between_codings():
     model = make()
     codings = model.codings(3)
-    path = np.float64(model.between(ops.convert_to_tensor(codings), np.linspace(0, 1, 5, dtype="float32"))).reshape(
+    path = np.float64(model.slerp(ops.convert_to_tensor(codings), np.linspace(0, 1, 5, dtype="float32"))).reshape(
         2, 5, 5
     )
     checks.close(path[:, [0, -1]], np.stack([codings[:2], codings[1:]], axis=1), 1e-4)
@@ -365,7 +377,7 @@ def test_interpolation_keeps_to_the_arc_between_codings():
     checks.close(model.interpolate(codings, 5)[7], model.decode_codings(path[1, 2:3])[0], 1e-4)
     same = np.repeat(codings[:1], 2, axis=0)
     checks.close(
-        model.between(ops.convert_to_tensor(same), np.float32([0, 0.5, 1])), np.repeat(same[:1], 3, axis=0), 1e-3
+        model.slerp(ops.convert_to_tensor(same), np.float32([0, 0.5, 1])), np.repeat(same[:1], 3, axis=0), 1e-3
     )
 
 
@@ -374,7 +386,7 @@ def test_interpolation_between_opposite_codings_goes_along_the_line():
     model = make()
     codings = np.zeros((3, 5), np.float32)
     codings[:, 0] = 2.0, -1.0, 3.0
-    path = np.array(model.between(ops.convert_to_tensor(codings), np.linspace(0, 1, 4, dtype="float32")))
+    path = np.array(model.slerp(ops.convert_to_tensor(codings), np.linspace(0, 1, 4, dtype="float32")))
     checks.close(path[:, 0], np.array([2, 1, 0, -1, -1, 1 / 3, 5 / 3, 3.0]), 1e-4)
     assert not path[:, 1:].any()
 
@@ -424,7 +436,7 @@ def test_bad_input_is_one_line(wrong, message):
     [
         ({"monitor": "frechet_distance"}, "--monitor frechet_distance is for Fashion MNIST"),
         ({"critic_steps": 3}, "--batch-size must be a multiple of --critic-steps, 3"),
-        ({"replay": 10}, "--replay must be 0 or at least --batch-size, 64"),
+        ({"replay_buffer_size": 10}, "--replay-buffer-size must be 0 or at least --batch-size, 64"),
         ({"num_evaluation_samples": 50}, "--num-evaluation-samples must be 0 or at least 100"),
         ({"gradient_penalty": -1.0}, "must be 0 or more"),
         ({"discriminator_learning_rate": 0.0}, "--discriminator-learning-rate must be above 0"),
@@ -444,7 +456,7 @@ def test_bad_flags_are_one_line(wrong, message):
 
 @EVERY
 def test_files_and_precision(kind, tmp_path):
-    model = make(kind, replay=20, loss="hinge")
+    model = make(kind, replay_buffer_size=20, loss="hinge")
     model.train_on_batch(inputs(model))
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
@@ -457,7 +469,7 @@ def test_files_and_precision(kind, tmp_path):
         one.train_on_batch(inputs(one))
     checks.close(loaded.weights, model.weights, 1e-6)
     for policy in checks.HALF:
-        half = make(kind, dtype=policy, replay=20, loss="hinge")
+        half = make(kind, dtype=policy, replay_buffer_size=20, loss="hinge")
         half.set_weights(model.get_weights())
         assert 0 < np.abs(half.sample(3) - model.sample(3)).max() < 0.1
         half.train_on_batch(inputs(half))
@@ -495,7 +507,7 @@ def test_endpoints_are_the_methods(kind, tmp_path):
         checks.close(found, expected, 1e-4)
     checks.close(saved.sample(tf.constant(6), tf.constant(2), tf.constant([-1]))["images"], model.sample(6, 2), 1e-5)
     for name, arguments, message in (
-        ("sample", [2, 0, [7]], "labels must lie in 0 to 2" if model.num_classes else "without classes"),
+        ("sample", [2, 0, [7]], "labels must lie in -1 to 2" if model.num_classes else "without classes"),
         ("interpolate", [codings[:1], 5, [-1]], "needs 2 codings or more"),
         ("combine", [codings, [[1.0, 2.0]], [-1]], "a number for each coding"),
     ):
