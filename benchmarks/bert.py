@@ -1,12 +1,12 @@
-"""BERT: reading and training against `transformers` on PyTorch and against keras-hub; cutting texts into word pieces.
+"""BERT: forward pass and training against `transformers` on PyTorch and against keras-hub; tokenization.
 
     python benchmarks/bert.py [--claims forward step hub lengths tokens] [--rounds 5] [--precision float32]
 
-forward: BERT-base reads 8 texts of 128 tokens. `peak_fraction` counts matrix products.
+forward: the forward pass of BERT-base on 8 texts of 128 tokens. `peak_fraction` counts matrix products.
 step: a step of masked language modelling of a BERT with 4 blocks of 512, 32 texts of 128 tokens, AdamW, dropout 0.1.
-    The peer gives logits for every token, as it does; ours for the masked ones.
-hub: BERT-base of keras-hub reads the same 8 texts, and takes a training step on them (classification, AdamW).
-lengths: 256 texts of mixed length, read by the 4 x 512 model in batches of 32 of like length, as `TextModel.read` does.
+    The peer computes logits for every token, as it does; ours for the masked ones.
+hub: the forward pass of keras-hub's BERT-base on the same 8 texts, and a training step (classification, AdamW).
+lengths: the 4 x 512 model on 256 texts of mixed length, in batches of 32 of similar length, as `TextModel` does it.
 tokens: 2,000 texts of 200 words to ids: ours in the TensorFlow graph against the library `tokenizers`.
 Checked first: the same weights give the same hidden states; the same texts the same ids.
 
@@ -22,9 +22,9 @@ import tensorflow as tf
 import timing
 
 from homl_models.base import compiled
-from homl_models.checkpoints.huggingface import tensors_of, turned
-from homl_models.models import bert, bert_heads
-from homl_models.models.text_pipelines import ANY
+from homl_models.checkpoints.huggingface import state_dict
+from homl_models.models import Bert, BertConfig, BertForMaskedLM, BertForSequenceClassification
+from homl_models.models.text_model import ANY_LENGTH
 from homl_models.optimizers import LayerwiseAdamW
 
 BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
@@ -33,40 +33,40 @@ LENGTH = 128
 
 
 def texts(count, length=LENGTH):
-    """Ids of `count` texts without padding, as the models take them."""
+    """Inputs of `count` texts without padding."""
     ids = np.random.default_rng(0).integers(999, 30522, (count, length)).astype("int32")
     return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
 
 
-def in_torch(batch):
+def to_torch(batch):
     import torch
 
     return {name: torch.tensor(x.astype("int64")) for name, x in batch.items()}
 
 
-def ours_and_theirs(settings, kind, precision, theirs):
+def model_and_peer(settings, kind, precision, theirs):
     """A model of ours and one of `transformers` with the same weights, checked to give the same."""
     import torch
     import transformers
 
-    model = bert.Bert(**settings, add_pooling_layer=kind is None, dtype=precision)
+    model = Bert(BertConfig(**settings), add_pooling_layer=kind is None, dtype=precision)
     model = model if kind is None else kind(model, dtype=precision)
     model.build()
     peer = getattr(transformers, theirs)(transformers.BertConfig(**settings))
-    weights = {name: np.ascontiguousarray(turned(name, w.numpy())) for name, w in tensors_of(model).items()}
-    missing = peer.load_state_dict({name: torch.tensor(w) for name, w in weights.items()}, strict=False)
+    weights = {name: torch.tensor(array) for name, array in state_dict(model).items()}
+    missing = peer.load_state_dict(weights, strict=False)
     assert not missing.unexpected_keys, missing
     batch = texts(2)
     with torch.inference_mode():
-        wanted = peer.eval()(**in_torch(batch))[0].numpy()
+        wanted = peer.eval()(**to_torch(batch))[0].numpy()
     found = model(batch)
     found = np.float32(found["last_hidden_state"] if kind is None else found)
     np.testing.assert_allclose(found, wanted, atol=1e-4 if precision == "float32" else 0.2)
     return model, peer
 
 
-def products(settings, tokens, length):
-    """Multiplications and additions of the matrix products of the encoder's forward pass."""
+def matmul_flops(settings, tokens, length):
+    """FLOPs of the matrix products of the encoder's forward pass."""
     d, layers = settings["hidden_size"], settings["num_hidden_layers"]
     return 2 * tokens * layers * (4 * d * d + 2 * d * settings["intermediate_size"] + 2 * length * d)
 
@@ -74,9 +74,9 @@ def products(settings, tokens, length):
 def forward(args):
     import torch
 
-    model, peer = ours_and_theirs(BASE, None, args.precision, "BertModel")
+    model, peer = model_and_peer(BASE, None, args.precision, "BertModel")
     batch = texts(8)
-    mine, given = compiled(lambda x: model(x, training=False)["last_hidden_state"], False), in_torch(batch)
+    mine, given = compiled(lambda x: model(x, training=False)["last_hidden_state"], False), to_torch(batch)
     fed = {name: tf.constant(x) for name, x in batch.items()}
 
     def theirs():
@@ -90,7 +90,7 @@ def forward(args):
         f"BERT-base reads 8 x 128 tokens, {args.precision}, against transformers on PyTorch in float32",
         taken["ours"],
         taken["torch"],
-        peak_fraction=products(BASE, 8 * LENGTH, LENGTH) / taken["ours"] / rate,
+        peak_fraction=matmul_flops(BASE, 8 * LENGTH, LENGTH) / taken["ours"] / rate,
         matrix_product_gflops=rate / 1e9,
     )
 
@@ -102,7 +102,7 @@ def timed(sides, rounds, calls=None):
 
 
 def fitting(model, x, y, count):
-    """A function that takes `count` training steps by `fit`."""
+    """A function that runs `count` training steps by `fit`."""
     options = tf.data.Options()
     options.autotune.enabled = False
     data = tf.data.Dataset.from_tensors((x, y)).repeat(count).with_options(options)
@@ -112,7 +112,7 @@ def fitting(model, x, y, count):
 def step(args):
     import torch
 
-    model, peer = ours_and_theirs(SMALL, bert_heads.BertForMaskedLM, args.precision, "BertForMaskedLM")
+    model, peer = model_and_peer(SMALL, BertForMaskedLM, args.precision, "BertForMaskedLM")
     count, k, batch = 4, round(0.15 * LENGTH), texts(32)
     places = np.sort(np.random.default_rng(1).permuted(np.tile(np.arange(LENGTH), (32, 1)), axis=1)[:, :k], axis=1)
     labels = np.take_along_axis(batch["input_ids"], places, axis=1)
@@ -121,7 +121,7 @@ def step(args):
     optimizer = torch.optim.AdamW(peer.train().parameters(), 1e-4, weight_decay=0.01)
     everywhere = np.full_like(batch["input_ids"], -100)
     np.put_along_axis(everywhere, places, labels, axis=1)
-    given = in_torch(batch | {"labels": everywhere})
+    given = to_torch(batch | {"labels": everywhere})
 
     def theirs():
         loss = peer(**given).loss
@@ -143,7 +143,7 @@ def step(args):
         f"a training step of the 4 x 512 model, 32 x 128 tokens, {args.precision}, against transformers on PyTorch",
         taken["ours"] / count,
         taken["torch"] / count,
-        peak_fraction=3 * (products(SMALL, 32 * LENGTH, LENGTH) + head) / (taken["ours"] / count) / rate,
+        peak_fraction=3 * (matmul_flops(SMALL, 32 * LENGTH, LENGTH) + head) / (taken["ours"] / count) / rate,
         matrix_product_gflops=rate / 1e9,
     )
 
@@ -151,7 +151,7 @@ def step(args):
 def hub(args):
     import keras_hub
 
-    model = bert.Bert(**BASE, hidden_act="gelu_new")  # as keras-hub has it
+    model = Bert(BertConfig(**BASE, hidden_act="gelu_new"))  # as keras-hub has it
     model.build()
     peer = keras_hub.models.BertBackbone(30522, 12, 12, 768, 3072)
     batch = texts(8)
@@ -168,7 +168,7 @@ def hub(args):
     )
     timing.report("BERT-base reads 8 x 128 tokens, against keras-hub, both without XLA", taken["ours"], taken["hub"])
     count, labels = 2, np.arange(8) % 2
-    classifier = bert_heads.BertForSequenceClassification(model)
+    classifier = BertForSequenceClassification(model)
     classifier.build()
     classifier.compile(LayerwiseAdamW(1e-5), jit_compile=True)
     other = keras_hub.models.BertTextClassifier(peer, num_classes=2, preprocessor=None, dropout=0.1)
@@ -195,7 +195,7 @@ def copy_to_hub(model, peer):
     peer.get_layer("embeddings_layer_norm").set_weights([embeddings.norm.gamma, embeddings.norm.beta])
     for i, block in enumerate(model.blocks):
         layer = peer.get_layer(f"transformer_layer_{i}")
-        attention, heads = layer._self_attention_layer, block.num_attention_heads
+        attention, heads = layer._self_attention_layer, block.config.num_attention_heads
         dense = dict(zip(("query", "key", "value", "output"), block.attention.projections))
         for name in ("query", "key", "value"):
             kernel, bias = dense[name].kernel.numpy(), dense[name].bias.numpy()
@@ -212,17 +212,17 @@ def copy_to_hub(model, peer):
 def lengths(args):
     import torch
 
-    model, peer = ours_and_theirs(SMALL, None, args.precision, "BertModel")
+    model, peer = model_and_peer(SMALL, None, args.precision, "BertModel")
     draw = np.random.default_rng(2)
     sizes = np.clip(np.rint(draw.lognormal(3.9, 0.6, 256)), 8, LENGTH).astype(int)
     batch = texts(256)
     batch["attention_mask"][np.arange(LENGTH) >= sizes[:, None]] = 0
-    mine = compiled(lambda x: model(x, training=False)["last_hidden_state"], False, [dict.fromkeys(batch, ANY)])
+    mine = compiled(lambda x: model(x, training=False)["last_hidden_state"], False, [dict.fromkeys(batch, ANY_LENGTH)])
     ours, theirs = [], []
     for rows in np.split(np.argsort(sizes), 8):
         some = {name: x[rows, : sizes[rows].max()] for name, x in batch.items()}
         ours.append({name: tf.constant(x) for name, x in some.items()})
-        theirs.append(in_torch(some))
+        theirs.append(to_torch(some))
 
     def in_sorted():
         with torch.inference_mode():

@@ -326,12 +326,12 @@ def bert_model(bench):
     """A `BertForMaskedLM` and its sizes."""
     import keras
 
-    from homl_models.models import bert, bert_heads
+    from homl_models.models import Bert, BertConfig, BertForMaskedLM
 
     keras.utils.set_random_seed(0)
     sizes = bench.pick(BERT_BASE | {"vocab_size": 30522}, BERT_TINY | {"vocab_size": 1000})
-    backbone = bert.Bert(**sizes, add_pooling_layer=False, dtype=bench.precision)
-    model = bert_heads.BertForMaskedLM(backbone, dtype=bench.precision)
+    backbone = Bert(BertConfig(**sizes), add_pooling_layer=False, dtype=bench.precision)
+    model = BertForMaskedLM(backbone, dtype=bench.precision)
     model.build()
     return model, sizes
 

@@ -242,15 +242,15 @@ class Bert(nn.Module):
 
     def __init__(self, ours):
         super().__init__()
-        bert, n = ours.backbone, ours.backbone.hidden_size
-        self.word, self.position = nn.Embedding(bert.vocab_size, n), nn.Embedding(bert.max_position_embeddings, n)
-        self.token_type, self.norm = nn.Embedding(bert.type_vocab_size, n), nn.LayerNorm(n, 1e-12)
-        self.dropout = nn.Dropout(bert.hidden_dropout_prob)
-        rates = bert.hidden_dropout_prob, bert.attention_probs_dropout_prob
-        sizes = n, bert.num_attention_heads, bert.intermediate_size
+        bert, config, n = ours.backbone, ours.backbone.config, ours.backbone.config.hidden_size
+        self.word, self.position = nn.Embedding(config.vocab_size, n), nn.Embedding(config.max_position_embeddings, n)
+        self.token_type, self.norm = nn.Embedding(config.type_vocab_size, n), nn.LayerNorm(n, 1e-12)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        rates = config.hidden_dropout_prob, config.attention_probs_dropout_prob
+        sizes = n, config.num_attention_heads, config.intermediate_size
         self.blocks = nn.ModuleList(Block(*sizes, nn.GELU, *rates, eps=1e-12) for _ in bert.blocks)
         self.head = nn.Sequential(nn.Linear(n, n), nn.GELU(), nn.LayerNorm(n, 1e-12))
-        self.bias = nn.Parameter(torch.zeros(bert.vocab_size))
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
         for name in ("word", "position", "token_type", "norm"):
             copy(getattr(self, name), getattr(bert.embeddings, name))
         for block, theirs in zip(self.blocks, bert.blocks):
@@ -275,15 +275,14 @@ class TransformersBert(nn.Module):
     def __init__(self, ours):
         import transformers
 
-        from homl_models.checkpoints.huggingface import tensors_of, turned
+        from homl_models.checkpoints.huggingface import state_dict
 
         super().__init__()
         names = "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"
-        settings = {name: getattr(ours.backbone, name) for name in (*names, "max_position_embeddings")}
+        settings = {name: getattr(ours.backbone.config, name) for name in (*names, "max_position_embeddings")}
         config = transformers.BertConfig(**settings)
         self.model = transformers.AutoModelForMaskedLM.from_config(config, attn_implementation="sdpa")
-        weights = {name: np.asarray(turned(name, np.asarray(w))) for name, w in tensors_of(ours).items()}
-        state = {name: torch.from_numpy(np.array(w, np.float32, order="C")) for name, w in weights.items()}
+        state = {name: torch.from_numpy(np.array(w)) for name, w in state_dict(ours).items()}
         unknown = self.model.load_state_dict(state, strict=False).unexpected_keys
         assert not unknown, unknown
         self.named = f"transformers {transformers.__version__} (SDPA)"

@@ -10,8 +10,7 @@ import homl_models
 from homl_models import recipes, train
 from homl_models.checkpoints import huggingface
 from homl_models.errors import UserError
-from homl_models.models.bert import Bert
-from homl_models.models.bert_heads import BertForMaskedLM, BertForSequenceClassification
+from homl_models.models import Bert, BertConfig, BertForMaskedLM, BertForSequenceClassification
 from homl_models.pipelines import events
 from homl_models.tokenizers.wordpiece import SPECIAL
 from tests import checks
@@ -40,12 +39,13 @@ def test_a_task_starts_from_the_encoder_of_a_run(start, name, family, untrained)
     kept = [w for w in model.backbone.weights if "pooler" not in w.path]
     checks.close([w.numpy() for w in kept], [w.numpy() for w in encoder.weights if "pooler" not in w.path], 0)
     assert made.wordpiece.vocabulary == model.vocabulary == source.vocabulary
-    assert (model.backbone.hidden_dropout_prob, model.backbone.attention_probs_dropout_prob) == (0.25, 0.25)
+    config = model.backbone.config
+    assert (config.hidden_dropout_prob, config.attention_probs_dropout_prob) == (0.25, 0.25)
     known = {w.path for w in model.backbone.weights}
     new = [w.numpy().ravel() for w in model.weights if w.path not in known and w.path.endswith("kernel")]
     assert 0.15 < np.concatenate(new).std() < 0.45
     assert model.max_length == 32
-    assert model.optimizer.num_layers == encoder.num_hidden_layers
+    assert model.optimizer.num_layers == encoder.config.num_hidden_layers
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_a_task_starts_from_the_encoder_of_a_run(start, name, family, untrained)
 )
 def test_a_new_encoder_knows_positions_or_distances(name, given, positions):
     made = recipe(name, **({"position_embedding_type": given} if given else {}))
-    encoder = made.model().backbone
+    encoder = made.model().backbone.config
     assert encoder.position_embedding_type == positions
     assert encoder.initializer_range == made.initializer_range == (0.08 if "answer" in name else 0.02)
 
@@ -78,7 +78,7 @@ def test_a_task_starts_from_a_folder_and_learns(untrained, tmp_path):
 
 def folder_of(tmp_path, **settings):
     sizes = {"vocab_size": 8, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    model = BertForMaskedLM(Bert(**sizes, intermediate_size=8, max_position_embeddings=16), **settings)
+    model = BertForMaskedLM(Bert(BertConfig(**sizes, intermediate_size=8, max_position_embeddings=16)), **settings)
     model.build()
     huggingface.save_pretrained(model, tmp_path)
     return str(tmp_path)
@@ -240,11 +240,11 @@ def test_the_second_stage_takes_the_generator_of_the_first(untrained):
     first = str(untrained("electra_pretrain_tiny", weight=0.0, **both))
     made = recipe("electra_pretrain_tiny", generator=first, **both)
     model, source = made.model(), homl_models.load(first)
-    checks.close(model.filler.get_weights(), source.filler.get_weights(), 0)
-    checks.close(model.discriminator.get_weights(), source.filler_backbone.get_weights(), 0)
-    before = model.filler.get_weights(), model.discriminator.get_weights()
+    checks.close(model.generator.get_weights(), source.generator.get_weights(), 0)
+    checks.close(model.discriminator.get_weights(), source.generator_backbone.get_weights(), 0)
+    before = model.generator.get_weights(), model.discriminator.get_weights()
     model.fit(made.datasets()[0].dataset(0, 2), verbose=0, shuffle=False)
-    checks.close(model.filler.get_weights(), before[0], 0)
+    checks.close(model.generator.get_weights(), before[0], 0)
     assert any((a != b).any() for a, b in zip(model.discriminator.get_weights(), before[1]))
     for settings, message in (
         ({"generator_size": 0.5}, "has another size"),

@@ -445,11 +445,10 @@ ODD = SMALL | st.sampled_from([float("nan"), 0.5, "8", "gelu_python", "nothing",
 def pretrained(tmp_path_factory):
     """The files of a folder of weights, {name: bytes}."""
     from homl_models.checkpoints.huggingface import from_pretrained, save_pretrained
-    from homl_models.models.bert import Bert
-    from homl_models.models.bert_heads import BertForSequenceClassification
+    from homl_models.models import Bert, BertConfig, BertForSequenceClassification
 
     folder = tmp_path_factory.mktemp("weights")
-    model = BertForSequenceClassification(Bert(**SETTINGS), num_labels=2, vocabulary=tuple(VOCABULARY))
+    model = BertForSequenceClassification(Bert(BertConfig(**SETTINGS)), num_labels=2, vocabulary=tuple(VOCABULARY))
     model.build()
     save_pretrained(model, folder)
     found = {path.name: path.read_bytes() for path in folder.iterdir()}

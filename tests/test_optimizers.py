@@ -6,6 +6,7 @@ import pytest
 
 from homl_models.errors import UserError
 from homl_models.models.bert import Bert
+from homl_models.models.bert_config import BertConfig
 from homl_models.optimizers import GANOptimizer, LayerwiseAdamW
 from tests import checks
 
@@ -41,7 +42,7 @@ def test_configuration_comes_back():
 
 def bert():
     keras.utils.set_random_seed(0)
-    model = Bert(20, 8, 3, 2, 12, max_position_embeddings=6)
+    model = Bert(BertConfig(20, 8, 3, 2, 12, max_position_embeddings=6))
     model.build()
     return model
 

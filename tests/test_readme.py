@@ -20,9 +20,7 @@ import homl_models
 from homl_models import evaluate, loading, predict, serving, train
 from homl_models.checkpoints.huggingface import from_pretrained, save_pretrained
 from homl_models.errors import UserError
-from homl_models.models import ddpm
-from homl_models.models.bert import Bert
-from homl_models.models.bert_heads import BertForMaskedLM, BertForSequenceClassification
+from homl_models.models import Bert, BertConfig, BertForMaskedLM, BertForSequenceClassification, ddpm
 from homl_models.recipes import RECIPES, get
 from homl_models.tokenizers.wordpiece import SPECIAL
 from homl_models.training.saved_model import write_saved_model
@@ -250,7 +248,8 @@ def test_bert_comes_from_folders_and_goes_into_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 12, "intermediate_size": 8}
     vocabulary = (*SPECIAL, *WORDS)
-    model = BertForMaskedLM(Bert(len(vocabulary), **sizes, max_position_embeddings=16), vocabulary=vocabulary)
+    config = BertConfig(len(vocabulary), **sizes, max_position_embeddings=16)
+    model = BertForMaskedLM(Bert(config), vocabulary=vocabulary)
     model.build()
     for folder in ("folder/of/bert-base-uncased", "folder"):
         save_pretrained(model, folder)

@@ -316,7 +316,7 @@ def pretrained(name):
     for document in made.splits[0]:
         counts += np.bincount(made.wordpiece.encode(document)["input_ids"].ravel(), minlength=len(counts))
     counts[:5] = 0
-    (getattr(model, "filler", None) or model).bias.assign(np.log1p(counts))
+    (getattr(model, "generator", None) or model).bias.assign(np.log1p(counts))
     stream = made.datasets()[1]
     assert stream.steps == 1
     x, y = keras.tree.map_structure(np.asarray, next(iter(stream.dataset())))

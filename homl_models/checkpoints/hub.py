@@ -1,4 +1,4 @@
-"""Folders of Hugging Face: on this disk or fetched from the Hub, their JSON files and their weights."""
+"""Folders of Hugging Face: on this disk or downloaded from the Hub, their JSON files and their weights."""
 
 import collections
 import json
@@ -18,7 +18,7 @@ PATTERNS = [
 
 
 def read_json(path, default=None):
-    """The object in a JSON file, a dictionary. `default`, if there is one, for a file that is not there."""
+    """The object in a JSON file, a dictionary. `default`, if there is one, for a file that does not exist."""
     if default is not None and not os.path.exists(path):
         return default
     try:
@@ -31,8 +31,8 @@ def read_json(path, default=None):
     return found
 
 
-def fetched(path):
-    """A folder that is there, or one fetched from the Hub."""
+def resolve_folder(path):
+    """A local folder as it is, or the folder of a model's name, downloaded from the Hub."""
     path = os.fspath(path)
     if os.path.isdir(path):
         if not any(os.path.exists(os.path.join(path, name)) for name in CONFIGS):
@@ -55,7 +55,7 @@ def fetched(path):
 
 
 class SafeTensors(collections.abc.Mapping):
-    """The tensors of a .safetensors file, {name: array}; each is read when it is asked for."""
+    """Tensors of a .safetensors file, {name: array}, read lazily."""
 
     def __init__(self, path):
         try:
@@ -80,12 +80,12 @@ class SafeTensors(collections.abc.Mapping):
 
 
 def shape_of(weights, name):
-    """The shape of a tensor of `weights_of`, without reading it."""
+    """Shape of a tensor of `weights_of`, without reading it."""
     return next(some for some in getattr(weights, "maps", [weights]) if name in some).shape(name)
 
 
 def weights_of(folder):
-    """{name: array} of a folder, in one file or in shards; an array is read when it is asked for, and not kept."""
+    """{name: array} of a folder, in one file or in shards; arrays are read lazily, and not kept."""
     for name, read in (("model.safetensors", SafeTensors), ("pytorch_model.bin", TorchFile)):
         path = os.path.join(folder, name)
         if os.path.exists(path):

@@ -1,4 +1,4 @@
-"""The tokenizer of a Hugging Face folder as arguments of `bert_text.TextModel`, there and back.
+"""The tokenizer of a Hugging Face folder as arguments of `text_model.TextModel`, in and out.
 
 Read are vocab.txt and tokenizer_config.json, or tokenizer.json where the first is missing, and the names of special
 tokens in special_tokens_map.json. What of them cannot be followed is named in a warning.

@@ -1,9 +1,8 @@
-"""ELECTRA (Clark et al., 2020, https://arxiv.org/abs/2003.10555): learning to tell replaced tokens from original ones.
+"""ELECTRA (Clark et al., 2020, https://arxiv.org/abs/2003.10555): pre-training by replaced token detection.
 
-A small generator fills in masked tokens; the discriminator, which is what one keeps, says of every token of the
-result whether it was replaced. Both are BERT's encoder with embeddings smaller than what follows, and no pooler.
-Names are those of Hugging Face. Shapes: b batch, t tokens, k masked places, d hidden size, e embedding size,
-v vocabulary.
+A small generator fills in masked tokens; the discriminator, the model that is kept, predicts for every token of the
+result whether it was replaced. Both are BERT's encoder with embeddings smaller than the hidden size, and no pooler.
+Names are those of Hugging Face. Shapes: b batch, t tokens, k masked positions, v vocabulary.
 
 Beyond the paper's model, its ablations (section 3.4) are options of `ElectraPretrainer`.
 """
@@ -15,79 +14,81 @@ from keras import ops
 from homl_models.errors import UserError
 from homl_models.layers.dense import gelu
 from homl_models.layers.dropout import random_bits
-from homl_models.models.bert import ACTIVATIONS, Bert
+from homl_models.models.bert import Bert
+from homl_models.models.bert_config import ELECTRA_SMALL
 from homl_models.models.bert_heads import (
-    BertForMaskedLM,
     BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
     Head,
 )
-from homl_models.models.scoring import IGNORED, Scored, binary_cross_entropy, cross_entropy, largest
-from homl_models.models.text_pipelines import Detects
+from homl_models.models.bert_pretraining import BertForMaskedLM
+from homl_models.models.scoring import (
+    IGNORE_INDEX,
+    WeightedLossModel,
+    binary_cross_entropy,
+    cross_entropy,
+    fast_argmax,
+)
+from homl_models.models.text_pipelines import ReplacedTokenDetection
 from homl_models.tokenizers.wordpiece import SETTINGS, SPECIAL
 
 
 @keras.saving.register_keras_serializable("homl_models")
 class Electra(Bert):
-    """As `Bert`, with embeddings of another size and without a pooler; by default ELECTRA-small's discriminator."""
+    """ELECTRA's encoder: inputs and outputs of `Bert`, projected embeddings, no pooler.
 
-    def __init__(
-        self,
-        vocab_size=30522,
-        hidden_size=256,
-        num_hidden_layers=12,
-        num_attention_heads=4,
-        intermediate_size=1024,
-        embedding_size=128,
-        add_pooling_layer=False,
-        **kwargs,
-    ):
-        super().__init__(
-            vocab_size,
-            hidden_size,
-            num_hidden_layers,
-            num_attention_heads,
-            intermediate_size,
-            embedding_size=embedding_size,
-            add_pooling_layer=add_pooling_layer,
-            **kwargs,
-        )
+    Args:
+        config: an `ElectraConfig`; by default that of ELECTRA-small's discriminator.
+    """
+
+    def __init__(self, config=ELECTRA_SMALL, add_pooling_layer=False, **kwargs):
+        super().__init__(config, add_pooling_layer, **kwargs)
 
 
 @keras.saving.register_keras_serializable("homl_models")
-class ElectraForPreTraining(Detects, Head):
-    """The discriminator: inputs -> logits (b, t) that a token was replaced. Labels (b, t): 1 for replaced.
+class ElectraForPreTraining(ReplacedTokenDetection, Head):
+    """Discriminator: inputs -> logits (b, t) that a token was replaced.
 
-    Padding must have the label -100.
+    Labels (b, t): 1 for replaced, 0 for original, -100 for padding.
+
+    Args:
+        backbone: an `Electra`.
+        vocabulary, ...: see `text_model.TextModel`.
     """
 
     def __init__(self, backbone, **kwargs):
         super().__init__(backbone, **kwargs)
-        self.hidden = self.dense(backbone.hidden_size, name="hidden")
+        self.hidden = self.dense(backbone.config.hidden_size, name="hidden")
         self.last = self.dense(1, name="last")
 
-    def layers_of_head(self):
+    def head_layers(self):
         return [self.hidden, self.last]
 
-    def logits(self, found, training=None):
-        x = ACTIVATIONS[self.backbone.hidden_act](self.hidden(found["last_hidden_state"]))
+    def logits(self, outputs, training=None):
+        x = self.backbone.config.activation(self.hidden(outputs["last_hidden_state"]))
         return ops.cast(self.last(x), "float32")[..., 0]
 
-    def score(self, labels, logits, weights=None):
-        return binary_cross_entropy(labels, logits, weights)
+    def loss_and_metric(self, labels, logits, sample_weight=None):
+        return binary_cross_entropy(labels, logits, sample_weight)
 
-    def pairs(self, labels, outputs):
-        output, labels, logits = super().pairs(labels, outputs)["labels"]
-        return {"labels": (output, ops.where(labels < 0, IGNORED, labels), logits)}
+    def labels_and_logits(self, labels, outputs):
+        output, labels, logits = super().labels_and_logits(labels, outputs)["labels"]
+        return {"labels": (output, ops.where(labels < 0, IGNORE_INDEX, labels), logits)}
 
 
 @keras.saving.register_keras_serializable("homl_models")
 class ElectraForMaskedLM(BertForMaskedLM):
-    """The generator: see `BertForMaskedLM`; what is compared with the words' embeddings has their size."""
+    """Generator: a `BertForMaskedLM` whose hidden layer has the size of the embeddings.
 
-    def word_size(self):
-        return self.backbone.embedding_size or self.backbone.hidden_size
+    Args:
+        backbone: an `Electra`.
+        tie_word_embeddings: see `BertForMaskedLM`.
+    """
+
+    @property
+    def transform_size(self):
+        return self.backbone.config.embedding_size
 
     def activation(self, x):
         return gelu(x)
@@ -95,54 +96,67 @@ class ElectraForMaskedLM(BertForMaskedLM):
 
 @keras.saving.register_keras_serializable("homl_models")
 class ElectraForSequenceClassification(BertForSequenceClassification):
-    """See `BertForSequenceClassification`; reads the first token through a dense layer of its own."""
+    """A `BertForSequenceClassification` with a dense layer of the first token instead of the pooler.
 
-    pooled = False
+    Args:
+        backbone: an `Electra`.
+        num_labels, classifier_dropout, problem_type, labels: see `BertForSequenceClassification`.
+    """
+
+    uses_pooler = False
 
     def __init__(self, backbone, num_labels=2, classifier_dropout=None, problem_type=None, **kwargs):
         super().__init__(backbone, num_labels, classifier_dropout, problem_type, **kwargs)
-        self.hidden = self.dense(backbone.hidden_size, name="hidden")
+        self.hidden = self.dense(backbone.config.hidden_size, name="hidden")
 
-    def layers_of_head(self):
+    def head_layers(self):
         return [self.hidden, self.classifier]
 
-    def logits(self, found, training=None):
-        x = self.dropout_layer(found["last_hidden_state"][:, 0], training=training)
-        return self.classified(gelu(self.hidden(x)), training)
+    def logits(self, outputs, training=None):
+        x = self.dropout_layer(outputs["last_hidden_state"][:, 0], training=training)
+        return self.label_logits(gelu(self.hidden(x)), training)
 
 
 @keras.saving.register_keras_serializable("homl_models")
 class ElectraForTokenClassification(BertForTokenClassification):
-    """See `BertForTokenClassification`."""
+    """A `BertForTokenClassification` on an `Electra`."""
 
 
 @keras.saving.register_keras_serializable("homl_models")
 class ElectraForQuestionAnswering(BertForQuestionAnswering):
-    """See `BertForQuestionAnswering`."""
+    """A `BertForQuestionAnswering` on an `Electra`."""
 
 
 OBJECTIVES = "electra", "electra_15", "replace_mlm", "all_tokens_mlm"
+EMBEDDING_FIELDS = (  # of the configuration, on which shared embeddings depend
+    "vocab_size", "embedding_size", "max_position_embeddings", "type_vocab_size", "position_embedding_type",
+)  # fmt: skip
 
 
 @keras.saving.register_keras_serializable("homl_models")
-class ElectraPretrainer(Scored):
-    """A generator that fills in masked texts, and a discriminator that learns of the result.
+class ElectraPretrainer(WeightedLossModel):
+    """Joint training of a generator, on masked texts, and of a discriminator, on the generator's samples.
 
-    Inputs: a dictionary of input_ids (b, t) with masked places, masked_positions (b, k), masked_labels (b, k), the
-    tokens that were there, -100 where a row has fewer; and what else `Bert` takes. Gives a dictionary with
-        generator_logits (b, k, v); replaced (b, t), what the generator made of the text, and original (b, t);
-        discriminator_logits (b, t) that a token was replaced, and for the other objectives word_logits.
+    Inputs: a dictionary of input_ids (b, t) with masked positions, masked_positions (b, k), masked_labels (b, k), the
+    original tokens, -100 where a row has fewer; and other inputs of `Bert`. Outputs: a dictionary of
+        generator_logits (b, k, v); original (b, t); replaced (b, t), the text with the generator's samples;
+        discriminator_logits (b, t) that a token was replaced, and for the "mlm" objectives mlm_logits.
 
-    discriminator: an `Electra`, what one keeps. generator: {argument: value}, where another `Electra` differs from it;
-    the paper's has a quarter to a half of hidden_size, num_attention_heads and intermediate_size.
-    objective: what the discriminator learns (section 3.4).
-        "electra": of every token, whether it was replaced; "electra_15": of those alone that were masked.
-        "replace_mlm": the tokens that were masked, given what the generator made of them instead of masks.
-        "all_tokens_mlm": every token, with a chance to copy what stands there.
-    weight: lambda, of the discriminator's loss (equation 3); 1 for the two last objectives.
-    share_embeddings: both have the same embeddings, which must be of one size (section 3.2).
-    freeze_generator: for the second of two stages; the generator was trained before. Needs embeddings of its own.
-    seed: of the tokens that the generator draws. vocabulary and what follows it: see `bert_text.TextModel`.
+    Args:
+        discriminator: an `Electra`, the model that is kept.
+        generator_config: `ElectraConfig` of the generator; the paper's has a quarter to a half of the discriminator's
+            hidden_size, num_attention_heads and intermediate_size.
+        objective: of the discriminator (section 3.4).
+            "electra": replaced token detection on all tokens; "electra_15": on the masked ones alone.
+            "replace_mlm": masked language modelling with the generator's samples instead of [MASK].
+            "all_tokens_mlm": masked language modelling of all tokens, with a copy mechanism.
+        weight: lambda, of the discriminator's loss (equation 3); 1 for the two last objectives.
+        share_embeddings: whether generator and discriminator have the same embeddings (section 3.2), for which their
+            sizes must be equal.
+        freeze_generator: for the second of two stages, with a generator that is trained before and has embeddings of
+            its own.
+        seed: of the generator's samples.
+        vocabulary, ...: see `text_model.TextModel`.
     """
 
     metric_names = "generator_loss", "generator_accuracy", "discriminator_loss", "discriminator_accuracy"
@@ -150,7 +164,7 @@ class ElectraPretrainer(Scored):
     def __init__(
         self,
         discriminator,
-        generator,
+        generator_config,
         objective="electra",
         weight=50.0,
         share_embeddings=True,
@@ -167,115 +181,126 @@ class ElectraPretrainer(Scored):
         if objective not in OBJECTIVES:
             raise UserError(f"objective must be one of {', '.join(OBJECTIVES)}, not {objective!r}")
         if freeze_generator and share_embeddings:
-            raise UserError("a generator that rests needs embeddings of its own: share_embeddings=False")
-        names = {
-            "vocab_size",
-            "embedding_size",
-            "max_position_embeddings",
-            "type_vocab_size",
-            "position_embedding_type",
-        }
-        if share_embeddings and names & set(generator):
-            raise UserError(f"embeddings that are shared have one {', '.join(sorted(names & set(generator)))}")
-        self.discriminator, self.generator = discriminator, generator
+            raise UserError("a frozen generator needs embeddings of its own: share_embeddings=False")
+        config = discriminator.config
+        differing = [name for name in EMBEDDING_FIELDS if getattr(config, name) != getattr(generator_config, name)]
+        if share_embeddings and differing:
+            raise UserError(f"generator and discriminator share embeddings, but differ in {', '.join(differing)}")
+        self.discriminator, self.generator_config = discriminator, generator_config
         self.objective, self.weight, self.seed = objective, weight, seed
         self.share_embeddings, self.freeze_generator = share_embeddings, freeze_generator
         self.vocabulary, self.lowercase, self.strip_accents = tuple(vocabulary), lowercase, strip_accents
         self.tokenize_chinese_chars, self.special_names = tokenize_chinese_chars, tuple(special_names)
-        own = {name: getattr(self, name) for name in ("vocabulary", *SETTINGS)} | {"dtype": self.dtype_policy}
-        settings = {name: getattr(discriminator, name) for name in discriminator.argument_names()} | generator
         shared = {"shared_embeddings": discriminator.embeddings} if share_embeddings else {}
-        self.filler_backbone = Electra(**settings, **shared, name="generator", dtype=discriminator.dtype_policy)
-        self.filler = ElectraForMaskedLM(self.filler_backbone, name="filler", **own)
-        detects = objective != "replace_mlm"
-        self.detector = ElectraForPreTraining(discriminator, name="detector", **own) if detects else None
-        self.namer = ElectraForMaskedLM(discriminator, name="namer", **own) if "mlm" in objective else None
+        dtype = discriminator.dtype_policy
+        self.generator_backbone = Electra(generator_config, **shared, name="generator_backbone", dtype=dtype)
+        texts = {name: getattr(self, name) for name in ("vocabulary", *SETTINGS)} | {"dtype": self.dtype_policy}
+        self.generator = ElectraForMaskedLM(self.generator_backbone, name="generator", **texts)
+        self.discriminator_head = self.mlm_head = None
+        if objective != "replace_mlm":
+            self.discriminator_head = ElectraForPreTraining(discriminator, name="discriminator_head", **texts)
+        if "mlm" in objective:
+            self.mlm_head = ElectraForMaskedLM(discriminator, name="mlm_head", **texts)
         self.seed_generator = keras.random.SeedGenerator(seed)
 
     @property
     def loss_factors(self):
-        """Of the two losses (equation 3)."""
+        """Factors of the two losses (equation 3)."""
         weight = self.weight if self.objective.startswith("electra") else 1.0
         return {"generator": 0.0 if self.freeze_generator else 1.0, "discriminator": weight}
 
+    @property
+    def pretrained_head(self):
+        """The discriminator with its head, which fine-tuning starts from."""
+        return self.discriminator_head or self.mlm_head
+
     def build(self, input_shape=None):
-        for head in (self.filler, self.detector, self.namer):
+        for head in (self.generator, self.discriminator_head, self.mlm_head):
             if head:
                 head.build()
-        self.filler.trainable = not self.freeze_generator
+        self.generator.trainable = not self.freeze_generator
         self.built = True
 
     def call(self, inputs, training=None):
-        given = dict(inputs)
-        labels, places = given.pop("masked_labels"), given["masked_positions"]
-        logits = self.filler(given, training=training)
-        masked, places = given["input_ids"], given.pop("masked_positions")
-        drawn = largest(ops.stop_gradient(logits) + self.gumbel(ops.shape(logits)))
-        original, replaced = (put(masked, places, tokens, labels >= 0) for tokens in (labels, drawn))
-        found = self.discriminator(given | {"input_ids": replaced}, training=training)
-        outputs = {"generator_logits": logits, "original": original, "replaced": replaced}
-        if self.detector:
-            outputs["discriminator_logits"] = self.detector.logits(found)
-        if self.namer:
-            here = {"masked_positions": places} if self.objective == "replace_mlm" else {}
-            outputs["word_logits"] = self.namer.logits(found | here)
+        inputs = dict(inputs)
+        masked_labels, m = inputs.pop("masked_labels"), inputs["masked_positions"]
+        x_masked, is_masked = inputs["input_ids"], masked_labels >= 0
+        logits = self.generator(inputs, training=training)
+        samples = self.sample(ops.stop_gradient(logits))  # x^hat ~ p_G(x | x_masked), equation 1
+        x = scatter(x_masked, m, masked_labels, is_masked)
+        x_corrupt = scatter(x_masked, m, samples, is_masked)
+        del inputs["masked_positions"]
+        hidden = self.discriminator(inputs | {"input_ids": x_corrupt}, training=training)
+        outputs = {"generator_logits": logits, "original": x, "replaced": x_corrupt}
+        if self.discriminator_head:
+            outputs["discriminator_logits"] = self.discriminator_head.logits(hidden)
+        if self.mlm_head:
+            positions = {"masked_positions": m} if self.objective == "replace_mlm" else {}
+            outputs["mlm_logits"] = self.mlm_head.logits(hidden | positions)
         return outputs
 
     def endpoints(self):
-        """Those of the discriminator's heads; the generator fills masks where it has none that does."""
-        found = self.detector.endpoints() if self.detector else {}
-        return found | (self.namer or self.filler).endpoints()
+        """Endpoints of the discriminator's heads; the generator fills masks where they do not."""
+        heads = [head for head in (self.discriminator_head, self.mlm_head or self.generator) if head]
+        return {name: endpoint for head in heads for name, endpoint in head.endpoints().items()}
+
+    def sample(self, logits):
+        """Tokens (b, k) from the distribution of logits (b, k, v), by the Gumbel-max trick."""
+        return fast_argmax(logits + self.gumbel(ops.shape(logits)))
 
     def gumbel(self, shape):
-        """New Gumbel noise: the largest of logits plus it is a draw from their distribution."""
+        """New Gumbel noise, float32."""
         bits = ops.bitwise_right_shift(random_bits(shape, self.seed_generator.next()), np.uint32(8))
         return -ops.log(-ops.log((ops.cast(bits, "float32") + 0.5) * 2.0**-24))
 
-    def judge(self, x, labels, outputs, weights=None):
-        """See `Scored`; all that is learnt is in the inputs `x`."""
-        filled, right = cross_entropy(x["masked_labels"], outputs["generator_logits"])
-        loss, accuracy = self.judge_discriminator(x, outputs, x["masked_labels"])
-        losses = {"generator": filled, "discriminator": loss}
-        return losses, dict(zip(self.metric_names, (filled, right, loss, accuracy)))
+    def loss_and_metrics(self, x, labels, outputs, sample_weight=None):
+        """See `WeightedLossModel`; the labels are among the inputs `x`."""
+        generator = cross_entropy(x["masked_labels"], outputs["generator_logits"])
+        discriminator = self.discriminator_loss(x, outputs, x["masked_labels"])
+        losses = {"generator": generator[0], "discriminator": discriminator[0]}
+        return losses, dict(zip(self.metric_names, (*generator, *discriminator)))
 
-    def judge_discriminator(self, inputs, outputs, labels):
-        """Pairs (sum, total) of its loss, and of what it has right."""
+    def discriminator_loss(self, inputs, outputs, masked_labels):
+        """Pairs (sum, total) of the discriminator's loss and accuracy."""
         original, replaced = outputs["original"], outputs["replaced"]
-        seen = inputs.get("attention_mask")
-        seen = ops.ones_like(original, "bool") if seen is None else ops.cast(seen, "bool")
+        mask = inputs.get("attention_mask")
+        mask = ops.ones_like(original, "bool") if mask is None else ops.cast(mask, "bool")
         if self.objective == "replace_mlm":
-            return cross_entropy(labels, outputs["word_logits"])
+            return cross_entropy(masked_labels, outputs["mlm_logits"])
         if self.objective == "all_tokens_mlm":
-            return copying(outputs["word_logits"], outputs["discriminator_logits"], original, replaced, seen)
+            return copy_loss(outputs["mlm_logits"], outputs["discriminator_logits"], original, replaced, mask)
         if self.objective == "electra_15":
-            chosen = ops.zeros_like(original)
-            seen = put(chosen, inputs["masked_positions"], ops.ones_like(labels), labels >= 0) > 0
-        wanted = ops.where(seen, ops.cast(original != replaced, "int32"), IGNORED)
-        return binary_cross_entropy(wanted, outputs["discriminator_logits"])
+            none, ones = ops.zeros_like(original), ops.ones_like(masked_labels)
+            mask = scatter(none, inputs["masked_positions"], ones, masked_labels >= 0) > 0
+        labels = ops.where(mask, ops.cast(original != replaced, "int32"), IGNORE_INDEX)
+        return binary_cross_entropy(labels, outputs["discriminator_logits"])
 
 
-def copying(word_logits, replaced_logits, original, replaced, seen):
-    """Pairs (sum, total) of -log p(original), where p is a copy of what stands there, or a word, and of what is right.
+def copy_loss(mlm_logits, discriminator_logits, original, replaced, mask):
+    """Loss of all-tokens MLM with a copy mechanism (section 3.4): pairs (sum, total) of -log p(original) and accuracy.
 
-    The chance to copy is that of not being replaced. Shapes: logits (b, t, v) and (b, t), the others (b, t).
+    p(x) = D [x is the input] + (1 - D) p_MLM(x), where D is the probability that the token was not replaced.
+    Shapes: logits (b, t, v) and (b, t), the others (b, t).
     """
-    log_p = ops.log_softmax(word_logits, axis=-1)
-    word = ops.take_along_axis(log_p, ops.cast(original, "int32")[..., None], axis=-1)[..., 0]
-    word = word - ops.softplus(-replaced_logits)  # log of (1 - chance to copy) times that of the word
-    copied = ops.where(original == replaced, -ops.softplus(replaced_logits), -1e9)
-    counts = ops.cast(seen, "float32")
-    total = ops.sum(counts)
-    guess = ops.where(replaced_logits < 0, ops.cast(replaced, "int32"), largest(log_p))
-    right = ops.cast(guess == ops.cast(original, "int32"), "float32")
-    return (-ops.sum(counts * ops.logaddexp(word, copied)), total), (ops.sum(counts * right), total)
+    log_p = ops.log_softmax(mlm_logits, axis=-1)
+    predicted = ops.take_along_axis(log_p, ops.cast(original, "int32")[..., None], axis=-1)[..., 0]
+    predicted = predicted - ops.softplus(-discriminator_logits)  # log (1 - D) p_MLM
+    copied = ops.where(original == replaced, -ops.softplus(discriminator_logits), -1e9)  # log D
+    weights = ops.cast(mask, "float32")
+    total = ops.sum(weights)
+    guess = ops.where(discriminator_logits < 0, ops.cast(replaced, "int32"), fast_argmax(log_p))
+    correct = ops.cast(guess == ops.cast(original, "int32"), "float32")
+    loss = -ops.sum(weights * ops.logaddexp(predicted, copied))
+    return (loss, total), (ops.sum(weights * correct), total)
 
 
-def put(ids, places, tokens, mask):
-    """Ids (b, t) with tokens (b, k) at places (b, k), where the mask (b, k) is True."""
+def scatter(ids, positions, updates, mask):
+    """Ids (b, t) with updates (b, k) at positions (b, k), where the mask (b, k) is True."""
     length = ops.shape(ids)[1]
     rows = ops.arange(ops.shape(ids)[0], dtype="int32")[:, None]
-    flat = ops.reshape(ops.cast(places, "int32") + length * rows, (-1,))
-    flat = ops.where(ops.reshape(mask, (-1,)), flat, length * ops.shape(ids)[0])  # one place more, for what is not put
+    flat = ops.reshape(ops.cast(positions, "int32") + length * rows, (-1,))
+    extra = length * ops.shape(ids)[0]  # one element more, for updates that are masked
+    flat = ops.where(ops.reshape(mask, (-1,)), flat, extra)
     longer = ops.pad(ops.reshape(ids, (-1,)), [(0, 1)])
-    new = ops.scatter_update(longer, flat[:, None], ops.reshape(ops.cast(tokens, ids.dtype), (-1,)))
+    new = ops.scatter_update(longer, flat[:, None], ops.reshape(ops.cast(updates, ids.dtype), (-1,)))
     return ops.reshape(new[:-1], ops.shape(ids))

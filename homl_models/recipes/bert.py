@@ -94,7 +94,7 @@ class Encoder(Recipe):
         return super().learnt_from() | {"vocabulary": self.wordpiece.vocabulary}
 
     def settings(self):
-        """Arguments of the encoder."""
+        """Fields of the encoder's configuration."""
         return self.sizes | {
             "vocab_size": len(self.wordpiece.vocabulary),
             "max_position_embeddings": self.max_length,
@@ -102,7 +102,6 @@ class Encoder(Recipe):
             "initializer_range": self.initializer_range,
             "hidden_dropout_prob": self.dropout,
             "attention_probs_dropout_prob": self.dropout,
-            "dtype": self.precision,
         }
 
     def reading(self):
@@ -272,10 +271,12 @@ class BertPretrain(_Pretrain):
     """Rows are pairs of texts, of which it also learns whether they belong together (next sentence prediction)."""
 
     def model(self):
-        from homl_models.models import bert, bert_heads
+        from homl_models.models import bert, bert_config, bert_pretraining
 
-        kind = bert_heads.BertForPreTraining if self.pairs else bert_heads.BertForMaskedLM
-        return self.compiled(kind(bert.Bert(**self.settings(), add_pooling_layer=self.pairs), **self.reading()))
+        kind = bert_pretraining.BertForPreTraining if self.pairs else bert_pretraining.BertForMaskedLM
+        config = bert_config.BertConfig(**self.settings())
+        backbone = bert.Bert(config, add_pooling_layer=self.pairs, dtype=self.precision)
+        return self.compiled(kind(backbone, **self.reading()))
 
     def given(self, stream):
         from homl_models.pipelines.random_access import RandomAccessDataset
@@ -343,18 +344,20 @@ class ElectraPretrain(_Pretrain):
             raise UserError(f"--generator-size must leave a whole number of heads, not {heads:g}")
 
     def model(self):
-        from homl_models.models import electra
+        from homl_models.models import bert_config, electra
 
-        share = self.generator_size
-        generator = {
-            "hidden_size": int(self.hidden_size * share),
-            "num_attention_heads": int(self.num_attention_heads * share),
-            "intermediate_size": int(self.intermediate_size * share),
-        }
+        fraction = self.generator_size
+        config = bert_config.ElectraConfig(**self.settings(), embedding_size=self.embedding_size)
+        generator_config = dataclasses.replace(
+            config,
+            hidden_size=int(self.hidden_size * fraction),
+            num_attention_heads=int(self.num_attention_heads * fraction),
+            intermediate_size=int(self.intermediate_size * fraction),
+        )
         names = "objective", "weight", "share_embeddings", "seed"
         model = electra.ElectraPretrainer(
-            electra.Electra(**self.settings(), embedding_size=self.embedding_size),
-            generator,
+            electra.Electra(config, dtype=self.precision),
+            generator_config,
             freeze_generator=bool(self.generator),
             **{name: getattr(self, name) for name in names},
             **self.reading(),
@@ -376,9 +379,9 @@ class ElectraPretrain(_Pretrain):
             raise UserError(
                 f"the vocabulary of {self.generator} is another; train both on the same texts, by one --seed"
             )
-        pairs = [(model.filler, other.filler)]
+        pairs = [(model.generator, other.generator)]
         if self.generator_size == 1:
-            pairs.append((model.discriminator, other.filler_backbone))
+            pairs.append((model.discriminator, other.generator_backbone))
         for taker, giver in pairs:
             if [w.shape for w in taker.weights] != [w.shape for w in giver.weights]:
                 raise UserError(f"the generator of {self.generator} has another size; train both with the same sizes")
@@ -400,14 +403,14 @@ class ElectraPretrain(_Pretrain):
 
     def show(self, model, folder):
         """What may have been masked, and of which words the discriminator doubts that they were there."""
-        head = model.namer or model.filler
+        head = model.mlm_head or model.generator
         text = guesses(head, self.masked())
-        if not model.detector:
+        if not model.discriminator_head:
             return text
         lines = []
         for (sentence, _), [guess] in zip(self.masked(), head.fill_mask([s for s, _ in self.masked()], 2)):
             word = guess[1][0]
-            [tokens] = model.detector.detect_replaced([sentence.replace("[MASK]", word)])
+            [tokens] = model.discriminator_head.detect_replaced([sentence.replace("[MASK]", word)])
             lines.append(f"{word!r} put in:  " + " ".join(f"{t}({100 * p:.0f}%)" if p > 0.1 else t for t, p in tokens))
         return "\n\n".join([text, *lines])
 

@@ -164,7 +164,7 @@ class _FineTune(Encoder):
         from homl_models.tokenizers.wordpiece_graph import tensorflow_text
 
         tensorflow_text()
-        texts = huggingface.texts_of(self.start)
+        texts = huggingface.tokenizer_settings(self.start)
         texts.pop("model_max_length", None)
         if not texts.get("vocabulary"):
             raise UserError(
@@ -172,7 +172,7 @@ class _FineTune(Encoder):
             )
         if texts.get("lowercase", True) and not self.lowercase:
             raise UserError(f"{self.pretrained} reads texts in lower case; leave --no-lowercase out")
-        size = self.encoder_of(self.start).vocab_size
+        size = self.encoder_of(self.start).config.vocab_size
         if len(texts["vocabulary"]) > size:
             raise UserError(f"the vocabulary of {self.pretrained} has {len(texts['vocabulary'])} tokens, it {size}")
         return WordPiece(**texts)
@@ -180,28 +180,30 @@ class _FineTune(Encoder):
     def head(self, bert_kind, electra_kind, **settings):
         """A new head of one of two classes, on a new encoder or on that of `pretrained`."""
         from homl_models.checkpoints import huggingface
-        from homl_models.models import bert, electra
+        from homl_models.models import bert, bert_config, electra
 
         kind = electra_kind if self.family == "electra" else bert_kind
         if not self.pretrained:
             encoder = self.settings()
             if self.family == "electra":
-                backbone = electra.Electra(**encoder, embedding_size=min(128, encoder["hidden_size"]))
+                config = bert_config.ElectraConfig(**encoder, embedding_size=min(128, encoder["hidden_size"]))
+                backbone = electra.Electra(config, dtype=self.precision)
             else:
-                backbone = bert.Bert(**encoder, add_pooling_layer=kind.pooled)
+                config = bert_config.BertConfig(**encoder)
+                backbone = bert.Bert(config, add_pooling_layer=kind.uses_pooler, dtype=self.precision)
             return self.compiled(kind(backbone, **self.reading(), **settings))
-        has = self.encoder_of(self.start)
+        config = self.encoder_of(self.start).config
         for name in (*SIZES, "position_embedding_type"):
-            if getattr(self, name) and getattr(self, name) != getattr(has, name):
+            if getattr(self, name) and getattr(self, name) != getattr(config, name):
                 flag = f"--{name.replace('_', '-')}"
-                raise UserError(f"{flag} of {self.pretrained} is {getattr(has, name)}; leave the flag out")
-        if has.max_position_embeddings < self.max_length:
-            raise UserError(f"{self.pretrained} takes --max-length {has.max_position_embeddings} at most")
+                raise UserError(f"{flag} of {self.pretrained} is {getattr(config, name)}; leave the flag out")
+        if config.max_position_embeddings < self.max_length:
+            raise UserError(f"{self.pretrained} takes --max-length {config.max_position_embeddings} at most")
         settings |= {"hidden_dropout_prob": self.dropout, "attention_probs_dropout_prob": self.dropout}
         settings["initializer_range"] = self.initializer_range  # of what is new
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*newly initialized.*")  # as this head is
-            model = huggingface.with_head(
+            model = huggingface.replace_head(
                 self.start, kind, **settings, model_max_length=self.max_length, dtype=self.precision
             )
         return self.compiled(model)
@@ -220,7 +222,7 @@ class _FineTune(Encoder):
 
     @property
     def num_layers(self):
-        return self.encoder_of(self.start).num_hidden_layers if self.pretrained else super().num_layers
+        return self.encoder_of(self.start).config.num_hidden_layers if self.pretrained else super().num_layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -371,7 +373,7 @@ class Tag(_FineTune):
         names = model.label_names
         found = [[names[0]] * len(words) for words, _ in rows]
         examples = self.examples([(words, names[:1] * len(words)) for words, _ in rows], model.tokenizer, names)
-        tokens = model.found("label_ids", examples.tokens)
+        tokens = model.call_in_batches("label_ids", examples.tokens)
         samples, starts = examples.overflow_to_sample_mapping, examples.word_starts
         for sample, words, (_, (ids, _)) in zip(samples, starts, tokens):
             for place in (words >= 0).nonzero()[0]:

@@ -9,8 +9,7 @@ import pytest
 from homl_models.checkpoints import huggingface, tokenizer_files
 from homl_models.checkpoints.huggingface import from_pretrained, save_pretrained
 from homl_models.errors import UserError
-from homl_models.models.bert import Bert
-from homl_models.models.bert_heads import BertForMaskedLM
+from homl_models.models import Bert, BertConfig, BertForMaskedLM
 from homl_models.tokenizers.wordpiece import SPECIAL
 from tests import checks
 
@@ -182,7 +181,7 @@ SETTINGS = [
 
 def model(vocabulary, **settings):
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-    found = BertForMaskedLM(Bert(len(vocabulary), **sizes), vocabulary=vocabulary, **settings)
+    found = BertForMaskedLM(Bert(BertConfig(len(vocabulary), **sizes)), vocabulary=vocabulary, **settings)
     found.build()
     return found
 
@@ -197,7 +196,7 @@ def test_settings_come_back_from_a_folder(settings, tmp_path):
         again = from_pretrained(tmp_path)
     assert again.tokenizer.settings == given.tokenizer.settings
     assert again.vocabulary == given.vocabulary
-    new = huggingface.with_head(given, BertForMaskedLM)
+    new = huggingface.replace_head(given, BertForMaskedLM)
     assert new.tokenizer.settings == given.tokenizer.settings
 
 

@@ -22,7 +22,8 @@ from homl_models.layers.normalization import GroupNormalization
 from homl_models.layers.positional import LearnedPositionalEmbedding, PositionalEncoding
 from homl_models.layers.recurrent import GRU, LSTM
 from homl_models.layers.tied import DenseTranspose
-from homl_models.models.bert import Block, Embeddings, RelativeAttention
+from homl_models.models.bert_config import BertConfig
+from homl_models.models.bert_layers import BertBlock, BertEmbeddings, RelativeAttention
 from homl_models.models.gan_networks import Discriminator, Generator
 from homl_models.models.unet import AttentionBlock, ResidualBlock, SeparableUNet, UNet
 
@@ -59,7 +60,8 @@ def row(settings, inputs, output, weights=0, seeds=0, frozen=0):
     }, (tuple(inputs) if several else ())
 
 
-BERT = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 12}
+BERT = {"vocab_size": 9, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 12}
+DECODER = {"is_decoder": True, "add_cross_attention": True}
 BLOCK = {"dim": 8, "num_heads": 2, "hidden_units": 12}
 TEXT, MEMORY, MAPS, IMAGES = (2, 5, 8), (2, 3, 8), (2, 4, 4, 8), (2, 8, 8, 1)
 NOISY = {"images": IMAGES, "times": (2,), "labels": (2,)}
@@ -107,17 +109,18 @@ ROWS = {
         row({"units": 4, "return_sequences": True, "return_state": True}, TEXT, ((2, 5, 4), (2, 4), (2, 4)), 3, 1),
     ],
     DenseTranspose: [row({"dense": built_dense(), "activation": "relu"}, (2, 3, 5), (2, 3, 8), 3)],
-    Embeddings: [
-        row({"vocab_size": 9, "size": 8}, {"ids": (2, 5)}, TEXT, 5, 1),
-        row({"vocab_size": 9, "size": 8, "positions": False}, {"ids": (2, 5)}, TEXT, 4, 1),
+    BertEmbeddings: [
+        row({"config": BertConfig(**BERT)}, {"ids": (2, 5)}, TEXT, 5, 1),
+        row({"config": BertConfig(**BERT, position_embedding_type="relative_key")}, {"ids": (2, 5)}, TEXT, 4, 1),
     ],
     RelativeAttention: [
         row({"dim": 8, "num_heads": 2, "position_embedding_type": name, "max_distance": 7}, TEXT, TEXT, 9)
         for name in ("relative_key", "relative_key_query")
     ],
-    Block: [
-        row(BERT | {"chunk_size_feed_forward": 2}, {"x": TEXT}, (TEXT, (2, 2, 5, 5)), 16, 3),
-        row(BERT | {"gradient_checkpointing": True, "add_cross_attention": True}, {"x": TEXT, "memory": MEMORY},
+    BertBlock: [
+        row({"config": BertConfig(**BERT, chunk_size_feed_forward=2)}, {"x": TEXT}, (TEXT, (2, 2, 5, 5)), 16, 3),
+        row({"config": BertConfig(**BERT, **DECODER, gradient_checkpointing=True)},
+            {"x": TEXT, "encoder_hidden_states": MEMORY},
             (TEXT, (2, 2, 5, 5), (2, 2, 5, 3)), 26, 5),
     ],
     ResidualBlock: [
@@ -167,7 +170,7 @@ def joined(cls, names):
         def call(self, inputs, training=None):
             more = {"training": training} if "training" in inspect.signature(cls.call).parameters else {}
             outputs = super().call(**dict(zip(names, inputs)), **more)
-            # a block of BERT without another text says None where the weights over it would be
+            # a block of BERT without cross-attention has None instead of its weights
             return tuple(x for x in outputs if x is not None) if isinstance(outputs, tuple) else outputs
 
     return Joined

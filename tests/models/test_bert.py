@@ -1,4 +1,4 @@
-"""BERT and its heads: against `transformers`, with its weights; decoding, pruning, memory saved, and what comes in."""
+"""BERT and its heads: parity with `transformers`; generation, pruning, gradient checkpointing, inputs."""
 
 import keras
 import numpy as np
@@ -6,11 +6,13 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
+from homl_models import models
 from homl_models.checkpoints import huggingface
 from homl_models.errors import UserError
 from homl_models.layers.dense import Dense
-from homl_models.models import bert_heads
-from homl_models.models.bert import ACTIVATIONS, Bert, Block, Embeddings, RelativeAttention, pruned
+from homl_models.models.bert import Bert, prune_heads
+from homl_models.models.bert_config import ACTIVATIONS, BertConfig
+from homl_models.models.bert_layers import BertBlock, BertEmbeddings, RelativeAttention
 from tests import checks
 
 SIZES = {
@@ -78,9 +80,10 @@ def labels_of(name):
     return labels["labels"] if list(labels) == ["labels"] else labels
 
 
-def make(kind=Bert, seed=0, backbone=None, **settings):
+def make(kind=Bert, seed=0, config=None, backbone=None, **settings):
+    """A `Bert` or a head; config: fields of its configuration, backbone: other arguments of the backbone."""
     keras.utils.set_random_seed(seed)
-    model = Bert(**SIZES | (backbone or {}))
+    model = Bert(BertConfig(**SIZES | (config or {})), **(backbone or {}))
     model = model if kind is Bert else kind(model, **settings)
     model.build()
     for i, weight in enumerate(model.trainable_weights):
@@ -91,7 +94,7 @@ def make(kind=Bert, seed=0, backbone=None, **settings):
 @pytest.mark.parity
 @POSITIONS
 @pytest.mark.parametrize("decoder", [False, True], ids=["encoder", "decoder"])
-def test_all_that_bert_gives_is_what_the_reference_gives(positions, decoder, tmp_path):
+def test_all_outputs_of_bert_equal_the_reference(positions, decoder, tmp_path):
     theirs = reference("BertModel", tmp_path, position_embedding_type=positions, is_decoder=decoder,
                        add_cross_attention=decoder, use_cache=False)  # fmt: skip
     inputs, rng = (
@@ -136,9 +139,8 @@ def test_at_the_size_of_bert_base_twelve_layers_agree():
     for model in (exact, half):
         model.build()
     half.set_weights(exact.get_weights())
-    weights = huggingface.tensors_of(exact)
     theirs = transformers.BertModel(transformers.BertConfig(attn_implementation="eager")).eval()
-    theirs.load_state_dict({k: torch.tensor(huggingface.transpose(k, v.numpy())) for k, v in weights.items()})
+    theirs.load_state_dict({name: torch.tensor(array) for name, array in huggingface.state_dict(exact).items()})
     ids = np.random.default_rng(0).integers(5, 30522, (2, 20))
     inputs = {"input_ids": ids, "attention_mask": np.int32(np.arange(20) < np.array([[20], [9]]))}
     with torch.inference_mode():
@@ -151,7 +153,7 @@ def test_at_the_size_of_bert_base_twelve_layers_agree():
 
 @pytest.mark.parity
 @pytest.mark.parametrize("name", HEADS)
-def test_every_head_gives_the_logits_losses_and_gradients_of_the_reference(name, tmp_path):
+def test_logits_losses_and_gradients_of_every_head_equal_the_reference(name, tmp_path):
     import torch
 
     theirs = reference(name, tmp_path)
@@ -162,8 +164,8 @@ def test_every_head_gives_the_logits_losses_and_gradients_of_the_reference(name,
         labels["labels"] = labels["labels"].clamp(min=0)  # there padding is left out by the attention mask
     wanted = theirs(**tensors(inputs_of(name)), **labels)
     wanted.loss.backward()
-    names = huggingface.tensors_of(model)
-    given = [variable.value for variable in names.values()]
+    table = huggingface.family_of(model).tensors(model)
+    given = [tensor.variable.value for tensor in table.values()]
     with tf.GradientTape() as tape:
         tape.watch(given)
         found = model(inputs_of(name))
@@ -172,11 +174,12 @@ def test_every_head_gives_the_logits_losses_and_gradients_of_the_reference(name,
         checks.close(value, wanted[key].detach())
     checks.close(loss, wanted.loss.detach())
     gradients = dict(theirs.named_parameters())
-    for key, gradient in zip(names, tape.gradient(loss, given)):
+    for (key, tensor), gradient in zip(table.items(), tape.gradient(loss, given)):
         if gradient is None:
             assert gradients[key].grad is None
             continue
-        gradient = huggingface.transpose(key, np.array(tf.convert_to_tensor(gradient)))
+        gradient = np.array(tf.convert_to_tensor(gradient))
+        gradient = gradient if tensor.axes is None else gradient.transpose(tensor.axes)
         checks.close(gradient, gradients[key].grad.to(torch.float32))
 
 
@@ -186,7 +189,7 @@ def test_other_problems_have_the_losses_of_the_reference(problem, tmp_path):
     theirs = reference("BertForSequenceClassification", tmp_path, problem_type=problem)
     labels = np.float32(np.random.default_rng(0).random((3, 3)) > 0.5)
     model = huggingface.from_pretrained(tmp_path)
-    measured = model.judge(None, labels, model(INPUTS))[1]
+    measured = model.loss_and_metrics(None, labels, model(INPUTS))[1]
     checks.close(
         model.compute_loss(y=labels, y_pred=model(INPUTS)), theirs(**tensors(INPUTS | {"labels": labels})).loss.detach()
     )
@@ -194,10 +197,10 @@ def test_other_problems_have_the_losses_of_the_reference(problem, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["absolute", "relative_key", "relative_key_query", "memory"])
-def test_what_is_written_with_a_cache_is_what_is_read_without(name):
-    backbone = {"is_decoder": True, "add_cross_attention": name == "memory"}
-    backbone |= {} if name == "memory" else {"position_embedding_type": name}
-    model, memory = make(bert_heads.BertLMHeadModel, backbone=backbone), {}
+def test_generation_with_a_cache_equals_forward_passes_without(name):
+    config = {"is_decoder": True, "add_cross_attention": name == "memory"}
+    config |= {} if name == "memory" else {"position_embedding_type": name}
+    model, memory = make(models.BertLMHeadModel, config=config), {}
     if name == "memory":
         memory["encoder_hidden_states"] = np.float32(np.random.default_rng(0).normal(size=(3, 5, 32)))
         memory["encoder_attention_mask"] = np.int32(np.arange(5) < np.array([[5], [3], [1]]))
@@ -213,8 +216,8 @@ def test_what_is_written_with_a_cache_is_what_is_read_without(name):
             ids = np.append(ids, new[i : i + 1, j : j + 1], axis=1)
 
 
-def test_beam_search_finds_no_worse_than_greedy_and_drawing_is_by_the_seed():
-    model = make(bert_heads.BertLMHeadModel, backbone={"is_decoder": True})
+def test_beam_search_finds_no_worse_than_greedy_and_sampling_depends_on_the_seed():
+    model = make(models.BertLMHeadModel, config={"is_decoder": True})
     end = 7
 
     def score(prompts, new):
@@ -232,7 +235,7 @@ def test_beam_search_finds_no_worse_than_greedy_and_drawing_is_by_the_seed():
 
 
 def test_a_decoder_looks_back_only_and_padding_does_not_matter():
-    decoder = make(backbone={"is_decoder": True})
+    decoder = make(config={"is_decoder": True})
     checks.causal(lambda ids: decoder(ids)["last_hidden_state"], IDS)
     model = make()
 
@@ -242,11 +245,11 @@ def test_a_decoder_looks_back_only_and_padding_does_not_matter():
     checks.padding_does_not_matter(encode, IDS, LENGTHS)
 
 
-def test_pruned_heads_are_gone_as_if_masked_and_stay_so(tmp_path):
-    for kind in (Bert, bert_heads.BertForTokenClassification):
+def test_pruned_heads_are_as_masked_ones_and_stay_pruned(tmp_path):
+    for kind in (Bert, models.BertForTokenClassification):
         model = make(kind)
-        first = pruned(model, {0: [1]})
-        small = pruned(first, {0: [3], 1: [0, 2, 3]})
+        first = prune_heads(model, {0: [1]})
+        small = prune_heads(first, {0: [3], 1: [0, 2, 3]})
         mask = np.float32([[1, 0, 1, 0], [0, 1, 0, 0]])
 
         def output(model, **more):
@@ -266,13 +269,13 @@ def test_pruned_heads_are_gone_as_if_masked_and_stay_so(tmp_path):
 
 
 @pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=[pytest.mark.slow, pytest.mark.xla])])
-def test_activations_computed_again_give_the_same_gradients(jit_compile):
+def test_gradient_checkpointing_gives_the_same_gradients(jit_compile):
     """Dropout is on: it must drop the same units both times."""
     taken = []
     for again in (False, True):
         sizes = {"gradient_checkpointing": again, "is_decoder": True, "add_cross_attention": True}
-        sizes |= {"add_pooling_layer": False, "num_hidden_layers": 1}
-        model = make(bert_heads.BertLMHeadModel, backbone=sizes)
+        sizes |= {"num_hidden_layers": 1}
+        model = make(models.BertLMHeadModel, config=sizes, backbone={"add_pooling_layer": False})
         keras.utils.set_random_seed(7)
         memory = np.float32(np.random.default_rng(0).normal(size=(3, 5, 32)))
         model.compile(keras.optimizers.SGD(0.5), jit_compile=jit_compile)
@@ -298,12 +301,12 @@ def counted(monkeypatch, cls, name):
 @pytest.mark.parametrize(
     "sizes", [{}, {"is_decoder": True, "add_cross_attention": True}], ids=["encoder", "cross-attention"]
 )
-def test_blocks_run_again_for_the_gradients_if_memory_is_to_be_saved_and_not_otherwise(sizes, monkeypatch):
+def test_blocks_run_again_for_the_gradients_with_gradient_checkpointing_alone(sizes, monkeypatch):
     inputs = INPUTS | ({"encoder_hidden_states": np.ones((3, 5, 32), "float32")} if sizes else {})
     for again in (False, True):
-        model = make(backbone={"gradient_checkpointing": again} | sizes)
+        model = make(config={"gradient_checkpointing": again} | sizes)
         with monkeypatch.context() as patch, tf.GradientTape() as tape:
-            calls = counted(patch, Block, "run")
+            calls = counted(patch, BertBlock, "attend")
             loss = ops.sum(model(inputs, training=True)["last_hidden_state"])
             assert [layer for layer, _ in calls] == model.blocks
             tape.gradient(loss, [weight.value for weight in model.trainable_weights])
@@ -311,41 +314,41 @@ def test_blocks_run_again_for_the_gradients_if_memory_is_to_be_saved_and_not_oth
 
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
-def test_words_have_logits_in_single_precision_in_and_out_of_a_graph(precision):
-    model = make(bert_heads.BertForMaskedLM, backbone={"dtype": precision}, dtype=precision)
+def test_logits_of_words_are_float32_in_and_out_of_a_graph(precision):
+    model = make(models.BertForMaskedLM, backbone={"dtype": precision}, dtype=precision)
     eager, traced = model(INPUTS), tf.function(model)(INPUTS)
     assert eager.dtype == traced.dtype == "float32"
     checks.close(eager, traced, 5e-2)
 
 
 @pytest.mark.parametrize(("size", "times"), [(4, 3), (11, 1), (20, 1)])
-def test_the_feed_forward_network_sees_a_chunk_at_a_time_and_the_result_is_the_same(size, times, monkeypatch):
-    plain, chunked = make(), make(backbone={"chunk_size_feed_forward": size})
+def test_the_feed_forward_network_runs_on_chunks_with_the_same_result(size, times, monkeypatch):
+    plain, chunked = make(), make(config={"chunk_size_feed_forward": size})
     taken = []
     for model in (plain, chunked):
         with monkeypatch.context() as patch, tf.GradientTape() as tape:
             calls = counted(patch, Dense, "call")
             found = model(INPUTS)["last_hidden_state"]
-            seen = [shape for layer, shape in calls if layer is model.blocks[0].hidden]
+            shapes = [shape for layer, shape in calls if layer is model.blocks[0].hidden]
             loss = ops.sum(found * np.float32(np.random.default_rng(0).normal(size=found.shape)))
         weights = [weight.value for weight in model.trainable_weights]
         taken.append([found, tape.gradient(loss, weights, unconnected_gradients="zero")])
-    assert seen == [(3, size, 32)] * (1 + times)  # Keras' `map` runs the first once more, to know what it gives
+    assert shapes == [(3, size, 32)] * (1 + times)  # Keras' `map` runs the first once more, to know what it gives
     checks.close(taken[1], taken[0])
 
 
-def test_masked_places_alone_give_the_same_logits():
-    places = np.array([[1, 4], [0, 6], [2, 2]])
-    for kind in (bert_heads.BertForMaskedLM, bert_heads.BertForPreTraining):
+def test_masked_positions_alone_have_the_same_logits():
+    positions = np.array([[1, 4], [0, 6], [2, 2]])
+    for kind in (models.BertForMaskedLM, models.BertForPreTraining):
         model = make(kind)
-        both = [model(INPUTS | more) for more in ({}, {"masked_positions": places})]
-        all_of_them, some = (x if kind is bert_heads.BertForMaskedLM else x["prediction_logits"] for x in both)
-        checks.close(some, np.take_along_axis(np.array(all_of_them), places[..., None], axis=1))
+        both = [model(INPUTS | more) for more in ({}, {"masked_positions": positions})]
+        all_of_them, some = (x if kind is models.BertForMaskedLM else x["prediction_logits"] for x in both)
+        checks.close(some, np.take_along_axis(np.array(all_of_them), positions[..., None], axis=1))
 
 
 def test_tied_words_are_one_matrix_and_untied_ones_two(tmp_path):
-    tied = make(bert_heads.BertForMaskedLM)
-    free = make(bert_heads.BertForMaskedLM, tie_word_embeddings=False)
+    tied = make(models.BertForMaskedLM)
+    free = make(models.BertForMaskedLM, tie_word_embeddings=False)
     assert len(free.weights) == len(tied.weights) + 1
     huggingface.save_pretrained(free, tmp_path)
     checks.close(huggingface.from_pretrained(tmp_path)(INPUTS), free(INPUTS))
@@ -364,10 +367,10 @@ def test_tied_words_are_one_matrix_and_untied_ones_two(tmp_path):
 def test_heads_train_and_come_back(name, tmp_path):
     kind = huggingface.HEADS[name]
     keras.utils.set_random_seed(0)
-    family = huggingface.BACKBONES["electra" if name.startswith("Electra") else "bert"]
+    family = huggingface.FAMILIES["electra" if name.startswith("Electra") else "bert"]
     sizes = SIZES | {"num_hidden_layers": 1, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     more = {}
-    backbone = family(**sizes, is_decoder=name == "BertLMHeadModel", add_pooling_layer=kind.pooled)
+    backbone = family.backbone(family.config(**sizes), **family.backbone_arguments(kind))
     if "num_labels" in kind.argument_names():
         more["num_labels"] = 3
     model = kind(backbone, **more)
@@ -380,8 +383,9 @@ def test_heads_train_and_come_back(name, tmp_path):
 
 
 def test_configurations_come_back():
-    checks.config_round_trip(Embeddings, vocab_size=9, size=8, positions=False)
-    checks.config_round_trip(Block, hidden_size=8, num_attention_heads=2, intermediate_size=4, pruned_heads=(1,))
+    config = BertConfig(hidden_size=8, num_attention_heads=2, intermediate_size=4, pruned_heads={0: [1]})
+    checks.config_round_trip(BertEmbeddings, config=config)
+    checks.config_round_trip(BertBlock, config=config, pruned_heads=(1,))
     checks.config_round_trip(
         RelativeAttention, dim=8, num_heads=2, position_embedding_type="relative_key", max_distance=4
     )
@@ -392,12 +396,12 @@ def test_any_batch_length_and_precision(positions):
     def gives(model):
         return lambda ids: model(ids)["last_hidden_state"]
 
-    backbone = {"position_embedding_type": positions}
-    checks.any_batch_and_length(gives(make(backbone=backbone)), IDS)
-    checks.any_batch_and_length(gives(make(backbone=backbone | {"chunk_size_feed_forward": 4})), IDS)
+    config = {"position_embedding_type": positions}
+    checks.any_batch_and_length(gives(make(config=config)), IDS)
+    checks.any_batch_and_length(gives(make(config=config | {"chunk_size_feed_forward": 4})), IDS)
 
     def half(dtype):
-        model = Bert(**SIZES, position_embedding_type=positions, dtype=dtype)
+        model = Bert(BertConfig(**SIZES, position_embedding_type=positions), dtype=dtype)
         model.build()
         return model
 
@@ -407,44 +411,44 @@ def test_any_batch_length_and_precision(positions):
 @pytest.mark.xla
 @pytest.mark.parametrize("positions", ["absolute", pytest.param("relative_key_query", marks=pytest.mark.slow)])
 def test_any_batch_and_length_by_xla(positions):
-    model = make(backbone={"position_embedding_type": positions})
+    model = make(config={"position_embedding_type": positions})
     checks.any_batch_and_length(lambda ids: model(ids)["last_hidden_state"], IDS)
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (lambda: Bert(hidden_size=10, num_attention_heads=3), "3 heads do not divide the hidden size 10"),
-        (lambda: Bert(hidden_act="elu"), "hidden_act must be one of gelu, .*, not 'elu'"),
-        (lambda: Bert(position_embedding_type="rotary"), "position_embedding_type must be one of absolute, "),
-        (lambda: Bert(add_cross_attention=True), "give is_decoder as well"),
+        (lambda: BertConfig(hidden_size=10, num_attention_heads=3), "3 heads do not divide the hidden size 10"),
+        (lambda: BertConfig(hidden_act="elu"), "hidden_act must be one of gelu, .*, not 'elu'"),
+        (lambda: BertConfig(position_embedding_type="rotary"), "position_embedding_type must be one of absolute, "),
+        (lambda: BertConfig(add_cross_attention=True), "give is_decoder as well"),
         (lambda: make()({"ids": IDS}), "there are no inputs ids; there are input_ids, "),
         (lambda: make()({"attention_mask": MASK}), "give either input_ids or inputs_embeds"),
         (lambda: make()(np.ones((1, 25), int)), "25 tokens; this model takes 24"),
-        (lambda: make(backbone={"position_embedding_type": "relative_key"})(np.ones((1, 25), int)), "25 tokens; this"),
+        (lambda: make(config={"position_embedding_type": "relative_key"})(np.ones((1, 25), int)), "25 tokens; this"),
         (
             lambda: make()(INPUTS | {"encoder_hidden_states": np.ones((3, 2, 32))}),
             "for models with add_cross_attention",
         ),
-        (lambda: pruned(make(), {2: [0]}), "of layers 0 to 1, not .0. of 2"),
-        (lambda: pruned(make(), {0: [0, 1, 2, 3]}), "one head of layer 0 must stay"),
-        (lambda: make(bert_heads.BertLMHeadModel), "is_decoder=True"),
+        (lambda: prune_heads(make(), {2: [0]}), "of layers 0 to 1, not .0. of 2"),
+        (lambda: prune_heads(make(), {0: [0, 1, 2, 3]}), "one head of layer 0 must stay"),
+        (lambda: make(models.BertLMHeadModel), "is_decoder=True"),
         (
-            lambda: make(bert_heads.BertForSequenceClassification, backbone={"add_pooling_layer": False}),
+            lambda: make(models.BertForSequenceClassification, backbone={"add_pooling_layer": False}),
             "needs a backbone with add_pooling_layer",
         ),
-        (lambda: make(bert_heads.BertForSequenceClassification, problem_type="x"), "problem_type must be one of"),
+        (lambda: make(models.BertForSequenceClassification, problem_type="x"), "problem_type must be one of"),
         (
-            lambda: make(bert_heads.BertLMHeadModel, backbone={"is_decoder": True}).generate(IDS, 14),
+            lambda: make(models.BertLMHeadModel, config={"is_decoder": True}).generate(IDS, 14),
             r"prompt and text have 11 \+ 14 tokens",
         ),
         (
-            lambda: make(bert_heads.BertLMHeadModel, backbone={"is_decoder": True}).generate(IDS, 2, num_beams=2),
+            lambda: make(models.BertLMHeadModel, config={"is_decoder": True}).generate(IDS, 2, num_beams=2),
             "beam search needs `end`",
         ),
     ],
 )
-def test_what_cannot_be_is_said(wrong, message):
+def test_invalid_configurations_and_inputs_are_refused(wrong, message):
     with pytest.raises(UserError, match=message):
         wrong()
 
@@ -453,10 +457,10 @@ def test_what_cannot_be_is_said(wrong, message):
 
 
 def decoder(**settings):
-    return make(bert_heads.BertLMHeadModel, backbone={"is_decoder": True}, **settings)
+    return make(models.BertLMHeadModel, config={"is_decoder": True}, **settings)
 
 
-def test_padding_at_the_left_changes_nothing_of_what_is_written():
+def test_padding_at_the_left_changes_nothing_of_what_is_generated():
     model, lengths = decoder(), np.array([3, 5, 2])
     right = np.arange(5) < lengths[:, None]
     left = right[:, ::-1]
@@ -469,7 +473,7 @@ def test_padding_at_the_left_changes_nothing_of_what_is_written():
     assert model.generate(np.zeros((0, 5), int), 4).shape == (0, 4)
 
 
-def test_writing_is_compiled_once_for_all_temperatures_and_choices():
+def test_generation_is_compiled_once_for_all_temperatures_and_choices():
     model = decoder()
     for temperature, top_k, top_p, seed in ((0.5, 3, 0.9, 1), (1.5, 5, 0.5, 2), (0.7, 0, 0.8, 3)):
         model.generate(IDS[:, :4], 3, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
@@ -505,17 +509,17 @@ def test_writing_is_compiled_once_for_all_temperatures_and_choices():
         ({"ids": IDS[:, :0]}, "prompts are ids"),
     ],
 )
-def test_what_cannot_be_written_is_refused(how, message):
+def test_generation_refuses_arguments_out_of_range(how, message):
     with pytest.raises(UserError, match=message):
         decoder().generate(**{"ids": IDS[:, :4], "length": 3} | how)
 
 
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
 @pytest.mark.parametrize(
-    "kind", [bert_heads.BertForMaskedLM, pytest.param(bert_heads.BertForSequenceClassification, marks=pytest.mark.slow)]
+    "kind", [models.BertForMaskedLM, pytest.param(models.BertForSequenceClassification, marks=pytest.mark.slow)]
 )
 def test_quantized_kernels_are_whole_numbers_of_8_bits_and_outputs_near(kind, tmp_path):
-    model = make(kind, backbone={"num_hidden_layers": 1})
+    model = make(kind, config={"num_hidden_layers": 1})
     before = np.array(model(INPUTS))
     model.quantize("int8")
     kernels = [w for w in model.weights if w.path.endswith(("/kernel", "/embeddings"))]
@@ -528,10 +532,11 @@ def test_quantized_kernels_are_whole_numbers_of_8_bits_and_outputs_near(kind, tm
 
 
 @pytest.mark.parametrize("memory", [False, True])
-def test_a_block_is_called_on_symbols_with_and_without_another_text(memory):
-    block = Block(8, 2, 16, add_cross_attention=memory)
+def test_a_block_is_called_on_symbols_with_and_without_cross_attention(memory):
+    sizes = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16}
+    block = BertBlock(BertConfig(**sizes, is_decoder=memory, add_cross_attention=memory))
     x, other = keras.Input((5, 8)), keras.Input((3, 8))
-    outputs = block(x, memory=other) if memory else block(x)
+    outputs = block(x, encoder_hidden_states=other) if memory else block(x)
     model = keras.Model([x, other], outputs)
     found = model([np.ones((2, 5, 8), "float32"), np.ones((2, 3, 8), "float32")])
     assert [tuple(y.shape) for y in found] == [(2, 5, 8), (2, 2, 5, 5), *([(2, 2, 5, 3)] if memory else [])]

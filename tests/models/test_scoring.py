@@ -1,5 +1,6 @@
-"""Losses and metrics of heads: sums over what counts by its number, weights, and what `compile` and `fit` are given."""
+"""Losses and metrics of heads: weighted means, sample and class weights, losses and metrics of `compile`."""
 
+import dataclasses
 import json
 
 import keras
@@ -7,9 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from homl_models import models
+from homl_models.checkpoints import huggingface
 from homl_models.errors import UserError
-from homl_models.models import bert_heads, electra
-from homl_models.models.bert import Bert
 from tests import checks, processes
 
 ROWS, LENGTH, WORDS = 33, 7, 20
@@ -20,13 +21,13 @@ LENGTHS = DRAW.integers(1, LENGTH + 1, ROWS)
 MASK = np.int32(np.arange(LENGTH) < LENGTHS[:, None])
 IDS = np.int32(DRAW.integers(5, WORDS, (ROWS, LENGTH)) * MASK)
 X = {"input_ids": IDS, "attention_mask": MASK, "token_type_ids": np.zeros_like(IDS)}
-PADDING = DRAW.random(ROWS) < 0.2  # rows that are to count for nothing
+PADDING = DRAW.random(ROWS) < 0.2  # rows of weight 0
 CLASSES = np.where(PADDING, -100, DRAW.integers(0, 3, ROWS)).astype("int32")
 TWO = np.where(CLASSES < 0, -100, CLASSES % 2).astype("int32")
 TAGS = np.where((MASK > 0) & ~PADDING[:, None], IDS % 3, -100).astype("int32")
 MASKED = np.where(DRAW.random((ROWS, LENGTH)) < 0.3, TAGS + 5, -100).astype("int32")
 MASKED[TAGS < 0] = -100
-PLACES = np.where(PADDING, 99, DRAW.integers(0, LENGTH, ROWS)).astype("int32")
+POSITIONS = np.where(PADDING, 99, DRAW.integers(0, LENGTH, ROWS)).astype("int32")
 LABELS = {
     "BertForMaskedLM": MASKED,
     "BertForPreTraining": {"labels": MASKED, "next_sentence_label": TWO},
@@ -34,7 +35,7 @@ LABELS = {
     "BertForNextSentencePrediction": TWO,
     "BertForSequenceClassification": CLASSES,
     "BertForTokenClassification": TAGS,
-    "BertForQuestionAnswering": {"start_positions": PLACES, "end_positions": np.roll(PLACES, 5)},
+    "BertForQuestionAnswering": {"start_positions": POSITIONS, "end_positions": np.roll(POSITIONS, 5)},
     "ElectraForPreTraining": np.where(TAGS < 0, -100, IDS % 2).astype("int32"),
     "ElectraForSequenceClassification": CLASSES,
 }
@@ -46,12 +47,12 @@ KINDS = pytest.mark.parametrize(
 
 def make(name, **settings):
     keras.utils.set_random_seed(0)
-    kind = getattr(electra if name.startswith("Electra") else bert_heads, name)
-    plain = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "is_decoder": name == "BertLMHeadModel"}
-    family = electra.Electra if name.startswith("Electra") else Bert
-    more = {} if family is electra.Electra else {"add_pooling_layer": kind.pooled}
+    kind = getattr(models, name)
+    family = huggingface.FAMILIES["electra" if name.startswith("Electra") else "bert"]
+    dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config = family.config(**SIZES, **dropout, **kind.required_config)
     labels = {"num_labels": 3} if "num_labels" in kind.argument_names() else {}
-    model = kind(family(**SIZES, **plain, **more), **labels | settings)
+    model = kind(family.backbone(config, **family.backbone_arguments(kind)), **labels | settings)
     model.build()
     for i, weight in enumerate(model.trainable_weights):  # or else all logits are nearly alike
         weight.assign(weight + keras.random.normal(weight.shape, stddev=0.5, seed=i))
@@ -81,7 +82,8 @@ def by_hand(name, logits, labels):
         return {"loss": a / n + b / m, "accuracy": right / n, "next_sentence_accuracy": follows / m}
     if name == "BertForQuestionAnswering":
         labels = {
-            key: np.where(MASK[np.arange(ROWS), places % LENGTH] > 0, places, 99) for key, places in labels.items()
+            key: np.where(MASK[np.arange(ROWS), positions % LENGTH] > 0, positions, 99)
+            for key, positions in labels.items()
         }
         logits = {key: np.where(MASK > 0, np.float64(part), -np.inf) for key, part in logits.items()}  # no place there
         (a, first, n), (b, last, m) = (mean(logits[f"{x}_logits"], labels[f"{x}_positions"]) for x in ("start", "end"))
@@ -97,7 +99,7 @@ def numpy_of(nest):
 
 
 @KINDS
-def test_metrics_are_the_same_for_every_batch_size_and_what_the_formula_says(name):
+def test_metrics_equal_the_formula_for_every_batch_size(name):
     model = make(name)
     model.compile(run_eagerly=True)
     expected = by_hand(name, numpy_of(model(X)), LABELS[name])
@@ -116,16 +118,16 @@ def gradients(model, x, y, weights=None):
     return float(loss), [np.array(tf.convert_to_tensor(gradient)) for gradient in found]
 
 
-def rows(nest, places):
-    return keras.tree.map_structure(lambda array: array[places], nest)
+def rows(nest, indices):
+    return keras.tree.map_structure(lambda array: array[indices], nest)
 
 
 @KINDS
 def test_a_weight_of_two_is_the_example_twice_and_of_none_is_no_example(name):
     model, y = make(name), LABELS[name]
     weights = np.float32([2, 0, 1] * (ROWS // 3))
-    places = np.repeat(np.arange(ROWS), weights.astype(int))
-    expected = gradients(model, rows(X, places), rows(y, places))
+    indices = np.repeat(np.arange(ROWS), weights.astype(int))
+    expected = gradients(model, rows(X, indices), rows(y, indices))
     checks.close(gradients(model, X, y, weights), expected, 1e-5)
     checks.close(gradients(model, X, y, weights / 2), expected, 1e-5)  # only their ratio counts
     if isinstance(y, dict):
@@ -141,8 +143,8 @@ def test_other_problems_of_texts_are_weighted_alike(problem):
     model = make("BertForSequenceClassification", problem_type=problem)
     y = np.float32(DRAW.random((ROWS, 3)) > 0.4)
     weights = np.float32([2, 0, 1] * (ROWS // 3))
-    places = np.repeat(np.arange(ROWS), weights.astype(int))
-    checks.close(gradients(model, X, y, weights), gradients(model, rows(X, places), y[places]), 1e-5)
+    indices = np.repeat(np.arange(ROWS), weights.astype(int))
+    checks.close(gradients(model, X, y, weights), gradients(model, rows(X, indices), y[indices]), 1e-5)
     loss = {"regression": "mse", "multi_label_classification": keras.losses.BinaryCrossentropy(from_logits=True)}
     model.compile(run_eagerly=True)
     own = model.evaluate(X, y, batch_size=7, return_dict=True, verbose=0)
@@ -158,8 +160,8 @@ KERAS_LOSSES = {
 
 
 @pytest.mark.parametrize("name", KERAS_LOSSES)
-def test_losses_and_metrics_of_compile_are_those_of_what_counts(name):
-    """Keras' own cross-entropy and accuracy are what the head has, for all batch sizes, with weights and without."""
+def test_losses_and_metrics_of_compile_ignore_labels_of_minus_100(name):
+    """Keras' own cross-entropy and accuracy equal the head's, for all batch sizes, with weights and without."""
     model, y = make(name), LABELS[name]
     weights = np.float32([2, 0, 1] * (ROWS // 3))
     binary = name == "ElectraForPreTraining"
@@ -190,8 +192,8 @@ def test_outputs_with_names_have_losses_and_metrics_by_name():
     found = model.fit(X, y, sample_weight=np.ones(ROWS), batch_size=ROWS, verbose=0).history
     assert {"loss", "accuracy", "start_logits_accuracy", "end_logits_accuracy"} <= set(found)
     both = found["start_logits_accuracy"][0], found["end_logits_accuracy"][0]
-    places = [y[f"{x}_positions"] for x in ("start", "end")]
-    counts = [((at < LENGTH) & (MASK[np.arange(ROWS), at % LENGTH] > 0)).sum() for at in places]
+    positions = [y[f"{x}_positions"] for x in ("start", "end")]
+    counts = [((at < LENGTH) & (MASK[np.arange(ROWS), at % LENGTH] > 0)).sum() for at in positions]
     assert found["accuracy"][0] == pytest.approx(np.average(both, weights=counts), rel=1e-5)
 
 
@@ -252,12 +254,13 @@ def test_a_head_with_a_loss_of_keras_comes_back(tmp_path):
     assert again.evaluate(X, TAGS, verbose=0, return_dict=True) == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_pretrainer_is_scored_by_tokens_whatever_the_batch_size():
-    """Of what does not depend on its draws: the generator."""
-    model = electra.ElectraPretrainer(electra.Electra(**SIZES, embedding_size=8), {"hidden_size": 4}, weight=3.0)
+def test_the_generators_metrics_are_means_over_tokens_for_every_batch_size():
+    """The discriminator's depend on the samples."""
+    config = models.ElectraConfig(**SIZES, embedding_size=8)
+    model = models.ElectraPretrainer(models.Electra(config), dataclasses.replace(config, hidden_size=4), weight=3.0)
     model.build()
-    places = np.tile(np.arange(LENGTH, dtype="int32"), (ROWS, 1))
-    x = X | {"masked_positions": places, "masked_labels": MASKED}
+    positions = np.tile(np.arange(LENGTH, dtype="int32"), (ROWS, 1))
+    x = X | {"masked_positions": positions, "masked_labels": MASKED}
     model.compile(run_eagerly=True)
     logits = np.asarray(model(x)["generator_logits"])
     expected = by_hand("BertForMaskedLM", logits, MASKED)
@@ -271,10 +274,9 @@ def test_a_pretrainer_is_scored_by_tokens_whatever_the_batch_size():
 ON_JAX = """
 import json, sys
 import keras, numpy as np
-from homl_models.models.bert import Bert
-from homl_models.models.bert_heads import BertForTokenClassification
+from homl_models.models import Bert, BertConfig, BertForTokenClassification
 sizes, ids, labels = map(json.loads, sys.argv[1:])
-model = BertForTokenClassification(Bert(**sizes, add_pooling_layer=False), num_labels=3)
+model = BertForTokenClassification(Bert(BertConfig(**sizes), add_pooling_layer=False), num_labels=3)
 model.build()
 model.compile("sgd", weighted_metrics=["accuracy"])
 ids, labels = np.array(ids), np.array(labels)

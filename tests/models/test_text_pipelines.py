@@ -1,15 +1,17 @@
-"""Texts in, texts out: against the pipelines of `transformers`, in Python and from a SavedModel without Keras."""
+"""Pipelines of texts: parity with those of `transformers`, in Python and from a SavedModel without Keras."""
 
+import dataclasses
 import json
 
 import keras
 import numpy as np
 import pytest
 
+from homl_models import models
 from homl_models.checkpoints import huggingface
 from homl_models.errors import UserError
-from homl_models.models import bert_heads, electra
-from homl_models.models.bert import Bert
+from homl_models.models.bert_heads import POOLINGS
+from homl_models.models.electra import OBJECTIVES as ELECTRA_OBJECTIVES
 from homl_models.training.saved_model import write_saved_model
 from tests import checks, processes
 
@@ -25,9 +27,10 @@ def make(kind, seed=0, **settings):
     keras.utils.set_random_seed(seed)
     sizes = {"vocab_size": len(VOCABULARY), "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     sizes |= {"intermediate_size": 24, "max_position_embeddings": 32}
-    family = electra.Electra if kind.__name__.startswith("Electra") else Bert
-    sizes |= {"embedding_size": 8} if family is electra.Electra else {"add_pooling_layer": kind.pooled}
-    model = kind(family(**sizes), vocabulary=VOCABULARY, **settings)
+    family = huggingface.FAMILIES["electra" if kind.__name__.startswith("Electra") else "bert"]
+    sizes |= {"embedding_size": 8} if family.model_type == "electra" else {}
+    backbone = family.backbone(family.config(**sizes), **family.backbone_arguments(kind))
+    model = kind(backbone, vocabulary=VOCABULARY, **settings)
     model.build()
     for i, weight in enumerate(model.trainable_weights):
         weight.assign(weight + keras.random.normal(weight.shape, stddev=0.4, seed=i))
@@ -43,7 +46,7 @@ def theirs(task, model, folder, **settings):
 
 
 def endpoint(model, name, *texts, **numbers):
-    """What an endpoint gives, run in a graph."""
+    """Outputs of an endpoint in a graph."""
     import tensorflow as tf
 
     found = model.endpoints()[name]
@@ -53,7 +56,7 @@ def endpoint(model, name, *texts, **numbers):
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("kind", [bert_heads.BertForSequenceClassification, electra.ElectraForSequenceClassification])
+@pytest.mark.parametrize("kind", [models.BertForSequenceClassification, models.ElectraForSequenceClassification])
 def test_classify_as_their_pipeline(kind, tmp_path):
     model = make(kind, num_labels=3, labels=("bad", "fair", "good"))
     labels, scores = model.classify(TEXTS)
@@ -66,7 +69,7 @@ def test_classify_as_their_pipeline(kind, tmp_path):
 
 
 def test_classify_is_the_same_in_a_graph():
-    model = make(bert_heads.BertForSequenceClassification, num_labels=3, labels=("bad", "fair", "good"))
+    model = make(models.BertForSequenceClassification, num_labels=3, labels=("bad", "fair", "good"))
     labels, scores = model.classify(TEXTS)
     ours = endpoint(model, "classify", TEXTS)
     assert [label.decode() for label in ours["labels"]] == labels
@@ -80,7 +83,7 @@ MASKED = ["The [MASK] sat on the [MASK].", "[MASK] dog", "It was [MASK] [MASK] [
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("kind", [bert_heads.BertForMaskedLM, electra.ElectraForMaskedLM])
+@pytest.mark.parametrize("kind", [models.BertForMaskedLM, models.ElectraForMaskedLM])
 def test_fill_masks_as_their_pipeline(kind, tmp_path):
     model = make(kind)
     ours = model.fill_mask(MASKED, top_k=4)
@@ -93,7 +96,7 @@ def test_fill_masks_as_their_pipeline(kind, tmp_path):
 
 
 def test_fill_masks_is_the_same_in_a_graph():
-    model = make(bert_heads.BertForMaskedLM)
+    model = make(models.BertForMaskedLM)
     ours, graph = model.fill_mask(MASKED, top_k=4), endpoint(model, "fill_mask", MASKED, top_k=4)
     for i, masks in enumerate(ours):
         assert len(masks) == MASKED[i].count("[MASK]")
@@ -105,7 +108,7 @@ def test_fill_masks_is_the_same_in_a_graph():
 
 @pytest.mark.parity
 def test_answers_as_their_pipeline(tmp_path):
-    model = make(bert_heads.BertForQuestionAnswering)
+    model = make(models.BertForQuestionAnswering)
     pipeline = theirs("question-answering", model, tmp_path)
     ours, graph = model.answer(QUESTIONS, CONTEXTS), endpoint(model, "answer", QUESTIONS, CONTEXTS)
     for i, (question, context) in enumerate(zip(QUESTIONS, CONTEXTS)):
@@ -116,7 +119,7 @@ def test_answers_as_their_pipeline(tmp_path):
 
 
 def test_answers_are_the_same_in_a_graph_and_lie_where_it_says():
-    model = make(bert_heads.BertForQuestionAnswering)
+    model = make(models.BertForQuestionAnswering)
     ours, graph = model.answer(QUESTIONS, CONTEXTS), endpoint(model, "answer", QUESTIONS, CONTEXTS)
     for i, (answer, p) in enumerate(ours):
         assert answer == graph["answers"][i].decode() == CONTEXTS[i][graph["starts"][i] : graph["ends"][i]]
@@ -124,7 +127,7 @@ def test_answers_are_the_same_in_a_graph_and_lie_where_it_says():
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("kind", [bert_heads.BertForTokenClassification, electra.ElectraForTokenClassification])
+@pytest.mark.parametrize("kind", [models.BertForTokenClassification, models.ElectraForTokenClassification])
 def test_tag_as_their_pipeline(kind, tmp_path):
     model = make(kind, num_labels=3, labels=("O", "B-X", "B-Y"))
     pipeline = theirs("token-classification", model, tmp_path, ignore_labels=[])
@@ -135,7 +138,7 @@ def test_tag_as_their_pipeline(kind, tmp_path):
 
 
 def test_tag_is_the_same_in_a_graph():
-    model = make(bert_heads.BertForTokenClassification, num_labels=3, labels=("O", "B-X", "B-Y"))
+    model = make(models.BertForTokenClassification, num_labels=3, labels=("O", "B-X", "B-Y"))
     ours, graph = model.tag(TEXTS), endpoint(model, "tag", TEXTS)
     for i, text in enumerate(TEXTS):
         words, labels, scores = zip(*ours[i])
@@ -146,13 +149,13 @@ def test_tag_is_the_same_in_a_graph():
 
 
 def test_embed_and_detect(tmp_path):
-    model = make(bert_heads.TextEmbedder)
+    model = make(models.TextEmbedder)
     vectors = model.embed(TEXTS)
     for text, vector in zip(TEXTS, vectors):
         ids = model.tokenizer.encode([text])["input_ids"]
         checks.close(vector, np.mean(model.backbone(ids)["last_hidden_state"], axis=1)[0])
     checks.close(endpoint(model, "embed", TEXTS)["embeddings"], vectors)
-    model = make(electra.ElectraForPreTraining)
+    model = make(models.ElectraForPreTraining)
     ours, graph = model.detect_replaced(TEXTS), endpoint(model, "detect_replaced", TEXTS)
     for i, text in enumerate(TEXTS):
         ids = model.tokenizer.encode([text])["input_ids"]
@@ -172,7 +175,7 @@ print(json.dumps([x.decode() for x in found["answers"].numpy()]))
 
 
 def test_a_saved_model_answers_where_there_is_no_keras(tmp_path):
-    model = make(bert_heads.BertForQuestionAnswering)
+    model = make(models.BertForQuestionAnswering)
     write_saved_model(model, tmp_path / "saved_model")
     given = json.dumps(QUESTIONS), json.dumps(CONTEXTS)
     done = processes.run(WITHOUT_KERAS, tmp_path / "saved_model", *given, process=processes.NO_KERAS)
@@ -182,37 +185,37 @@ def test_a_saved_model_answers_where_there_is_no_keras(tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (lambda: make(bert_heads.BertForMaskedLM).fill_mask(["no mask"]), r"every text needs a \[MASK\]"),
-        (lambda: make(bert_heads.BertForMaskedLM).fill_mask("[MASK]"), "give a list of texts, not one text"),
+        (lambda: make(models.BertForMaskedLM).fill_mask(["no mask"]), r"every text needs a \[MASK\]"),
+        (lambda: make(models.BertForMaskedLM).fill_mask("[MASK]"), "give a list of texts, not one text"),
         (
-            lambda: make(bert_heads.BertForTokenClassification).tag(["a " * 40]),
+            lambda: make(models.BertForTokenClassification).tag(["a " * 40]),
             "42 tokens; this model takes 32 at most",
         ),
-        (lambda: make(bert_heads.BertForTokenClassification, labels=("a",)), "1 names are given for 2 labels"),
+        (lambda: make(models.BertForTokenClassification, labels=("a",)), "1 names are given for 2 labels"),
         (lambda: named(()).tag(["a"]), "this model has no vocabulary and takes ids alone"),
         (lambda: more_words(), "the vocabulary has 31 tokens, the model 30"),
-        (lambda: make(bert_heads.BertForMaskedLM).fill_mask(["[MASK]"], 31), "top_k must lie in 1 to 30"),
-        (lambda: make(bert_heads.BertForMaskedLM).fill_mask(["[MASK]"], 0), "top_k must lie in 1 to 30"),
+        (lambda: make(models.BertForMaskedLM).fill_mask(["[MASK]"], 31), "top_k must lie in 1 to 30"),
+        (lambda: make(models.BertForMaskedLM).fill_mask(["[MASK]"], 0), "top_k must lie in 1 to 30"),
     ],
 )
-def test_what_cannot_be_read_is_said(wrong, message):
+def test_texts_that_cannot_be_read_are_refused(wrong, message):
     with pytest.raises(UserError, match=message):
         wrong()
 
 
 def more_words():
-    model = make(bert_heads.BertForTokenClassification)
+    model = make(models.BertForTokenClassification)
     return type(model)(model.backbone, vocabulary=(*VOCABULARY, "more"))
 
 
 def named(vocabulary):
-    model = make(bert_heads.BertForTokenClassification)
+    model = make(models.BertForTokenClassification)
     model.vocabulary = vocabulary
     return model
 
 
-def test_a_long_context_is_read_in_parts_and_the_best_answer_of_all_counts():
-    model = make(bert_heads.BertForQuestionAnswering)
+def test_a_long_context_is_read_in_windows_and_the_best_answer_of_all_is_taken():
+    model = make(models.BertForQuestionAnswering)
     context = " ".join(["The cat sat on the mat, it was in the house."] * 9)
     [(answer, p)] = model.answer(QUESTIONS[:1], [context])
     windows = model.tokenizer.windows(QUESTIONS[:1], [context], 32, 8)
@@ -220,7 +223,7 @@ def test_a_long_context_is_read_in_parts_and_the_best_answer_of_all_counts():
     spans = []
     for i in range(len(windows["overflow_to_sample_mapping"])):
         row = {name: windows[name][i : i + 1] for name in ("input_ids", "token_type_ids", "attention_mask")}
-        (first,), (last,), (score,), _ = (np.array(x) for x in model.spans(row))
+        (first,), (last,), (score,), _ = (np.array(x) for x in model.best_spans(row))
         start, end = windows["offsets"][i, first, 0], windows["offsets"][i, last, 1]
         spans.append((float(score), context[start:end]))
     best = max(spans)
@@ -231,56 +234,57 @@ def test_a_long_context_is_read_in_parts_and_the_best_answer_of_all_counts():
 
 
 def test_texts_of_all_lengths_come_back_in_their_order():
-    model = make(bert_heads.BertForSequenceClassification, num_labels=3)
+    model = make(models.BertForSequenceClassification, num_labels=3)
     rng = np.random.default_rng(0)
     texts = [" ".join(rng.choice(WORDS[:8], rng.integers(1, 25))) for _ in range(70)]
     checks.close(model.classify(texts)[1], np.concatenate([model.classify([text])[1] for text in texts]), 1e-5)
     assert model.classify([])[0] == []
 
 
-def test_a_model_takes_no_more_tokens_than_it_is_told(tmp_path):
-    model = make(bert_heads.BertForSequenceClassification, model_max_length=8)
+def test_model_max_length_truncates_texts(tmp_path):
+    model = make(models.BertForSequenceClassification, model_max_length=8)
     assert model.max_length == 8
     long, cut = ("the cat sat on the mat in the house", "the cat sat on the mat")  # 9 and 6 tokens
     checks.close(model.classify([long])[1], model.classify([cut])[1], 0)
     checks.close(endpoint(model, "classify", [long])["scores"], model.classify([cut])[1])
     huggingface.save_pretrained(model, tmp_path)
     assert huggingface.from_pretrained(tmp_path).max_length == 8
-    assert make(bert_heads.BertForSequenceClassification, model_max_length=999).max_length == 32  # its positions
+    assert make(models.BertForSequenceClassification, model_max_length=999).max_length == 32  # its positions
 
 
 SLOW_OBJECTIVES = {"electra_15", "all_tokens_mlm"}
 OBJECTIVES = [
-    pytest.param(name, marks=pytest.mark.slow if name in SLOW_OBJECTIVES else ()) for name in electra.OBJECTIVES
+    pytest.param(name, marks=pytest.mark.slow if name in SLOW_OBJECTIVES else ()) for name in ELECTRA_OBJECTIVES
 ]
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_a_pretrainer_offers_what_its_heads_do(objective):
+def test_a_pretrainer_has_the_endpoints_of_its_heads(objective):
     sizes = {"vocab_size": len(VOCABULARY), "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     sizes |= {"intermediate_size": 24, "max_position_embeddings": 32, "embedding_size": 8}
-    text, small = ["the [MASK] sat"], {"hidden_size": 8}
-    model = electra.ElectraPretrainer(electra.Electra(**sizes), small, objective=objective, vocabulary=VOCABULARY)
+    text, config = ["the [MASK] sat"], models.ElectraConfig(**sizes)
+    small = dataclasses.replace(config, hidden_size=8)
+    model = models.ElectraPretrainer(models.Electra(config), small, objective=objective, vocabulary=VOCABULARY)
     model.build()
-    head = model.namer or model.filler
+    head = model.mlm_head or model.generator
     found = endpoint(model, "fill_mask", text, top_k=3)
     assert [x.decode() for x in found["tokens"][0, 0]] == [token for token, _ in head.fill_mask(text, 3)[0][0]]
     assert ("detect_replaced" in model.endpoints()) == (objective != "replace_mlm")
-    if model.detector:
-        found, wanted = endpoint(model, "detect_replaced", TEXTS), model.detector.detect_replaced(TEXTS)
+    if model.discriminator_head:
+        found, wanted = endpoint(model, "detect_replaced", TEXTS), model.discriminator_head.detect_replaced(TEXTS)
         checks.close(found["scores"][1][found["tokens"][1] != b""], np.array([p for _, p in wanted[1]]))
 
 
 # No texts, many labels, no answer, long contexts, padded vocabularies.
 
 METHODS = {  # of each head with a method of texts, and how many lists of texts it takes
-    "classify": (bert_heads.BertForSequenceClassification, 1),
-    "classify_pairs": (bert_heads.BertForSequenceClassification, 2),
-    "fill_mask": (bert_heads.BertForMaskedLM, 1),
-    "answer": (bert_heads.BertForQuestionAnswering, 2),
-    "tag": (bert_heads.BertForTokenClassification, 1),
-    "detect_replaced": (electra.ElectraForPreTraining, 1),
-    "embed": (bert_heads.TextEmbedder, 1),
+    "classify": (models.BertForSequenceClassification, 1),
+    "classify_pairs": (models.BertForSequenceClassification, 2),
+    "fill_mask": (models.BertForMaskedLM, 1),
+    "answer": (models.BertForQuestionAnswering, 2),
+    "tag": (models.BertForTokenClassification, 1),
+    "detect_replaced": (models.ElectraForPreTraining, 1),
+    "embed": (models.TextEmbedder, 1),
 }
 
 
@@ -298,7 +302,7 @@ def test_of_no_texts_there_are_results_with_no_rows(name):
 @pytest.mark.parametrize("num_labels", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_several_labels_and_numbers_come_back_as_such(num_labels):
     names = ("a", "b", "c")[:num_labels]
-    kind = bert_heads.BertForSequenceClassification
+    kind = models.BertForSequenceClassification
     model = make(kind, num_labels=num_labels, labels=names, problem_type="multi_label_classification")
     logits = np.array(model(model.tokenizer.encode(TEXTS)))
     labels, scores = model.classify(TEXTS)
@@ -319,15 +323,15 @@ def test_several_labels_and_numbers_come_back_as_such(num_labels):
     checks.close(found["scores"], scores)
 
 
-def test_an_answer_is_none_where_cls_is_as_probable_in_every_part():
+def test_an_answer_is_empty_where_cls_is_as_probable_in_every_window():
     """By hand, from the logits: p of the best answer against the least p of [CLS] in any part of the context."""
     long = " ".join(["The cat sat on the mat, it was in the house."] * 5)
     questions, contexts = [*QUESTIONS, QUESTIONS[0]], [*CONTEXTS, long]
     seen = set()
     for seed in range(4):
-        model = make(bert_heads.BertForQuestionAnswering, seed, unanswerable=True)
+        model = make(models.BertForQuestionAnswering, seed, unanswerable=True)
         windows = model.tokenizer.windows(questions, contexts, 32, 8)
-        found = [np.array(x) for x in model.spans({name: windows[name] for name in TOKENS})]
+        found = [np.array(x) for x in model.best_spans({name: windows[name] for name in TOKENS})]
         logits = {name: np.float64(x) for name, x in model({name: windows[name] for name in TOKENS}).items()}
         inside = windows["token_type_ids"] + (np.arange(32) == 0) - 0.0
         inside[np.arange(len(inside)), windows["attention_mask"].sum(1) - 1] = 0  # the last [SEP]
@@ -349,11 +353,11 @@ TOKENS = "input_ids", "token_type_ids", "attention_mask"
 
 
 @pytest.mark.parametrize("unanswerable", [False, True])
-def test_an_endpoint_reads_long_contexts_in_parts_as_python_does(unanswerable):
+def test_an_endpoint_reads_long_contexts_in_windows_as_python_does(unanswerable):
     long = " ".join(["The cat sat on the mat, it was in the house."] * 9)
     questions = [*QUESTIONS, QUESTIONS[0], "who " * 40, ""]
     contexts = [*CONTEXTS, long, "中" + long, ""]
-    model = make(bert_heads.BertForQuestionAnswering, unanswerable=unanswerable)
+    model = make(models.BertForQuestionAnswering, unanswerable=unanswerable)
     expected, found = model.answer(questions, contexts), endpoint(model, "answer", questions, contexts)
     assert [text.decode() for text in found["answers"]] == [text for text, _ in expected]
     checks.close(found["scores"], np.float32([p for _, p in expected]), 1e-5)
@@ -361,9 +365,9 @@ def test_an_endpoint_reads_long_contexts_in_parts_as_python_does(unanswerable):
     assert parts == [text for text, _ in expected]
 
 
-def test_words_are_guessed_among_the_vocabulary_where_there_are_more_embeddings():
+def test_masks_are_filled_from_the_vocabulary_where_there_are_more_embeddings():
     sizes = {"vocab_size": len(VOCABULARY) + 7, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    model = bert_heads.BertForMaskedLM(Bert(**sizes, intermediate_size=24), vocabulary=VOCABULARY)
+    model = models.BertForMaskedLM(models.Bert(models.BertConfig(**sizes, intermediate_size=24)), vocabulary=VOCABULARY)
     model.build()
     model.bias.assign(np.float32(np.arange(len(VOCABULARY) + 7) >= len(VOCABULARY)) * 9)  # most probable are no words
     [[best]] = model.fill_mask(["the [MASK] sat"], len(VOCABULARY))
@@ -373,10 +377,10 @@ def test_words_are_guessed_among_the_vocabulary_where_there_are_more_embeddings(
 
 
 @pytest.mark.parametrize(
-    "pooling", [p if p in ("cls", "max") else pytest.param(p, marks=pytest.mark.slow) for p in bert_heads.POOLINGS]
+    "pooling", [p if p in ("cls", "max") else pytest.param(p, marks=pytest.mark.slow) for p in POOLINGS]
 )
 def test_texts_are_pooled_as_asked(pooling, tmp_path):
-    model = make(bert_heads.TextEmbedder, pooling=pooling, normalize=pooling == "max")
+    model = make(models.TextEmbedder, pooling=pooling, normalize=pooling == "max")
     expected = []
     for text in TEXTS:
         [x] = np.array(model.backbone(model.tokenizer.encode([text])["input_ids"])["last_hidden_state"])
@@ -385,6 +389,6 @@ def test_texts_are_pooled_as_asked(pooling, tmp_path):
     checks.close(model.embed(TEXTS), np.array(expected), 1e-5)
     checks.close(endpoint(model, "embed", TEXTS)["embeddings"], np.array(expected), 1e-5)
     huggingface.save_pretrained(model, tmp_path)
-    again = huggingface.from_pretrained(tmp_path, bert_heads.TextEmbedder)
+    again = huggingface.from_pretrained(tmp_path, models.TextEmbedder)
     assert (again.pooling, again.normalize) == (model.pooling, model.normalize)
     checks.close(again.embed(TEXTS), model.embed(TEXTS), 1e-5)

@@ -13,6 +13,7 @@ import pytest
 
 from homl_models.models import scoring
 from homl_models.models.bert import Bert
+from homl_models.models.bert_config import BertConfig
 from homl_models.models.bert_heads import (
     BertForQuestionAnswering,
     BertForSequenceClassification,
@@ -448,14 +449,15 @@ HEADS = {
 
 def scored(model, labels, found):
     """The loss, and {metric: its mean}."""
-    metrics = model.judge(None, labels, found)[1]
-    return model.compute_loss(y=labels, y_pred=found), {name: scoring.mean(pair) for name, pair in metrics.items()}
+    pairs = model.loss_and_metrics(None, labels, found)[1]
+    metrics = {name: scoring.weighted_mean(pair) for name, pair in pairs.items()}
+    return model.compute_loss(y=labels, y_pred=found), metrics
 
 
 @pytest.mark.parametrize(("head", "make"), HEADS.values(), ids=HEADS)
 def test_rows_that_do_not_count_change_no_loss_and_no_metric(head, make):
     keras.utils.set_random_seed(1)
-    model, examples = head(Bert(len(PIECES.vocabulary), **SIZES)), make()
+    model, examples = head(Bert(BertConfig(len(PIECES.vocabulary), **SIZES))), make()
     model.build()
     for weight in model.trainable_variables:  # or else all logits are nearly alike
         weight.assign(keras.random.normal(weight.shape, stddev=0.5))

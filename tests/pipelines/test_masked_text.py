@@ -488,18 +488,17 @@ SIZES = {
 
 
 def test_the_models_take_the_batches():
-    from homl_models.models.bert import Bert
-    from homl_models.models.bert_heads import BertForPreTraining
-    from homl_models.models.electra import Electra, ElectraPretrainer
+    from homl_models.models import Bert, BertConfig, BertForPreTraining, Electra, ElectraConfig, ElectraPretrainer
 
     rows = paired()
     size = len(rows.wordpiece.vocabulary)
     stream = masked_text.eval_batches(rows, len(rows.lengths) + 3, whole_word_mask=True)  # with empty rows
     [(x, y)] = stream.dataset()
-    model = BertForPreTraining(Bert(size, **SIZES))
+    model = BertForPreTraining(Bert(BertConfig(size, **SIZES)))
     model.build()
     assert np.isfinite(model.compute_loss(x, y, model(x)))
-    model = ElectraPretrainer(Electra(size, embedding_size=8, **SIZES), {})
+    config = ElectraConfig(size, embedding_size=8, **SIZES)
+    model = ElectraPretrainer(Electra(config), config)
     model.build()
     [(x, _)] = masked_text.electra_batches(stream).dataset()
     found = model(x)
