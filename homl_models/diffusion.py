@@ -148,16 +148,16 @@ def dpm_solver_step(x_t, prediction, t, t_prev, noise, schedule, before=None):
     alpha, sigma = schedule.sqrt_alpha_bar, schedule.sqrt_one_minus_alpha_bar
     if t_prev == 0:
         return prediction
-    h = _log_snr(schedule, t_prev) - _log_snr(schedule, t)
+    h = _half_log_snr(schedule, t_prev) - _half_log_snr(schedule, t)
     d = prediction
     if before is not None:
         t_before, prediction_before = before
-        r = (_log_snr(schedule, t) - _log_snr(schedule, t_before)) / h
+        r = (_half_log_snr(schedule, t) - _half_log_snr(schedule, t_before)) / h
         d = (1 + 1 / (2 * r)) * prediction - 1 / (2 * r) * prediction_before
     return sigma[t_prev] / sigma[t] * x_t - alpha[t_prev] * np.expm1(-h) * d
 
 
-def _log_snr(schedule, t):
+def _half_log_snr(schedule, t):
     """lambda_t = log(alpha_t / sigma_t), half the logarithm of the signal-to-noise ratio."""
     return np.log(schedule.sqrt_alpha_bar[t] / schedule.sqrt_one_minus_alpha_bar[t])
 
