@@ -35,7 +35,7 @@ def built_dense():
     return dense
 
 
-WHOLE = "ids", "times", "labels"  # inputs that are whole numbers
+WHOLE = "ids", "timesteps", "labels"  # inputs that are whole numbers
 
 
 def row(settings, inputs, output, weights=0, seeds=0, frozen=0):
@@ -64,7 +64,7 @@ BERT = {"vocab_size": 9, "hidden_size": 8, "num_attention_heads": 2, "intermedia
 DECODER = {"is_decoder": True, "add_cross_attention": True}
 BLOCK = {"dim": 8, "num_heads": 2, "hidden_units": 12}
 TEXT, MEMORY, MAPS, IMAGES = (2, 5, 8), (2, 3, 8), (2, 4, 4, 8), (2, 8, 8, 1)
-NOISY = {"images": IMAGES, "times": (2,), "labels": (2,)}
+NOISY = {"images": IMAGES, "timesteps": (2,), "labels": (2,)}
 ROWS = {
     Attention: [
         row({}, {"query": TEXT, "memory": MEMORY}, (TEXT, (2, 5, 3))),
