@@ -5,7 +5,7 @@ import functools
 from typing import Literal
 
 from homl_models.errors import UserError
-from homl_models.recipes import autoencoders
+from homl_models.recipes import autoencoders, vae
 from homl_models.recipes.images import GRID_COLUMNS, ImageRecipe
 from homl_models.recipes.recipe import positive, rate
 
@@ -148,9 +148,10 @@ class FewLabels(_Classifier):
         from homl_models import loading
         from homl_models.models.autoencoders import CodingModel
 
-        if self.encoder in autoencoders.RECIPES:
+        recipes = autoencoders.RECIPES | vae.RECIPES
+        if self.encoder in recipes:
             data = {name: getattr(self, name) for name in ("data", "images", "size", "channels", "precision")}
-            return dataclasses.replace(autoencoders.RECIPES[self.encoder], **data).model()
+            return dataclasses.replace(recipes[self.encoder], **data).model()
         if isinstance(coder := loading.load(self.encoder), CodingModel):
             return coder
         raise UserError(f"{self.encoder} is no autoencoder; name a recipe of one, or the folder of its run")

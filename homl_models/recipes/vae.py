@@ -80,8 +80,7 @@ class VAE(GeneratorRecipe):
         from homl_models.training import reports
 
         text = show_codings(self, model, folder)
-        samples = model.sample(64, self.seed)
-        reports.image_grid(samples.reshape(8, 8, *samples.shape[1:]), folder / "samples.png")
+        reports.image_grid(self.sample_grid(model), folder / "samples.png")
         first = [images[: 2 * 6] for images, _ in self.splits[1:]]  # with few images validation has only one
         images = model.checked_images(np.concatenate(first)[: 2 * 6])
         rows = [model.interpolate(images[i : i + 2], GRID_COLUMNS) for i in range(0, len(images) - 1, 2)]

@@ -178,3 +178,9 @@ def test_images_without_labels_are_refused(tmp_path):
     recipe = dataclasses.replace(get("features_tiny"), images=str(tmp_path / "images.npy"))
     with pytest.raises(UserError, match="40 of 40 images have no label"):
         recipe.model()
+
+
+@pytest.mark.parametrize("name", ["autoencoder_tiny", "vae_tiny"])
+def test_the_encoder_may_be_named_by_any_recipe_with_codings(name):
+    coder = dataclasses.replace(get("few_labels_tiny"), encoder=name).coder()
+    assert coder.coding_size == get(name).coding_size
