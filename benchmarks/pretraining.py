@@ -65,9 +65,9 @@ def learned(args, start, recipe, seed, learning_rate):
     model, (train, _) = recipe.model(), recipe.datasets()
     model.fit(train.dataset(0, recipe.epochs * train.steps), shuffle=False, verbose=0)
     _, valid, test = recipe.splits
-    found = {"test_accuracy": recipe.judge(model, test[: args.tested])["accuracy"]}
+    found = {"test_accuracy": recipe.metrics(model, test[: args.tested])["accuracy"]}
     if seed == args.seeds[0]:
-        found["val_accuracy"] = recipe.judge(model, valid[: args.tested])["accuracy"]
+        found["val_accuracy"] = recipe.metrics(model, valid[: args.tested])["accuracy"]
     row = {"start": start, "seed": seed, "learning_rate": learning_rate, **found}
     print(json.dumps(row | {"seconds": round(time.perf_counter() - began, 1)}), flush=True)
     return found

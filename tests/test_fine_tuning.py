@@ -1,5 +1,6 @@
 """Recipes of BERT and ELECTRA: starting from other models, files of one's own."""
 
+import csv
 import dataclasses
 import json
 
@@ -13,6 +14,7 @@ from homl_models.errors import UserError
 from homl_models.models import Bert, BertConfig, BertForMaskedLM, BertForSequenceClassification
 from homl_models.pipelines import events
 from homl_models.tokenizers.wordpiece import SPECIAL
+from homl_models.training import loop
 from tests import checks
 
 NEW = {"hidden_size": 0, "num_hidden_layers": 0, "num_attention_heads": 0, "intermediate_size": 0, "vocab_size": 0}
@@ -103,7 +105,8 @@ WORDS = (*SPECIAL, "a", "b", "c")
         ("bert_pretrain", {"warmup": 1.0}, "--warmup must lie in"),
         ("bert_tag", {"initializer_range": 0.0}, "--initializer-range must be above 0"),
         ("electra_pretrain", {"generator_size": 0.1}, "whole number of heads, not 0.2"),
-        ("electra_pretrain", {"generator": "runs/x"}, "--generator needs --no-share-embeddings"),
+        ("electra_pretrain", {"generator_epochs": 2}, "--generator-epochs needs --no-share-embeddings"),
+        ("electra_pretrain", {"generator_epochs": -1}, "--generator-epochs must be 0 or more"),
         ("electra_pretrain", {"objective": "replace_mlm", "weight": 3.0}, "--weight is for other objectives"),
     ],
 )
@@ -204,7 +207,7 @@ def test_labels_of_a_test_file_that_nothing_is_learned_of_are_refused_at_once(tm
 
 
 def questions_file(path, examples):
-    """A file of SQuAD's format, version 2.0."""
+    """A file in SQuAD format, version 2.0."""
     paragraphs = [
         {"context": context, "qas": [{"id": i, "question": question, "is_impossible": not answers, "answers": [
             {"answer_start": start, "text": text} for start, text in answers]}]}
@@ -220,7 +223,7 @@ def test_questions_without_an_answer_make_a_model_that_may_give_none(tmp_path):
         made = recipe("bert_answer_tiny", data_file=questions_file(tmp_path / name, given), num_examples=0)
         model = made.model()
         assert model.unanswerable == expected
-        assert ("no_answer_exact" in made.judge(model, examples[:6])) is True
+        assert ("no_answer_exact" in made.metrics(model, examples[:6])) is True
     none = [(question, context, []) for question, context, _ in examples]
     with pytest.raises(UserError, match="none of the questions to learn has an answer"):
         recipe("bert_answer_tiny", data_file=questions_file(tmp_path / "none", none), num_examples=0).model()
@@ -235,23 +238,77 @@ def test_pretraining_is_evaluated_in_the_words_of_the_model_without_its_texts(na
     assert other.evaluate(model, text_files=str(tmp_path / "texts.txt")) == pytest.approx(wanted, rel=1e-5)
 
 
-def test_the_second_stage_takes_the_generator_of_the_first(untrained):
-    both = {"share_embeddings": False, "generator_size": 1.0}
-    first = str(untrained("electra_pretrain_tiny", weight=0.0, **both))
-    made = recipe("electra_pretrain_tiny", generator=first, **both)
-    model, source = made.model(), homl_models.load(first)
-    checks.close(model.generator.get_weights(), source.generator.get_weights(), 0)
-    checks.close(model.discriminator.get_weights(), source.generator_backbone.get_weights(), 0)
+TWO_STAGES = {"share_embeddings": False, "generator_epochs": 1, "epochs": 1, "num_documents": 24}
+
+
+def second_stage(tmp_path, **settings):
+    """Recipe, its second stage, a new model of it that has begun from a random first stage, and that one's model."""
+    made = recipe("electra_pretrain_tiny", **TWO_STAGES, **settings)
+    first, second = made.stages()
+    assert [(stage.name, stage.epochs, stage.monitor) for stage in (first, second)] == [
+        ("generator", 1, ""),
+        ("discriminator", 1, made.monitor),
+    ]
+    source, model = first.model(), second.model()
+    source.save_weights(tmp_path / "generator.weights.h5")
+    before = {weight.path: weight.numpy() for weight in model.discriminator.weights}
+    second.begin(model, tmp_path / "generator.weights.h5")
+    return made, second, model, source, before
+
+
+def test_the_second_stage_begins_with_the_generator_and_keeps_it_frozen(tmp_path):
+    made, second, model, source, _ = second_stage(tmp_path, generator_size=1.0, monitor="val_discriminator_loss")
+    checks.close(model.generator.get_weights(), source.get_weights(), 0)
+    checks.close(model.discriminator.get_weights(), source.backbone.get_weights(), 0)
     before = model.generator.get_weights(), model.discriminator.get_weights()
-    model.fit(made.datasets()[0].dataset(0, 2), verbose=0, shuffle=False)
+    model.fit(second.datasets()[0].dataset(0, 2), verbose=0, shuffle=False)
     checks.close(model.generator.get_weights(), before[0], 0)
     assert any((a != b).any() for a, b in zip(model.discriminator.get_weights(), before[1]))
-    for settings, message in (
-        ({"generator_size": 0.5}, "has another size"),
-        ({"seed": 1}, "the vocabulary of .* is another"),
-    ):
-        with pytest.raises(UserError, match=message):
-            recipe("electra_pretrain_tiny", generator=first, **both | settings).model()
+
+
+def test_a_greater_discriminator_begins_with_the_weights_of_the_generator_that_fit(tmp_path):
+    _, _, model, source, before = second_stage(tmp_path, generator_size=0.5)
+    checks.close(model.generator.get_weights(), source.get_weights(), 0)
+    taken = {path for path, old in before.items() if "/embeddings/" in path}
+    assert taken
+    trained = [weight.numpy() for weight in source.backbone.embeddings.weights]
+    checks.close([weight.numpy() for weight in model.discriminator.embeddings.weights], trained, 0)
+    for weight in model.discriminator.weights:
+        assert weight.path in taken or (weight.numpy() == before[weight.path]).all(), weight.path
+
+
+def test_a_run_resumes_between_the_stages(tmp_path):
+    """It ends with the weights of one that was never stopped; the first stage is a masked language model."""
+    settings = {**TWO_STAGES, "verbose": 0}
+    whole = train.train("electra_pretrain_tiny", run_dir=str(tmp_path / "whole"), **settings)
+    rows = list(csv.DictReader((whole / "history.csv").open()))
+    assert [row["stage"] for row in rows] == ["generator", "discriminator"]
+    assert rows[0]["val_accuracy"]
+    assert rows[1]["val_discriminator_accuracy"]
+    made = recipe("electra_pretrain_tiny", **settings, run_dir=str(tmp_path / "stopped"))
+
+    class Stop(Exception):
+        pass
+
+    def stop(stage):
+        """The stage; the second one fails at its begin, the first time."""
+
+        def datasets():
+            if stage.name != "discriminator" or (tmp_path / "again").exists():
+                return stage.datasets()
+            raise Stop
+
+        return dataclasses.replace(stage, datasets=datasets)
+
+    stages = [stop(stage) for stage in made.stages()]
+    stopped = tmp_path / "stopped"
+    made.__dict__["stages"] = lambda: stages
+    with pytest.raises(Stop):
+        loop.run("electra_pretrain_tiny", made)
+    assert (stopped / "checkpoints" / "generator" / loop.WEIGHTS).is_file()
+    (tmp_path / "again").touch()
+    loop.run("electra_pretrain_tiny", made)
+    checks.close(*(homl_models.load(str(folder)).get_weights() for folder in (whole, stopped)), 0)
 
 
 def test_bert_learns_of_single_texts():

@@ -464,7 +464,7 @@ def test_answers_are_exact_or_share_words_as_the_script_of_squad_counts_them():
         assert contexts == [f"About {question}: ..." for question in questions]
         return [(given[question], 0.5) for question in questions]
 
-    found = get("bert_answer_tiny").judge(types.SimpleNamespace(answer=answer), examples)
+    found = get("bert_answer_tiny").metrics(types.SimpleNamespace(answer=answer), examples)
     asked = [(right, answer) for _, right, answer in ANSWERS if right]
     exact = [max(normalized_answer(text) == normalized_answer(answer) for text in right) for right, answer in asked]
     f1 = [max(answer_f1(answer, text) for text in right) for right, answer in asked]

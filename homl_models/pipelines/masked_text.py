@@ -84,6 +84,16 @@ def eval_batches(
     return bucketed(make_batch, [num_batches(len(rows), batch_size) for rows, _, _ in parts])
 
 
+def masked_lm_batches(dataset):
+    """The same batches with `labels` (b, k) as the only targets, for a masked language model."""
+
+    def batch(step):
+        x, y = dataset.batch(step)
+        return x, y["labels"]
+
+    return RandomAccessDataset(batch, dataset.steps)
+
+
 def electra_batches(dataset):
     """The same batches for `ElectraPretrainer`: `masked_labels` (b, k) are an input, targets are zeros (b,)."""
     import tensorflow as tf

@@ -6,21 +6,27 @@ from pathlib import Path
 
 from homl_models.errors import UserError
 from homl_models.recipes import (
+    answering,
     autoencoders,
     bert,
     char_rnn,
+    classification,
     ddpm,
+    electra,
     feature_net,
-    fine_tuning,
     gan,
     seq2seq,
+    tagging,
     transformer,
     vae,
 )
 from homl_models.recipes.families import FAMILIES
 from homl_models.training import files
 
-MODULES = char_rnn, seq2seq, transformer, autoencoders, vae, feature_net, ddpm, gan, bert, fine_tuning
+MODULES = (
+    char_rnn, seq2seq, transformer, autoencoders, vae, feature_net, ddpm, gan, bert, electra, classification, tagging,
+    answering,
+)  # fmt: skip
 RECIPES = {name: recipe for module in MODULES for name, recipe in module.RECIPES.items()}
 SUMMARIES = {name: line for module in MODULES for name, line in getattr(module, "SUMMARIES", {}).items()}
 RESULTS = [result for module in MODULES for result in getattr(module, "RESULTS", [])]
