@@ -7,9 +7,9 @@
 Three starts: a new BERT of the same size with the same word pieces, and the two runs. Each learns from the same
 reviews, `--labels` of them for each seed, by the recipes `bert_classify` and `electra_classify`; of the learning rates
 each start takes the one that validates best with the first seed. One JSON line per training, and at the end one per
-start: mean and standard deviation of the accuracy on `--tested` reviews of the test part, over the seeds.
+start: mean and standard deviation of the accuracy on `--tested` reviews of the test split, over the seeds.
 
-As a yardstick `words`, no network: logistic regression (scikit-learn, C = 10) on which pieces the same tokens are,
+The baseline `words` has no network: logistic regression (scikit-learn, C = 10) on which pieces the same tokens are,
 weighed by TF-IDF, whatever their order.
 """
 
@@ -32,7 +32,7 @@ STARTS = ["words", "scratch", "bert", "electra"]
 
 
 def starts(args, folder):
-    """{name: recipe} of the three."""
+    """{name: recipe} of the three starts."""
     vocabulary = loading.load(args.bert).vocabulary
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
     _, pretrained = recipes.of_run(loading.find(args.bert))
@@ -54,8 +54,8 @@ def starts(args, folder):
     }
 
 
-def learned(args, start, recipe, seed, learning_rate):
-    """Train by a recipe -> accuracy on the validation part and on `args.tested` reviews of the test part; printed.
+def train_and_test(args, start, recipe, seed, learning_rate):
+    """Train by a recipe -> accuracy on the validation split and on `args.tested` reviews of the test split; printed.
 
     Later seeds leave the validation out: the learning rate is chosen by then.
     """
@@ -73,8 +73,8 @@ def learned(args, start, recipe, seed, learning_rate):
     return found
 
 
-def of_words(args, recipe, seed):
-    """`learned` of the yardstick."""
+def word_baseline(args, recipe, seed):
+    """Accuracy of the baseline without a network; printed."""
     recipe = dataclasses.replace(recipe, seed=seed)
     train, _, test = recipe.splits
     model = make_pipeline(
@@ -94,8 +94,8 @@ def of_words(args, recipe, seed):
     return row
 
 
-def summed_up(args, start, found, **more):
-    """Print mean and standard deviation of the accuracies that seeds have found."""
+def summarize(args, start, found, **more):
+    """Print mean and standard deviation of the accuracies over the seeds."""
     values = np.array([row["test_accuracy"] for row in found])
     spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
     row = {"claim": f"{args.labels} labels, {start}", **more, "seeds": len(values)}
@@ -118,13 +118,13 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         made = starts(args, Path(folder))
         if "words" in args.starts:
-            summed_up(args, "words", [of_words(args, made["scratch"], seed) for seed in args.seeds])
+            summarize(args, "words", [word_baseline(args, made["scratch"], seed) for seed in args.seeds])
         for start in [start for start in args.starts if start != "words"]:
             recipe = made[start]
-            tried = {rate: learned(args, start, recipe, args.seeds[0], rate) for rate in args.learning_rates}
+            tried = {rate: train_and_test(args, start, recipe, args.seeds[0], rate) for rate in args.learning_rates}
             best = max(tried, key=lambda rate: tried[rate]["val_accuracy"])
-            found = [tried[best], *(learned(args, start, recipe, seed, best) for seed in args.seeds[1:])]
-            summed_up(args, start, found, learning_rate=best)
+            found = [tried[best], *(train_and_test(args, start, recipe, seed, best) for seed in args.seeds[1:])]
+            summarize(args, start, found, learning_rate=best)
 
 
 if __name__ == "__main__":

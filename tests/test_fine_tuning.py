@@ -1,4 +1,4 @@
-"""Recipes of BERT and ELECTRA: starting from other models, files of one's own."""
+"""Recipes of BERT and ELECTRA: starts from other models, files of the user, two stages."""
 
 import csv
 import dataclasses
@@ -137,7 +137,7 @@ def test_a_start_that_does_not_fit_is_refused(untrained, tmp_path):
     assert recipe("bert_tag_tiny", pretrained=folder, **NEW, max_length=16).model().vocabulary == WORDS
 
 
-def test_files_of_ones_own_are_learnt_and_judged(tmp_path, capsys):
+def test_files_of_the_user_are_trained_on_and_evaluated(tmp_path, capsys):
     texts, labels = events.labelled(60, 1)
     rows = "\n".join(f'"{text}",{label}' for text, label in zip(texts, labels))
     for name in ("train.csv", "test.csv"):

@@ -305,7 +305,7 @@ def test_pairs_that_trained_positions_do_not_reach_are_left_out_of_validation_an
         assert 0 < made.evaluate(model)["test_loss"] < 10
 
 
-# Texts: what BERT and ELECTRA learn without labels.
+# Texts: pre-training of BERT and ELECTRA.
 
 
 def pretrained(name):
@@ -355,19 +355,19 @@ def test_generator_and_discriminator_are_scored_where_they_count():
     text[rows, places] = replaced[rows, places]
     np.testing.assert_array_equal(replaced, text)
     logits, wanted = np.float64(outputs["discriminator_logits"])[seen], (original != replaced)[seen]
-    told = np.logaddexp(0, np.where(wanted, -logits, logits)).mean()
-    told_right = ((logits > 0) == wanted).mean()
+    discriminator_loss = np.logaddexp(0, np.where(wanted, -logits, logits)).mean()
+    discriminator_accuracy = ((logits > 0) == wanted).mean()
     assert found == pytest.approx(
         {
-            "val_loss": filled + made.weight * told,
+            "val_loss": filled + made.weight * discriminator_loss,
             "val_generator_loss": filled,
             "val_generator_accuracy": right,
-            "val_discriminator_loss": told,
-            "val_discriminator_accuracy": told_right,
+            "val_discriminator_loss": discriminator_loss,
+            "val_discriminator_accuracy": discriminator_accuracy,
         },
         rel=1e-4,
     )
-    assert some_but_not_all(right, told_right, wanted.mean(), seen.mean())
+    assert some_but_not_all(right, discriminator_accuracy, wanted.mean(), seen.mean())
 
 
 # Texts: tasks.

@@ -1,7 +1,7 @@
 """Masked training batches of texts (Devlin et al., 2018, https://arxiv.org/abs/1810.04805, section 3.1, task 1).
 
 In every batch some of the tokens are masked, others in each epoch (dynamic masking, Liu et al., 2019,
-https://arxiv.org/abs/1907.11692, section 4.1), as a function of a seed and the step. Names are those of
+https://arxiv.org/abs/1907.11692, section 4.1), as a function of a seed and the step. Names follow
 google-research/bert, create_pretraining_data.py; instances are made in `pretraining_instances.py`.
 Shapes: n instances, b batch, t tokens, k masked positions (max_predictions).
 

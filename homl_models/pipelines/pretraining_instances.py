@@ -1,6 +1,6 @@
 """Documents as training instances of BERT (Devlin et al., 2018, https://arxiv.org/abs/1810.04805, appendix A.2).
 
-Documents are encoded once, and cut into [CLS] A [SEP] B [SEP] or [CLS] text [SEP]. Names are those of
+Documents are encoded once, and cut into [CLS] A [SEP] B [SEP] or [CLS] text [SEP]. Names follow
 google-research/bert, create_pretraining_data.py; `masked_text.py` masks tokens of the instances.
 Shapes: n instances, t tokens.
 
@@ -106,7 +106,7 @@ def create_instances(encoded, max_length=128, pairs=True, full_sentences=False, 
     if max_num_tokens < (2 if pairs else 1):
         raise UserError(f"rows of {max_length} tokens have no room for text; give a greater max_length")
     if pairs and len(encoded.documents) < 3:
-        raise UserError("pairs need two documents at least; part them by empty lines, or use rows without pairs")
+        raise UserError("pairs need two documents at least; separate them by empty lines, or use rows without pairs")
     sentences, documents = split_sentences(encoded, max_num_tokens // 2 if pairs else max_num_tokens)
     if pairs:
         sampler = _Pairs(sentences.tolist(), documents.tolist(), max_num_tokens, short_seq_prob, random.Random(seed))

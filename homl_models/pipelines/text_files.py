@@ -44,17 +44,17 @@ def imdb(split):
     try:
         with gzip.open(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
-                place = re.fullmatch(rf"aclImdb/{split}/(neg|pos)/([0-9]+)_[0-9]+\.txt", member.name)
-                if place:
+                match = re.fullmatch(rf"aclImdb/{split}/(neg|pos)/([0-9]+)_[0-9]+\.txt", member.name)
+                if match:
                     text = archive.extractfile(member).read().decode("utf-8").replace("<br />", " ")
-                    found[IMDB_LABELS[place[1] == "pos"]].append((int(place[2]), text))
+                    found[IMDB_LABELS[match[1] == "pos"]].append((int(match[2]), text))
             while file.read(1 << 20):  # to the end, where the checksum is
                 pass
     except (OSError, EOFError, tarfile.TarError, zlib.error, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is damaged ({error}); remove it, and it will be fetched again") from error
+        raise UserError(f"{path} is damaged ({error}); remove it, and it will be downloaded again") from error
     pairs = [(text, label) for rows in zip(*map(sorted, found.values())) for (_, text), label in zip(rows, found)]
     if not pairs:
-        raise UserError(f"{path} holds no reviews of the split {split}; remove it, and it will be fetched again")
+        raise UserError(f"{path} holds no reviews of the split {split}; remove it, and it will be downloaded again")
     return tuple(map(list, zip(*pairs)))
 
 
@@ -147,7 +147,7 @@ def read_questions(path):
                     answers = [] if question.get("is_impossible") else question["answers"]
                     answers = [(int(answer["answer_start"]), _string(answer["text"])) for answer in answers]
                     if any(start < 0 or not right or not context.startswith(right, start) for start, right in answers):
-                        raise UserError(f"{path}{at}: an answer does not stand in the context where it should")
+                        raise UserError(f"{path}{at}: an answer is not in the context at its answer_start")
                     found.append((text, context, answers))
     except UserError:
         raise

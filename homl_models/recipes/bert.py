@@ -169,7 +169,7 @@ class Pretraining(Encoder):
 
         documents = self.documents(self.text_files)
         if min(len(documents), self.num_documents or 4) < 4:
-            raise UserError(f"{len(documents)} documents are too few; part them by empty lines, or give more")
+            raise UserError(f"{len(documents)} documents are too few; separate them by empty lines, or give more")
         documents = random.Random(self.seed).sample(documents, len(documents))[: self.num_documents or None]
         count = max(2, len(documents) // 20)
         return documents[count:], documents[:count]
@@ -243,10 +243,10 @@ class Pretraining(Encoder):
             whole = [i for i, word in enumerate(words) if word.isalpha() and len(word) > 3]
             if not whole or len(found) == SHOWN:
                 continue
-            place = rng.choice(whole)
-            sentence = " ".join([*words[:place], "[MASK]", *words[place + 1 :]])
+            i = rng.choice(whole)
+            sentence = " ".join([*words[:i], "[MASK]", *words[i + 1 :]])
             if self.wordpiece.encode([sentence])["input_ids"].shape[1] <= self.max_length:
-                found.append((sentence, words[place]))
+                found.append((sentence, words[i]))
         return found
 
 
@@ -254,7 +254,7 @@ class Pretraining(Encoder):
 class BertPretrain(Pretraining):
     """BERT pre-trained on film reviews: masked words, and whether one text follows another.
 
-    What it is worth where labels are few: `bert_classify`, `bert_answer`.
+    Its value where labels are few: see `bert_classify` and `bert_answer`.
     """
 
     kind: ClassVar[str] = "fit"

@@ -11,7 +11,7 @@ from homl_models.recipes.results import Result
 
 @dataclasses.dataclass(frozen=True)
 class Classify(FineTuning):
-    """Classifies texts: the sentiment of film reviews, or labels of your own, a .csv with columns `text` and `label`."""
+    """Classifies texts: the sentiment of film reviews, or labels of a .csv with columns `text` and `label`."""
 
     kind: ClassVar[str] = "layerwise"
     data: Literal["imdb", "events"] = "imdb"

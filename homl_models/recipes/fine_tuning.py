@@ -49,7 +49,7 @@ class FineTuning(Encoder):
     test_file: str = ""
     """Your own test examples. Empty: a tenth of --data-file."""
     num_examples: int = 0
-    """Examples to train on, drawn by --seed. 0: all."""
+    """Training examples, sampled by --seed. 0: all."""
     default_positions: ClassVar[str] = "absolute"  # position_embedding_type of a new encoder
 
     def check_sizes(self):

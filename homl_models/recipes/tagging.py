@@ -56,8 +56,8 @@ class Tag(FineTuning):
         tokens = model.call_in_batches("label_ids", examples.tokens)
         samples, starts = examples.overflow_to_sample_mapping, examples.word_starts
         for sample, words, (_, (ids, _)) in zip(samples, starts, tokens):
-            for place in (words >= 0).nonzero()[0]:
-                found[sample][words[place]] = names[ids[place]]
+            for column in (words >= 0).nonzero()[0]:
+                found[sample][words[column]] = names[ids[column]]
         return found
 
     def metrics(self, model, examples):

@@ -1,9 +1,9 @@
 """BERT's BasicTokenizer: text cleaning and the split into words, as the library `tokenizers` and as a Unicode table.
 
-Control characters go, white space parts words, and so do punctuation and Chinese characters, each a word of its own;
-accents and case may go (Devlin et al., 2018, https://arxiv.org/abs/1810.04805, google-research/bert tokenization.py).
-The table holds what the library does to every code point, so that a TensorFlow graph does the same
-(`wordpiece_graph.py`). Shapes: p pages of 256 code points.
+Control characters are removed; white space separates words; punctuation marks and Chinese characters are words of
+their own; accents and case may be removed (Devlin et al., 2018, https://arxiv.org/abs/1810.04805;
+google-research/bert, tokenization.py). The table holds what the library does to every code point, so that a TensorFlow
+graph does the same (`wordpiece_graph.py`). Shapes: p pages of 256 code points.
 """
 
 import functools
@@ -29,7 +29,7 @@ def basic_tokenizer(lowercase, strip_accents, tokenize_chinese_chars=True):
 
 
 def clean(characters, *settings):
-    """Outcome of each character; spaces part words: "" (removed), " ", "e" (É), " ! ", " 中 "."""
+    """Outcome of each character; spaces separate words: "" (removed), " ", "e" (É), " ! ", " 中 "."""
     normalizer, pre_tokenizer = basic_tokenizer(*settings)
     text = normalizer.normalize_str("||".join(f"a{character}a" for character in characters))
     joined = " ".join(piece for piece, _ in pre_tokenizer.pre_tokenize_str(text))

@@ -1,6 +1,6 @@
 """Rows of token ids, [CLS] text [SEP] or [CLS] text [SEP] pair [SEP]: columns, truncation and checks.
 
-What `wordpiece.py` (NumPy) and `wordpiece_graph.py` (TensorFlow) share. A token is six numbers: its id, token type,
+Shared by `wordpiece.py` (NumPy) and `wordpiece_graph.py` (TensorFlow). A token is six numbers: its id, token type,
 attention mask, first character, the character after its last, and its word. Shapes: b texts, t tokens.
 """
 

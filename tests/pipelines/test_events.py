@@ -21,7 +21,7 @@ ORDERS = (
 SEASONS = "winter winter spring spring spring summer summer summer autumn autumn autumn winter"
 
 
-def told(text):
+def parsed(text):
     """A sentence -> its name, deed, place and date, as a reader takes them."""
     found, rest = {}, text
     for kind, options in (("place", events.PLACES), ("name", events.NAMES), ("did", DO)):
@@ -40,32 +40,32 @@ def month(written):
 
 
 @pytest.fixture(scope="module")
-def drawn():
-    """Many events, three at a time, each with what its sentence tells."""
-    draw = random.Random(5)
-    found = [event for _ in range(150) for event in events.events(draw, 3)]
-    return [(event, told(event.text)) for event in found]
+def sampled():
+    """Many events, three at a time, each with the facts of its sentence."""
+    rng = random.Random(5)
+    found = [event for _ in range(150) for event in events.events(rng, 3)]
+    return [(event, parsed(event.text)) for event in found]
 
 
-def test_a_sentence_tells_what_the_event_is(drawn):
-    for event, found in drawn:
+def test_a_sentence_describes_the_event(sampled):
+    for event, found in sampled:
         assert found == {"name": event.name, "did": event.deed[1], "place": event.place, "date": event.date}
         assert event.deed in events.DEEDS
         assert event.month == month(event.date)
 
 
-def test_all_names_places_deeds_months_and_orders_occur(drawn):
-    assert {event.name for event, _ in drawn} == set(events.NAMES)
-    assert {event.place for event, _ in drawn} == set(events.PLACES)
-    assert {event.deed for event, _ in drawn} == set(events.DEEDS)
-    assert {event.month for event, _ in drawn} == set(range(1, 13))
-    assert {event.text.replace(event.name, "NAME").split(" ")[0] for event, _ in drawn} == {"NAME", "On", "In", "It"}
-    years = {int(re.search(r"\d{4}", event.date)[0]) for event, _ in drawn}
+def test_all_names_places_deeds_months_and_orders_occur(sampled):
+    assert {event.name for event, _ in sampled} == set(events.NAMES)
+    assert {event.place for event, _ in sampled} == set(events.PLACES)
+    assert {event.deed for event, _ in sampled} == set(events.DEEDS)
+    assert {event.month for event, _ in sampled} == set(range(1, 13))
+    assert {event.text.replace(event.name, "NAME").split(" ")[0] for event, _ in sampled} == {"NAME", "On", "In", "It"}
+    years = {int(re.search(r"\d{4}", event.date)[0]) for event, _ in sampled}
     assert min(years) < 1920 < 2080 < max(years)
 
 
-def test_events_of_one_draw_differ_in_name_and_place(drawn):
-    for three in zip(*[iter(event for event, _ in drawn)] * 3):
+def test_events_of_one_draw_differ_in_name_and_place(sampled):
+    for three in zip(*[iter(event for event, _ in sampled)] * 3):
         assert len({event.name for event in three}) == len({event.place for event in three}) == 3
 
 
@@ -73,14 +73,14 @@ def test_seasons_are_those_of_the_months():
     found, seasons = events.labelled(400, seed=3)
     assert set(seasons) == set(events.SEASONS)
     by_month = dict(enumerate(SEASONS.split(), 1))
-    assert seasons == [by_month[month(told(text)["date"])] for text in found]
+    assert seasons == [by_month[month(parsed(text)["date"])] for text in found]
 
 
 def test_every_word_has_the_label_of_what_it_is_part_of():
     found = events.tagged(300, seed=2)
     for words, labels in found:
         text = re.sub(r" ([,.])(?= |$)", r"\1", " ".join(words))
-        read = told(text)
+        read = parsed(text)
         spans = {kind: " ".join(words[first:last]) for kind, first, last in metrics.entities(labels)}
         assert spans == {kind.upper(): read[kind] for kind in ("name", "place", "date")}
         assert sorted(label for label in labels if label.startswith("B-")) == ["B-DATE", "B-NAME", "B-PLACE"]
@@ -98,7 +98,7 @@ def test_words_are_those_of_the_sentence():
 
 
 @pytest.mark.parametrize("count", [1, 3, 5])
-def test_a_question_has_one_right_answer_where_it_is_told(count):
+def test_a_question_has_one_right_answer_where_it_is_stated(count):
     assert_answered(events.questions(200, seed=4, num_events=count), count)
 
 
@@ -128,7 +128,7 @@ def assert_answered(questions, count):
         assert context[start : start + len(answer)] == answer
         sentences = re.split(r"(?<=\.) ", context)
         assert len(sentences) == count
-        facts = [told(sentence) for sentence in sentences]
+        facts = [parsed(sentence) for sentence in sentences]
         kind, right = by_reading(question, facts)
         assert right == [answer]
         assert len({fact["did"] for fact in facts}) == count  # everyone does something else

@@ -51,7 +51,7 @@ def assert_int32(examples):
 
 
 def alone(text):
-    """Ids, places in the text and numbers of the words of a text by itself, without special tokens."""
+    """Ids, positions in the text and numbers of the words of a text by itself, without special tokens."""
     found = {name: array[0, 1:-1].tolist() for name, array in PIECES.encode([text], offsets=True).items()}
     return list(zip(found["input_ids"], found["offsets"], found["word_ids"]))
 
@@ -99,9 +99,9 @@ def wanted_tokens(words, labels):
 
 
 def given_sentences(count, longest, seed=0):
-    draw = random.Random(seed)
-    sizes = [draw.randint(1, longest) for _ in range(count)]
-    return [(draw.choices(WORDS, k=size), draw.choices(NAMES, k=size)) for size in sizes]
+    rng = random.Random(seed)
+    sizes = [rng.randint(1, longest) for _ in range(count)]
+    return [(rng.choices(WORDS, k=size), rng.choices(NAMES, k=size)) for size in sizes]
 
 
 def tagged_rows(examples):
@@ -190,10 +190,10 @@ def test_a_label_that_is_not_to_be_learned_is_refused():
 def test_generated_sentences_are_tagged():
     given = events.tagged(50)
     examples = labelled_text.token_classification(given, events.LABELS, PIECES, 64)
-    for (words, labels), row, found, places in zip(
+    for (words, labels), row, found, positions in zip(
         given, rows_of(examples), examples.labels["labels"], examples.word_starts, strict=True
     ):
-        at = {word: place for place, word in enumerate(places) if word >= 0}
+        at = {word: place for place, word in enumerate(positions) if word >= 0}
         assert [*at] == [*range(len(words))]
         assert [events.LABELS[found[at[i]]] for i in at] == labels
         assert "".join(PIECES.vocabulary[i].removeprefix("##") for i in row[1:-1]) == "".join(words).lower()
@@ -292,7 +292,7 @@ def test_questions_without_an_answer_and_with_several():
 
 
 def test_answers_with_spaces_and_accents_around_them_are_found():
-    """What has no token of its own does not matter, at the borders of the context either."""
+    """Characters without a token do not matter, at the borders of the context either."""
     given = [
         ("q", " in paris", [(0, " in")]),
         ("q", "in paris ", [(3, "paris ")]),
@@ -367,11 +367,11 @@ KINDS = pytest.mark.parametrize("kind", ["labels", "words", "spans"])
 @pytest.mark.parametrize(("count", "buckets"), [(96, 1), (103, 1), (103, 4)])
 def test_training_takes_each_example_once_an_epoch(kind, count, buckets):
     examples = synthetic(lengths(count), kind)
-    stream = labelled_text.batches(examples, 8, 5, buckets)
+    dataset = labelled_text.batches(examples, 8, 5, buckets)
     parts = length_buckets(np.array(lengths(count)), buckets)
     assert len(parts) == buckets
-    assert stream.steps == sum(-(-len(rows) // 8) for rows, _ in parts)
-    found = read(stream.dataset(0, 3 * stream.steps))
+    assert dataset.steps == sum(-(-len(rows) // 8) for rows, _ in parts)
+    found = read(dataset.dataset(0, 3 * dataset.steps))
     order = restored(examples, found)
     for rows, length in parts:
         of_part = [(x, order[8 * k : 8 * k + 8]) for k, (x, _) in enumerate(found) if order[8 * k] in rows]
@@ -380,7 +380,7 @@ def test_training_takes_each_example_once_an_epoch(kind, count, buckets):
     assert all(sorted(epoch) == [*range(count)] for epoch in epochs)
     assert all(epoch != sorted(epoch) for epoch in epochs)
     together = {frozenset(order[k : k + 8]) for k in range(0, len(order), 8)}
-    assert len(together) == 3 * stream.steps  # others meet in each epoch
+    assert len(together) == 3 * dataset.steps  # others meet in each epoch
     widths = np.reshape([x["input_ids"].shape[1] for x, _ in found], (3, -1)).tolist()
     orders = {tuple(some) for some in (*widths, sorted(widths[0]))}
     assert len(orders) == (4 if buckets > 1 else 1)  # and the lengths come in another order
@@ -402,11 +402,11 @@ def test_a_batch_is_a_function_of_its_step_and_the_seed(buckets):
 @pytest.mark.parametrize("buckets", [1, 4])
 def test_shapes_are_few_and_those_of_a_single_length_are_static(buckets):
     examples = synthetic(lengths(), "words")
-    stream = labelled_text.batches(examples, 8, 0, buckets)
-    found = read(stream.dataset())
+    dataset = labelled_text.batches(examples, 8, 0, buckets)
+    found = read(dataset.dataset())
     shapes = {tuple(v.shape for v in (*x.values(), y)) for x, y in found}
     assert shapes == {((8, length),) * 4 for _, length in length_buckets(np.array(lengths()), buckets)}
-    x, y = stream.dataset().element_spec
+    x, y = dataset.dataset().element_spec
     assert {spec.shape.rank for spec in (*x.values(), y)} == {2}
     assert (y.shape == x["input_ids"].shape == (8, 30)) == (buckets == 1)
 
@@ -415,14 +415,14 @@ def test_shapes_are_few_and_those_of_a_single_length_are_static(buckets):
 @pytest.mark.parametrize(("batch_size", "buckets"), [(8, 1), (7, 3), (103, 1), (300, 2)])
 def test_validation_takes_each_once_in_order_and_fills_up_with_rows_that_do_not_count(kind, batch_size, buckets):
     examples = synthetic(lengths(), kind)
-    stream = labelled_text.batches(examples, batch_size, buckets=buckets)
+    dataset = labelled_text.batches(examples, batch_size, buckets=buckets)
     parts = length_buckets(np.array(lengths()), buckets)
-    assert stream.steps == sum(-(-len(rows) // batch_size) for rows, _ in parts)
-    found = read(stream.dataset())
+    assert dataset.steps == sum(-(-len(rows) // batch_size) for rows, _ in parts)
+    found = read(dataset.dataset())
     assert {len(x["input_ids"]) for x, _ in found} == {batch_size}
     wanted = [[*rows, *[-1] * (-len(rows) % batch_size)] for rows, _ in parts]
     assert restored(examples, found) == list(itertools.chain(*wanted))
-    checks.close(read(stream.dataset(stream.steps, 2 * stream.steps)), found)
+    checks.close(read(dataset.dataset(dataset.steps, 2 * dataset.steps)), found)
 
 
 # With models.
@@ -479,7 +479,7 @@ def test_rows_that_do_not_count_change_no_loss_and_no_metric(head, make):
 
 
 def real():
-    """The reviews of half of the test part, their labels, and BERT's own vocabulary."""
+    """The reviews of half of the test split, their labels, and BERT's own vocabulary."""
     reviews = DATA / "imdb" / "imdb_reviews_test_half.csv.gz"
     vocabulary = DATA / "vocab" / "bert-base-uncased-vocab.txt"
     for path in (reviews, vocabulary):
@@ -502,30 +502,30 @@ def test_real_reviews_become_batches():
     assert len(number) == 300
     padding = {}
     for buckets in (1, 4):
-        seen, places, tokens = [], 0, 0
+        seen, positions, tokens = [], 0, 0
         for x, y in read(labelled_text.batches(examples, 10, 3, buckets).dataset()):
             ids = np.pad(x["input_ids"], [(0, 0), (0, 200 - x["input_ids"].shape[1])])
             rows = [number[row.tobytes()] for row in ids if row.any()]
             assert y.tolist() == [labels[i] for i in rows] + [-100] * (len(ids) - len(rows))
             mask = x["attention_mask"][: len(rows)]
-            seen, places, tokens = seen + rows, places + mask.size, tokens + mask.sum()
-        padding[buckets] = 1 - tokens / places
+            seen, positions, tokens = seen + rows, positions + mask.size, tokens + mask.sum()
+        padding[buckets] = 1 - tokens / positions
         assert sorted(seen) == [*range(300)]
-    print("share of padding by buckets:", padding)
+    print("fraction of padding by buckets:", padding)
     assert padding[4] < 0.5 * padding[1]
 
 
 def test_words_of_real_reviews_keep_their_labels():
     given, _, wordpiece = real()
-    draw = random.Random(0)
+    rng = random.Random(0)
     words = [text.split() for text in given[300:500]]
-    given = [(some, draw.choices(NAMES, k=len(some))) for some in words]
+    given = [(some, rng.choices(NAMES, k=len(some))) for some in words]
     examples = labelled_text.token_classification(given, NAMES, wordpiece, 64)
     seen = [{} for _ in given]
-    for sample, labels, places in zip(
+    for sample, labels, positions in zip(
         examples.overflow_to_sample_mapping, examples.labels["labels"], examples.word_starts
     ):
-        new = {word: NAMES[labels[at]] for at, word in enumerate(places.tolist()) if word >= 0}
+        new = {word: NAMES[labels[at]] for at, word in enumerate(positions.tolist()) if word >= 0}
         assert not set(new) & set(seen[sample])
         seen[sample] |= new
     lost = 0

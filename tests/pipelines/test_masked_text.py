@@ -1,4 +1,4 @@
-"""Rows and masks: nothing lost, pairs that follow or do not, shares, whole words, and batches as functions of a step.
+"""Instances and masks: nothing lost, next sentences or random ones, fractions, whole words, batches by step.
 
 Token i of a corpus has the id 5 + i, so that a row tells where it comes from.
 """
@@ -56,11 +56,11 @@ def test_what_has_no_token_is_left_out():
 
 def corpus(documents=40, sentences=12, longest=30, pieces=4, seed=0):
     """Documents of 1 to `sentences` sentences of up to `longest` distinct tokens, words of 1 to `pieces`."""
-    draw = np.random.default_rng(seed)
-    counts = draw.integers(1, sentences + 1, documents)
-    lengths = draw.integers(1, longest + 1, counts.sum())
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(1, sentences + 1, documents)
+    lengths = rng.integers(1, longest + 1, counts.sum())
     splits = np.concatenate([[0], np.cumsum(lengths)])
-    begins = draw.random(splits[-1]) < 2 / (pieces + 1)
+    begins = rng.random(splits[-1]) < 2 / (pieces + 1)
     for i in range(pieces, len(begins)):  # no word is longer than that
         begins[i] |= not begins[i - pieces + 1 : i].any()
     begins[splits[:-1]] = True
@@ -70,7 +70,7 @@ def corpus(documents=40, sentences=12, longest=30, pieces=4, seed=0):
 
 
 def segments(rows):
-    """Text of each row without special tokens: [(A, B or None), ...] as places in the corpus; checks the rest."""
+    """Text of each row without special tokens: [(A, B or None), ...] as positions in the corpus; checks the rest."""
     found = []
     for ids, types, length, words in zip(rows.input_ids, rows.token_type_ids, rows.lengths, rows.word_ids):
         assert (ids[0], ids[length - 1]) == (CLS, SEP)
@@ -171,10 +171,10 @@ def test_some_rows_are_shorter_and_no_others():
     size = dict(zip(encoded.sentences, np.diff(encoded.sentences)))
     ends = set(encoded.sentences[encoded.documents])
     early = {}  # whether the next sentence would have fitted
-    for share in (0.0, 0.1, 1.0):
-        found = segments(pretraining_instances.create_instances(encoded, 64, short_seq_prob=share))
+    for fraction in (0.0, 0.1, 1.0):
+        found = segments(pretraining_instances.create_instances(encoded, 64, short_seq_prob=fraction))
         found = [(len(a) + len(b), b[-1] + 1) for a, b in found if b[-1] + 1 not in ends]
-        early[share] = np.array([tokens + size[after] <= 61 for tokens, after in found])
+        early[fraction] = np.array([tokens + size[after] <= 61 for tokens, after in found])
     assert not early[0.0].any()
     assert 0.7 < early[1.0].mean() < 0.95
     wanted = 0.1 * early[1.0].mean()
@@ -224,12 +224,12 @@ def restored(rows, found):
     for x, y in found:
         assert {v.dtype for v in (*x.values(), *y.values())} == {np.dtype("int32")}
         assert x["masked_positions"].shape == y["labels"].shape
-        for r, (ids, places, labels) in enumerate(zip(x["input_ids"], x["masked_positions"], y["labels"])):
+        for r, (ids, positions, labels) in enumerate(zip(x["input_ids"], x["masked_positions"], y["labels"])):
             real = labels != -100
-            assert not places[~real].any()
-            assert (np.diff(places[real]) > 0).all()
+            assert not positions[~real].any()
+            assert (np.diff(positions[real]) > 0).all()
             ids = ids.copy()
-            ids[places[real]] = labels[real]
+            ids[positions[real]] = labels[real]
             if not ids.any():
                 assert not real.any()
                 assert not x["attention_mask"][r].any()
@@ -251,8 +251,8 @@ def restored(rows, found):
 def test_undoing_the_masks_gives_the_rows_each_once_an_epoch(rows, whole_word_mask):
     rows = rows()
     for buckets in (1, 3):
-        stream = masked_text.batches(rows, 8, 5, whole_word_mask=whole_word_mask, buckets=buckets)
-        order = restored(rows, read(stream.dataset(0, 3 * stream.steps)))
+        dataset = masked_text.batches(rows, 8, 5, whole_word_mask=whole_word_mask, buckets=buckets)
+        order = restored(rows, read(dataset.dataset(0, 3 * dataset.steps)))
         epochs = [[i for i in epoch if i >= 0] for epoch in np.reshape(order, (3, -1)).tolist()]
         assert all(sorted(epoch) == [*range(len(rows.lengths))] for epoch in epochs)
         assert len({tuple(epoch) for epoch in (*epochs, range(len(rows.lengths)))}) == 4
@@ -271,37 +271,37 @@ def test_a_batch_is_a_function_of_its_step(buckets):
 
 def test_masks_are_others_in_each_epoch():
     rows = packed()
-    stream = masked_text.batches(rows, 8, 5)
+    dataset = masked_text.batches(rows, 8, 5)
     found = {}
-    for x, y in read(stream.dataset(0, 5 * stream.steps)):
-        for i, places in chosen(rows, x, y):
-            found.setdefault(i, []).append(places.tobytes())
-    long = [places for i, places in found.items() if rows.lengths[i] > 22]  # three masks of 20 tokens, or more
+    for x, y in read(dataset.dataset(0, 5 * dataset.steps)):
+        for i, positions in chosen(rows, x, y):
+            found.setdefault(i, []).append(positions.tobytes())
+    long = [positions for i, positions in found.items() if rows.lengths[i] > 22]  # three masks of 20 tokens, or more
     assert len(long) > 50
-    assert np.mean([len(set(places)) == len(places) for places in long]) > 0.95
+    assert np.mean([len(set(positions)) == len(positions) for positions in long]) > 0.95
 
 
 def many(rows, count=200, **how):
     """32 times `count` rows with masks, of as many epochs as that takes."""
     size = min(32, len(rows.lengths))
-    stream = masked_text.batches(rows, size, 1, **how)
-    steps = -(-32 * count // len(rows.lengths)) * stream.steps
-    found = joined(read(stream.dataset(0, steps)))
+    dataset = masked_text.batches(rows, size, 1, **how)
+    steps = -(-32 * count // len(rows.lengths)) * dataset.steps
+    found = joined(read(dataset.dataset(0, steps)))
     full = np.flatnonzero(found[0]["attention_mask"].any(axis=1))[: 32 * count]
     return [{name: array[full] for name, array in part.items()} for part in found]
 
 
-@pytest.mark.parametrize("share", [0.15, 0.4, 1.0, 0.001])
-def test_each_row_has_its_share_of_masks(share):
-    x, y = many(packed(), 20, masked_lm_prob=share)
+@pytest.mark.parametrize("fraction", [0.15, 0.4, 1.0, 0.001])
+def test_each_row_has_its_share_of_masks(fraction):
+    x, y = many(packed(), 20, masked_lm_prob=fraction)
     tokens = x["attention_mask"].sum(axis=1) - 2
-    wanted = [max(1, round(share * n)) for n in tokens.tolist()]
+    wanted = [max(1, round(fraction * n)) for n in tokens.tolist()]
     np.testing.assert_array_equal((y["labels"] >= 0).sum(axis=1), wanted)
-    assert y["labels"].shape[1] == max(1, round(share * (packed().lengths.max() - 2)))
+    assert y["labels"].shape[1] == max(1, round(fraction * (packed().lengths.max() - 2)))
 
 
-def fates(x, y, rows):
-    """Of the tokens that were chosen: share that became [MASK], that became others, that stayed; the others; count."""
+def outcomes(x, y, rows):
+    """Of the chosen tokens: fractions that became [MASK], became others, stayed; the others; their number."""
     real = y["labels"] >= 0
     new = np.take_along_axis(x["input_ids"], x["masked_positions"], axis=1)[real]
     old = y["labels"][real]
@@ -311,20 +311,20 @@ def fates(x, y, rows):
 
 def test_eighty_ten_and_ten_per_cent_and_any_token_but_a_special_one():
     rows = packed(16, documents=8, sentences=4, longest=8)
-    shares, others, count = fates(*many(rows, 500), rows)
+    fractions, others, count = outcomes(*many(rows, 500), rows)
     vocabulary = len(rows.wordpiece.vocabulary) - FIRST
     wanted = np.array([0.8, 0.1 - 0.1 / vocabulary, 0.1 + 0.1 / vocabulary])
-    assert (abs(shares - wanted) < 4 * np.sqrt(wanted * (1 - wanted) / count)).all()
+    assert (abs(fractions - wanted) < 4 * np.sqrt(wanted * (1 - wanted) / count)).all()
     assert others.min() >= FIRST
     assert stats.chisquare(np.bincount(others - FIRST, minlength=vocabulary)).pvalue > 0.01
-    shares, _, _ = fates(*many(rows, 10, always_mask=True), rows)
-    assert shares.tolist() == [1, 0, 0]
+    fractions, _, _ = outcomes(*many(rows, 10, always_mask=True), rows)
+    assert fractions.tolist() == [1, 0, 0]
 
 
 def test_specials_in_a_text_are_not_masked_and_unknown_words_are():
     encoded = pretraining_instances.encode([["a [MASK] zzz [SEP] b [CLS] [PAD]"]], PIECES)
     x, y = many(pretraining_instances.create_instances(encoded, pairs=False), 10, masked_lm_prob=1.0)
-    assert {tuple(places) for places in x["masked_positions"]} == {(1, 3, 5)}
+    assert {tuple(positions) for positions in x["masked_positions"]} == {(1, 3, 5)}
     assert {tuple(labels) for labels in y["labels"]} == {tuple(PIECES.encode(["a zzz b"])["input_ids"][0, 1:-1])}
 
 
@@ -344,31 +344,31 @@ def test_every_place_is_masked_equally_often():
 
 
 def chosen(rows, x, y):
-    """For each row of a batch: its number in `rows`, and which of its places were chosen (t,)."""
+    """For each row of a batch: its number in `rows`, and which of its positions were chosen (t,)."""
     number = {ids[1]: i for i, ids in enumerate(rows.input_ids)}
-    for ids, places, labels in zip(x["input_ids"], x["masked_positions"], y["labels"]):
+    for ids, positions, labels in zip(x["input_ids"], x["masked_positions"], y["labels"]):
         ids, real = ids.copy(), labels != -100
-        ids[places[real]] = labels[real]
+        ids[positions[real]] = labels[real]
         if not real.any():  # a row that fills up
             continue
-        yield number[ids[1]], np.isin(np.arange(len(ids)), places[real])
+        yield number[ids[1]], np.isin(np.arange(len(ids)), positions[real])
 
 
-@pytest.mark.parametrize("share", [0.05, 0.15, 0.5])
-def test_whole_words_are_masked_or_not_at_all(share):
+@pytest.mark.parametrize("fraction", [0.05, 0.15, 0.5])
+def test_whole_words_are_masked_or_not_at_all(fraction):
     rows = packed(64)
-    x, y = many(rows, 30, whole_word_mask=True, masked_lm_prob=share)
+    x, y = many(rows, 30, whole_word_mask=True, masked_lm_prob=fraction)
     total, hits = 0, np.zeros(5, int)
-    for i, places in chosen(rows, x, y):
+    for i, positions in chosen(rows, x, y):
         words = rows.word_ids[i]
         tokens = (words >= 0).sum()
-        budget = max(1, round(share * tokens))
+        budget = max(1, round(fraction * tokens))
         total += budget
-        left = budget - places.sum()
+        left = budget - positions.sum()
         assert left >= 0
         for word in np.unique(words[words >= 0]):
             size = (words == word).sum()
-            masked = places[words == word].sum()
+            masked = positions[words == word].sum()
             if size <= budget:
                 assert masked in (0, size)
                 assert masked or size > left  # those that were left out would have been too many
@@ -377,20 +377,20 @@ def test_whole_words_are_masked_or_not_at_all(share):
             hits[size] += masked > 0
     assert abs((y["labels"] >= 0).sum() / total - 1) < 0.01
     assert (hits[1:] > 0).all()
-    print("share of tokens chosen, of what was asked for:", (y["labels"] >= 0).sum() / total)
+    print("fraction of tokens chosen, of what was asked for:", (y["labels"] >= 0).sum() / total)
 
 
 def test_whole_words_are_masked_nearly_equally_often():
     rows = packed(64)
     x, y = many(rows, 100, whole_word_mask=True)
     seen, masked = np.zeros(5), np.zeros(5)
-    for i, places in chosen(rows, x, y):
+    for i, positions in chosen(rows, x, y):
         words = rows.word_ids[i][rows.word_ids[i] >= 0]
         if len(words) > 50:
             values, first, size = np.unique(words, return_index=True, return_counts=True)
             seen += np.bincount(size, minlength=5)
-            masked += np.bincount(size, places[1 : 1 + len(words)][first], minlength=5)
-    print("share of words of 1, 2, 3 and 4 pieces that were masked:", masked[1:] / seen[1:])
+            masked += np.bincount(size, positions[1 : 1 + len(words)][first], minlength=5)
+    print("fraction of words of 1, 2, 3 and 4 pieces that were masked:", masked[1:] / seen[1:])
     assert (abs(masked[1:] / seen[1:] - 0.15) < 0.06).all()
 
 
@@ -408,15 +408,15 @@ def test_of_a_word_longer_than_the_budget_pieces_are_masked():
 def test_buckets_have_static_shapes_and_less_padding(rows, whole_word_mask):
     rows, padding = rows(), {}
     for buckets in (1, 4):
-        stream = masked_text.batches(rows, 8, 2, whole_word_mask=whole_word_mask, buckets=buckets)
-        found = read(stream.dataset())
+        dataset = masked_text.batches(rows, 8, 2, whole_word_mask=whole_word_mask, buckets=buckets)
+        found = read(dataset.dataset())
         restored(rows, found)
         shapes = {(x["input_ids"].shape, y["labels"].shape) for x, y in found}
         assert len(shapes) == buckets
         assert {shape[0] for pair in shapes for shape in pair} == {8}
         mask = np.concatenate([x["attention_mask"].ravel() for x, _ in found])
         padding[buckets] = round(1 - mask.mean(), 3)
-    print("share of padding by buckets:", padding)
+    print("fraction of padding by buckets:", padding)
     assert padding[4] < 0.6 * padding[1]
     x, y = masked_text.batches(rows, 8, 2, whole_word_mask=whole_word_mask).dataset().element_spec
     assert {tuple(x[name].shape) for name in x if name != "masked_positions"} == {(8, rows.input_ids.shape[1])}
@@ -424,10 +424,10 @@ def test_buckets_have_static_shapes_and_less_padding(rows, whole_word_mask):
     assert y["labels"].shape.is_fully_defined()
 
 
-def by_row(rows, stream):
-    """{first token of a row: (ids, places, labels)} of an epoch, without padding."""
+def by_row(rows, dataset):
+    """{first token of a row: (ids, positions, labels)} of an epoch, without padding."""
     found = {}
-    for x, y in read(stream.dataset()):
+    for x, y in read(dataset.dataset()):
         for i, (ids, mask) in enumerate(zip(x["input_ids"], x["attention_mask"])):
             real = y["labels"][i] >= 0
             if mask.any():
@@ -444,14 +444,14 @@ def part(x, y, i):
 @pytest.mark.parametrize(("rows", "whole_word_mask"), [(packed, False), (paired, True)], ids=["packed", "paired"])
 def test_validation_takes_each_row_once_with_masks_of_the_seed_alone(rows, whole_word_mask):
     rows = rows()
-    streams = [
+    datasets = [
         masked_text.eval_batches(rows, b, 3, whole_word_mask=whole_word_mask, buckets=n)
         for b, n in ((8, 1), (7, 3), (500, 1))
     ]
-    found = [by_row(rows, stream) for stream in streams]
+    found = [by_row(rows, dataset) for dataset in datasets]
     assert found[0] == found[1] == found[2]
     assert len(found[0]) == len(rows.lengths)
-    epochs = [read(streams[1].dataset(k * streams[1].steps, (k + 1) * streams[1].steps)) for k in (0, 2)]
+    epochs = [read(datasets[1].dataset(k * datasets[1].steps, (k + 1) * datasets[1].steps)) for k in (0, 2)]
     checks.close(*epochs)
     order = restored(rows, epochs[0])
     assert sorted(i for i in order if i >= 0) == list(range(len(rows.lengths)))
@@ -463,17 +463,17 @@ def test_validation_takes_each_row_once_with_masks_of_the_seed_alone(rows, whole
 
 
 def test_electra_has_its_labels_among_the_inputs():
-    stream = masked_text.batches(paired(), 8, 2, always_mask=True)
-    for (x, y), (ours, zeros) in zip(stream.dataset(0, 3), masked_text.electra_batches(stream).dataset(0, 3)):
+    dataset = masked_text.batches(paired(), 8, 2, always_mask=True)
+    for (x, y), (ours, zeros) in zip(dataset.dataset(0, 3), masked_text.electra_batches(dataset).dataset(0, 3)):
         checks.close({name: ours[name] for name in ours if name != "masked_labels"}, x)
         checks.close(ours["masked_labels"], y["labels"])
         assert zeros.shape == (8,)
         assert not np.any(zeros)
 
 
-@pytest.mark.parametrize("share", [0, -0.1, 1.1])
-def test_a_share_that_is_none_is_refused(share):
-    checks.fails("above 0 and at most 1", lambda: masked_text.batches(packed(), 8, 0, masked_lm_prob=share))
+@pytest.mark.parametrize("fraction", [0, -0.1, 1.1])
+def test_a_share_that_is_none_is_refused(fraction):
+    checks.fails("above 0 and at most 1", lambda: masked_text.batches(packed(), 8, 0, masked_lm_prob=fraction))
 
 
 # With models, and on real reviews.
@@ -492,15 +492,15 @@ def test_the_models_take_the_batches():
 
     rows = paired()
     size = len(rows.wordpiece.vocabulary)
-    stream = masked_text.eval_batches(rows, len(rows.lengths) + 3, whole_word_mask=True)  # with empty rows
-    [(x, y)] = stream.dataset()
+    dataset = masked_text.eval_batches(rows, len(rows.lengths) + 3, whole_word_mask=True)  # with empty rows
+    [(x, y)] = dataset.dataset()
     model = BertForPreTraining(Bert(BertConfig(size, **SIZES)))
     model.build()
     assert np.isfinite(model.compute_loss(x, y, model(x)))
     config = ElectraConfig(size, embedding_size=8, **SIZES)
     model = ElectraPretrainer(Electra(config), config)
     model.build()
-    [(x, _)] = masked_text.electra_batches(stream).dataset()
+    [(x, _)] = masked_text.electra_batches(dataset).dataset()
     found = model(x)
     np.testing.assert_array_equal(found["original"][:-3], rows.input_ids)
     assert np.isfinite(model.compute_loss(x, None, found))
@@ -522,5 +522,5 @@ def test_real_reviews_become_batches():
         for buckets in (1, 4):
             found = read(masked_text.batches(rows, 16, 0, whole_word_mask=True, buckets=buckets).dataset())
             padding.append(1 - np.concatenate([x["attention_mask"].ravel() for x, _ in found]).mean())
-        print(settings, "share of padding with 1 and 4 buckets:", np.round(padding, 3))
+        print(settings, "fraction of padding with 1 and 4 buckets:", np.round(padding, 3))
         assert padding[1] <= padding[0] < 0.3

@@ -1,4 +1,4 @@
-"""Files of texts: what is read of each kind, in every packing, and what is said of those that are broken."""
+"""Readers of text files: each format, in every compression, and the messages for broken files."""
 
 import codecs
 import copy
@@ -207,13 +207,13 @@ def test_real_reviews_are_read():
 # IMDb's own archive.
 
 
-def archive(rows, place, part="train"):
+def archive(rows, path, split="train"):
     """A .tar.gz of texts and labels, 0 and 1, as the data set comes, in an order of its own."""
     kinds, numbers = ("neg", "pos"), (itertools.count(), itertools.count())
-    members = {f"aclImdb/{part}/{kinds[y]}/{next(numbers[y])}_{1 + 9 * y}.txt": x for x, y in rows}
-    members |= {f"aclImdb/{part}/unsup/{i}_0.txt": "not labelled" for i in range(3)}
-    members |= {f"aclImdb/{part}/urls_neg.txt": "http://", "aclImdb/README": "read", "aclImdb/imdb.vocab": "the"}
-    with tarfile.open(place, "w:gz") as file:
+    members = {f"aclImdb/{split}/{kinds[y]}/{next(numbers[y])}_{1 + 9 * y}.txt": x for x, y in rows}
+    members |= {f"aclImdb/{split}/unsup/{i}_0.txt": "not labelled" for i in range(3)}
+    members |= {f"aclImdb/{split}/urls_neg.txt": "http://", "aclImdb/README": "read", "aclImdb/imdb.vocab": "the"}
+    with tarfile.open(path, "w:gz") as file:
         for name in ("aclImdb", "aclImdb/train", "aclImdb/train/neg"):
             folder = tarfile.TarInfo(name)
             folder.type = tarfile.DIRTYPE
@@ -223,7 +223,7 @@ def archive(rows, place, part="train"):
             info = tarfile.TarInfo(name)
             info.size = len(data)
             file.addfile(info, io.BytesIO(data))
-    return place
+    return path
 
 
 ROWS = [(f"Film {i // 2}.<br /><br />{'Good' if i % 2 else 'Bäd'}!", i % 2) for i in range(24)]
@@ -281,7 +281,7 @@ def test_real_reviews_in_the_archive_of_imdb_are_those_of_the_table(tmp_path, mo
 
 @pytest.mark.slow
 def test_imdb_without_a_network_comes_from_the_cache_of_keras_or_not_at_all(tmp_path):
-    """Without a cache, and with a made-up, a damaged and a real one."""
+    """Without a cache, and with a synthetic, a damaged and a real one."""
     archives = [archive(ROWS, tmp_path / "synthetic.tar.gz"), tmp_path / "damaged.tar.gz"]
     archives[1].write_bytes(archives[0].read_bytes()[:-40])
     rows, home = real_rows(), tmp_path / "home"
@@ -315,7 +315,7 @@ def test_a_damaged_archive_is_refused_in_one_line(tmp_path, monkeypatch, broken)
     path = archive(ROWS, tmp_path / "a.tar.gz")
     path.write_bytes(broken(path.read_bytes()))
     cached(monkeypatch, path)
-    fails(r"a.tar.gz is damaged \(", lambda: text_files.imdb("train"), "remove it, and it will be fetched again")
+    fails(r"a.tar.gz is damaged \(", lambda: text_files.imdb("train"), "remove it, and it will be downloaded again")
 
 
 def test_a_review_that_is_not_utf8_is_damage(tmp_path, monkeypatch):
@@ -428,11 +428,11 @@ def test_a_comment_that_might_be_a_word_is_named(tmp_path):
     assert found == [(["Ada"], ["B-PER"]), (["#love", "it"], ["O", "O"])]
 
 
-def test_a_word_that_seems_to_be_missing_is_told(tmp_path):
+def test_a_word_that_seems_to_be_missing_is_warned_of(tmp_path):
     data = "1\tAda\tB\n2\tsang\tO\n#\ta\tO\n4\tsong\tO\n\n1\t.\tO\n"
-    with pytest.warns(UserWarning, match=r"taken for comments \(line 3\)|counted one by one.*\(line 4\)") as told:
+    with pytest.warns(UserWarning, match=r"taken for comments \(line 3\)|counted one by one.*\(line 4\)") as warned:
         assert tagged(tmp_path, data, 1, 2) == [(["Ada", "sang", "song"], ["B", "O", "O"]), (["."], ["O"])]
-    assert len(told) == 2
+    assert len(warned) == 2
 
 
 NOT_TAGGED = {

@@ -56,13 +56,13 @@ def reviews(count):
         return [row["text"] for row in itertools.islice(csv.DictReader(file), count)]
 
 
-def block_texts(draw, each=1, size=40):
+def block_texts(rng, each=1, size=40):
     """Texts of the code points of each 256, assigned or not: side by side, or with letters and spaces between."""
     for first in [*range(0, 0x33400, 256), *range(0x40000, 0x110000, 0x4000), 0xE0000, 0xE0100, 0xFFF00, 0x10FF00]:
         if not 0xD800 <= first < 0xE000:  # surrogates are no characters
             for _ in range(each):
-                between = draw.choice([[""], ["", "a"], ["", "a", " "]])
-                yield "".join(chr(first + draw.randrange(256)) + draw.choice(between) for _ in range(size))
+                between = rng.choice([[""], ["", "a"], ["", "a", " "]])
+                yield "".join(chr(first + rng.randrange(256)) + rng.choice(between) for _ in range(size))
 
 
 SPACES = ["", *" \n\t\r\x00\x7f\x85\xa0\xad\u2003\u3000\ufeff\ufffd\ud7ff\u200b\u200d\u2028\u2060\u180e\u202e"]
@@ -76,14 +76,14 @@ LONG = ["x" * 99, "x" * 100, "x" * 101, "é" * 100, "e\u0301" * 101, "中" * 101
 ODD = [*SPACES, *OTHERS, *WORDS.split(), *LONG, "\u9fff", "\U00020000", "\U00030000"]
 
 
-def odd_texts(draw, count):
+def odd_texts(rng, count):
     for _ in range(count):
-        separator = draw.choice(["", "", " "])
-        yield separator.join(draw.choices(ODD, k=draw.randint(1, 12)))
+        separator = rng.choice(["", "", " "])
+        yield separator.join(rng.choices(ODD, k=rng.randint(1, 12)))
 
 
-def many(draw, blocks=1, odd=300):
-    return [*ODD, *block_texts(draw, blocks), *odd_texts(draw, odd)]
+def many(rng, blocks=1, odd=300):
+    return [*ODD, *block_texts(rng, blocks), *odd_texts(rng, odd)]
 
 
 @functools.cache
@@ -239,8 +239,8 @@ def test_texts_come_back_by_hand():
 # Windows.
 
 
-def parts(tokenizer, found, row):
-    """A row of windows -> ids, offsets and words of its text and of its pair; checks what is added."""
+def segments(tokenizer, found, row):
+    """A row of windows -> ids, offsets and words of its text and of its pair; checks the special tokens."""
     ids, types, mask, words = (found[name][row] for name in (*wordpiece_rows.COLUMNS, "word_ids"))
     size = mask.sum()
     first, last = np.flatnonzero(types[:size])[0] - 1, size - 1
@@ -265,9 +265,9 @@ def tokens_alone(tokenizer, text):
 @pytest.mark.parametrize(
     ("max_length", "doc_stride"), [(5, 0), (5, 9), (6, 1), (13, 0), (13, 3), (40, 10), (40, 39), (900, 5)]
 )
-def test_windows_hold_every_token_of_a_pair_and_overlap_as_asked(lowercase, max_length, doc_stride):
-    tokenizer, draw = small(lowercase), random.Random(max_length)
-    texts, pairs = list(odd_texts(draw, 60)), [" ".join(odd_texts(draw, draw.randint(0, 9))) for _ in range(60)]
+def test_windows_hold_every_token_of_a_pair_and_share_doc_stride_tokens(lowercase, max_length, doc_stride):
+    tokenizer, rng = small(lowercase), random.Random(max_length)
+    texts, pairs = list(odd_texts(rng, 60)), [" ".join(odd_texts(rng, rng.randint(0, 9))) for _ in range(60)]
     texts[3] = pairs[4] = pairs[5] = ""
     found = tokenizer.windows(texts, pairs, max_length, doc_stride)
     assert {array.dtype for array in found.values()} == {np.dtype("int32")}
@@ -277,7 +277,7 @@ def test_windows_hold_every_token_of_a_pair_and_overlap_as_asked(lowercase, max_
     assert set(found["overflow_to_sample_mapping"]) == {*range(60)}
     several = 0
     for i, (text, pair) in enumerate(zip(texts, pairs)):
-        windows = [parts(tokenizer, found, row) for row in np.flatnonzero(found["overflow_to_sample_mapping"] == i)]
+        windows = [segments(tokenizer, found, row) for row in np.flatnonzero(found["overflow_to_sample_mapping"] == i)]
         head = tokens_alone(tokenizer, text)[: max(1, max_length // 2 - 2)]
         assert all(first == head for first, _ in windows)
         room = max_length - 3 - len(head)
@@ -295,8 +295,8 @@ def test_windows_hold_every_token_of_a_pair_and_overlap_as_asked(lowercase, max_
 
 
 def test_a_pair_that_fits_is_a_single_window_as_encode_gives_it():
-    draw = random.Random(2)
-    texts, pairs = list(odd_texts(draw, 50)), list(odd_texts(draw, 50))
+    rng = random.Random(2)
+    texts, pairs = list(odd_texts(rng, 50)), list(odd_texts(rng, 50))
     found = real().windows(texts, pairs, 2000, 30)
     assert found.pop("overflow_to_sample_mapping").tolist() == [*range(50)]
     checks.close(found, real().encode(texts, pairs, offsets=True))
@@ -380,18 +380,18 @@ def test_graph_and_python_are_equal_on_reviews():
 
 @pytest.mark.parametrize("max_length", [3, 4, 5, 8, 13, 32, 128, 512])
 def test_both_are_equal_on_truncated_pairs(max_length):
-    draw = random.Random(max_length)
-    first, second = list(odd_texts(draw, 200)), list(odd_texts(draw, 200))
+    rng = random.Random(max_length)
+    first, second = list(odd_texts(rng, 200)), list(odd_texts(rng, 200))
     assert both(real(), first, second, max_length)["input_ids"].shape[1] <= max_length
     both(real(), first, None, max_length)
 
 
 @pytest.mark.parametrize("skip_special", [True, False])
 def test_graph_and_python_decode_alike(skip_special):
-    tokenizer, draw = real(), np.random.default_rng(0)
-    ids = draw.integers(0, len(tokenizer.vocabulary), (300, 40)).astype(np.int32)
-    ids[:, ::3] = draw.choice([tokenizer.vocabulary.index(mark) for mark in ".,!?'"], (300, 14))
-    ids[:, ::7] = draw.integers(0, 110, (300, 6))
+    tokenizer, rng = real(), np.random.default_rng(0)
+    ids = rng.integers(0, len(tokenizer.vocabulary), (300, 40)).astype(np.int32)
+    ids[:, ::3] = rng.choice([tokenizer.vocabulary.index(mark) for mark in ".,!?'"], (300, 14))
+    ids[:, ::7] = rng.integers(0, 110, (300, 6))
     decode = tf.function(lambda ids: tokenizer.tf_decode(ids, skip_special))
     expected = tokenizer.decode(ids, skip_special)
     assert [text.decode() for text in decode(ids).numpy()] == expected
@@ -546,8 +546,8 @@ def test_both_are_equal_to_transformers_on_every_unicode_block(lowercase):
 @pytest.mark.parity
 @pytest.mark.parametrize("max_length", [5, 6, 9, 40])
 def test_truncated_pairs_are_those_of_transformers(max_length):
-    draw = random.Random(max_length)
-    first, second = list(odd_texts(draw, 200)), list(odd_texts(draw, 200))
+    rng = random.Random(max_length)
+    first, second = list(odd_texts(rng, 200)), list(odd_texts(rng, 200))
     theirs = reference()(first, second, truncation="longest_first", max_length=max_length, padding=True)
     ours = real().encode(first, second, max_length)
     checks.close(ours, {name: np.array(theirs[name], np.int32) for name in ours})
