@@ -536,7 +536,7 @@ def test_impossible_questions_have_no_answer(tmp_path):
 def test_an_answer_that_is_not_in_its_place_is_refused_and_the_question_named(tmp_path, start):
     data = copy.deepcopy(SQUAD)
     data["data"][0]["paragraphs"][0]["qas"][0]["answers"][1]["answer_start"] = start
-    fails(r"some.json \(question q1\): an answer does not stand", lambda: asked(tmp_path, data))
+    fails(r"some.json \(question q1\): an answer is not in the context", lambda: asked(tmp_path, data))
 
 
 def test_an_empty_answer_and_one_in_other_letters_are_refused(tmp_path):
@@ -544,9 +544,9 @@ def test_an_empty_answer_and_one_in_other_letters_are_refused(tmp_path):
         data = copy.deepcopy(SQUAD)
         question = data["data"][1]["paragraphs"][0]["qas"][0]
         question["answers"] = [{"answer_start": 6, "text": answer}]
-        fails(r"\(question q3\): an answer does not stand", lambda data=data: asked(tmp_path, data))
+        fails(r"\(question q3\): an answer is not in the context", lambda data=data: asked(tmp_path, data))
         del question["id"]
-        fails(r"\(question x\?\): an answer does not stand", lambda data=data: asked(tmp_path, data))
+        fails(r"\(question x\?\): an answer is not in the context", lambda data=data: asked(tmp_path, data))
 
 
 def without(*place):
