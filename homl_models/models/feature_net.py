@@ -1,8 +1,8 @@
-"""Classifiers of images that also give features: what a layer of classes reads.
+"""Image classifiers with features, the input of their last layer.
 
-`FeatureNet`, pairs of 3x3 convolutions, each pair followed by pooling, and a dense layer of features: it judges
-generated images, as Inception does larger ones. `EncoderClassifier` reads the codings of an autoencoder, so
-that few labels are enough (exercise 10 of the chapter).
+`FeatureNet`, pairs of 3x3 convolutions, each pair followed by pooling, and a dense layer of features: its features
+compare generated with real images, as those of Inception do for larger images. `EncoderClassifier` classifies the
+codings of an autoencoder, so that few labels are enough (exercise 10 of chapter 17).
 Recipes: `fashion_features`, whose weights come with the package as the preset of that name; `fashion_few_labels`.
 Shapes: b batch, n images, d features.
 """
@@ -17,10 +17,14 @@ from homl_models.models.image_model import ImageModel
 
 
 class FeatureClassifier(ImageModel):
-    """Images (b, *image_shape) in [0, 1] -> logits (b, num_classes), a dense layer on the features.
+    """Images (b, *image_shape) in [0, 1] -> logits (b, num_classes), by a dense layer on features.
 
-    A subclass has `features(images, training)` -> (b, d). dropout: rate on the features.
-    class_names: of the classes, in the order of their numbers; () for none.
+    Base class: a subclass defines `features(images, training)` -> (b, d).
+
+    Args:
+        num_classes: number of classes.
+        dropout: rate on the features.
+        class_names: in the order of the labels; () for none.
     """
 
     def __init__(self, num_classes=10, dropout=0.0, class_names=(), **kwargs):
@@ -38,13 +42,13 @@ class FeatureClassifier(ImageModel):
         return ops.softmax(ops.cast(self.head(features), "float32"))
 
     def extract_features(self, images):
-        """Images (b, ...) -> what to compare them by (b, e), of which the last d are the features."""
+        """Images (b, ...) -> features to compare images by (b, e); the last d are `features`."""
         return self.features(images, training=False)
 
     def features_and_probabilities(self, images):
-        """Images (n, ...) -> what to compare them by (n, e) and p(class) (n, num_classes), as arrays."""
-        described = self.predict_batched("extract_features", self.checked_images(images))
-        return described, self.predict_batched("class_probabilities", described[:, -self.head.kernel.shape[0] :])
+        """Images (n, ...) -> `extract_features` (n, e) and p(class) (n, num_classes), as arrays."""
+        features = self.predict_batched("extract_features", self.checked_images(images))
+        return features, self.predict_batched("class_probabilities", features[:, -self.head.kernel.shape[0] :])
 
     def endpoints(self):
         def classify(images):
@@ -63,10 +67,12 @@ class FeatureClassifier(ImageModel):
 
 @keras.saving.register_keras_serializable("homl_models")
 class FeatureNet(FeatureClassifier):
-    """Convolutions for features; see `FeatureClassifier`.
+    """Convolutional classifier; see `FeatureClassifier`.
 
-    filters: of each pair of convolutions, which halves the image. dim: d. dropout: rate after each pair and
-    on the features.
+    Args:
+        filters: of each pair of convolutions, followed by 2x2 pooling.
+        dim: d, number of features.
+        dropout: rate after each pair and on the features.
     """
 
     def __init__(self, filters=(32, 64), dim=128, dropout=0.3, **kwargs):
@@ -94,7 +100,7 @@ class FeatureNet(FeatureClassifier):
         self.built = True
 
     def feature_maps(self, images, training=None):
-        """Images (b, ...) -> the maps of each pair of convolutions, and what the dense layer reads."""
+        """Images (b, ...) -> feature maps of each pair of convolutions, and the input of the dense layer."""
         x, maps = ops.reshape(images, (-1, *self.image_shape[:2], self.channels)), []
         for i in range(len(self.filters)):
             maps.append(self.convolutions[2 * i + 1](self.convolutions[2 * i](x)))
@@ -106,7 +112,7 @@ class FeatureNet(FeatureClassifier):
         return self.dense(self.feature_maps(images, training)[1])
 
     def extract_features(self, images):
-        """Images (b, ...) -> the mean of every map, and the features (b, sum(filters) + d).
+        """Images (b, ...) -> the mean of every feature map, and the features (b, sum(filters) + d).
 
         By the features alone noise passes for a bag: a classifier keeps only what tells its classes apart.
         """
@@ -116,26 +122,28 @@ class FeatureNet(FeatureClassifier):
 
 @keras.saving.register_keras_serializable("homl_models")
 class EncoderClassifier(FeatureClassifier):
-    """The codings of an autoencoder as features; see `FeatureClassifier`.
+    """Classifier of an autoencoder's codings; see `FeatureClassifier`.
 
-    coder: an `Autoencoder` or a `VAE`, trained or not, whose decoder is not used. frozen: leave its encoder as it is.
+    Args:
+        autoencoder: an `Autoencoder` or a `VAE`, trained or not; its decoder is not used.
+        frozen: do not train its encoder.
     """
 
-    def __init__(self, coder, frozen=False, **kwargs):
+    def __init__(self, autoencoder, frozen=False, **kwargs):
         super().__init__(**kwargs)
-        if coder.image_shape != self.image_shape:
-            raise UserError(f"the encoder is for images of {coder.image_shape}, not of {self.image_shape}")
-        self.coder, self.frozen = coder, frozen
+        if autoencoder.image_shape != self.image_shape:
+            raise UserError(f"the encoder is for images of {autoencoder.image_shape}, not of {self.image_shape}")
+        self.autoencoder, self.frozen = autoencoder, frozen
 
     def build(self, input_shape=None):
-        if not self.coder.built:
-            self.coder.build()
-        used = [] if self.frozen else self.coder.encoding_layers
-        for layer in self.coder.layers:
-            layer.trainable = any(layer is one for one in used)
-        self.head.build((None, self.coder.coding_size))
+        if not self.autoencoder.built:
+            self.autoencoder.build()
+        trained = [] if self.frozen else self.autoencoder.encoding_layers
+        for layer in self.autoencoder.layers:
+            layer.trainable = any(layer is one for one in trained)
+        self.head.build((None, self.autoencoder.coding_size))
         self.built = True
 
     def features(self, images, training=None):
         """Images (b, ...) -> codings (b, d)."""
-        return self.coder.encode(images, training=training)
+        return self.autoencoder.encode(images, training=training)

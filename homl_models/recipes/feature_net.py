@@ -1,21 +1,22 @@
-"""Recipes of classifiers with features (`models/feature_net.py`): to judge generated images, to need few labels."""
+"""Recipes of image classifiers (`models/feature_net.py`): features for evaluation, and learning from few labels."""
 
 import dataclasses
 import functools
-from typing import Literal
+from typing import ClassVar, Literal
 
 from homl_models.errors import UserError
 from homl_models.recipes import autoencoders, vae
 from homl_models.recipes.images import GRID_COLUMNS, ImageRecipe
 from homl_models.recipes.recipe import positive, rate
+from homl_models.recipes.results import Result
 
 
 @dataclasses.dataclass(frozen=True)
 class _Classifier(ImageRecipe):
-    """What both share: labels as targets, and how mistakes are shown."""
+    """Base class: labels as targets, cross-entropy, accuracy by class."""
 
-    def targets(self, part):
-        return part[1]
+    def targets(self, split):
+        return split[1]
 
     def compile_kwargs(self):
         import keras
@@ -24,50 +25,46 @@ class _Classifier(ImageRecipe):
         return {"loss": loss, "metrics": ["accuracy"]} | super().compile_kwargs()
 
     def show(self, model, folder):
-        """mistakes.png, and how much of each class of the test part is recognized."""
+        """Write mistakes.png; return the accuracy on the test images of each class."""
         import numpy as np
 
         from homl_models.training import reports
 
         images, labels = self.splits[2]
-        found = model.features_and_probabilities(images)[1].argmax(1)
-        rows = []
+        predicted = model.features_and_probabilities(images)[1].argmax(1)
+        lines = []
         for label in np.unique(labels):
-            share = np.mean(found[labels == label] == label)
+            accuracy = np.mean(predicted[labels == label] == label)
             name = model.class_names[label] if model.class_names else str(label)
-            rows.append(f"{name:12} {100 * share:5.1f} %")
-        wrong = model.checked_images(images[found != labels][: GRID_COLUMNS * GRID_COLUMNS])
+            lines.append(f"{name:12} {100 * accuracy:5.1f} %")
+        wrong = model.checked_images(images[predicted != labels][: GRID_COLUMNS**2])
         if len(wrong):
-            reports.image_grid(
-                [wrong[i : i + GRID_COLUMNS] for i in range(0, len(wrong), GRID_COLUMNS)], folder / "mistakes.png"
-            )
-            rows.append("mistakes.png  test images that are taken for something else")
-        return "\n".join(rows)
+            rows = [wrong[i : i + GRID_COLUMNS] for i in range(0, len(wrong), GRID_COLUMNS)]
+            reports.image_grid(rows, folder / "mistakes.png")
+            lines.append("mistakes.png  misclassified test images")
+        return "\n".join(lines)
 
 
 @dataclasses.dataclass(frozen=True)
 class Features(_Classifier):
-    """A convolutional classifier of Fashion MNIST, whose features measure how good generated images are.
+    """A convolutional classifier of Fashion MNIST, whose features compare generated with real images.
 
-    Measured: `python -m homl_models.train fashion_features`, 2 cores of an Intel Xeon, 12 epochs, 16.5 minutes beside
-    other work; test accuracy 93.38 %, validation accuracy 94.00 %. By `python -m homl_models.pack runs/fashion_features
-    fashion_features` it became the preset, whose weights.npz (0.9 MB) has the sha256
-    3cd33a27ca543759f1fcaf84b7b9920b14c167e2482a8514916855f98ffdd3b9.
+    `evaluate` of generators takes its run, or the preset fashion_features.
     """
 
-    kind = "fit"
+    kind: ClassVar[str] = "fit"
     epochs: int = 12
     batch_size: int = 64
     learning_rate: float = 2e-3
     monitor: str = "val_accuracy"
     monitor_mode: Literal["min", "max"] = "max"
     filters: tuple[int, ...] = (32, 64)
-    """Filters of the pairs of convolutions, each of which halves the image."""
+    """Filters of the pairs of convolutions, each followed by 2x2 pooling."""
     dim: int = 128
     """Number of features."""
     dropout: float = 0.3
     """Dropout rate after each pair and on the features."""
-    convolutional = True
+    convolutional: ClassVar[bool] = True
 
     def __post_init__(self):
         super().__post_init__()
@@ -95,22 +92,18 @@ class Features(_Classifier):
 class FewLabels(_Classifier):
     """A classifier of few labelled images, on the encoder of an autoencoder (exercise 10 of chapter 17).
 
-    Measured: 500 labels, 2 cores of an Intel Xeon, about a minute each; mean and spread of the test accuracy
-    over `--seed` 0 to 4, which also draw the labelled images.
-        `train fashion_few_labels`                                                   77.3 % +- 0.7
-        `--encoder runs/autoencoder_conv`                                            80.8 % +- 0.7
-        `--encoder runs/autoencoder_conv --frozen --learning-rate 0.01 --dropout 0`  78.8 % +- 0.3
+    --encoder is the run of an autoencoder that was trained without labels, or a recipe's name to train from scratch.
     """
 
-    kind = "fit"
+    kind: ClassVar[str] = "fit"
     epochs: int = 100
     monitor: str = ""
     num_labels: int = 500
-    """Labelled images to train on, at most, drawn by --seed."""
+    """Labelled training images, at most, chosen at random by --seed."""
     encoder: str = "autoencoder_conv"
-    """An autoencoder's run, for what it has learnt without labels; or a recipe's name, to start from nothing."""
+    """The run of an autoencoder, for pretrained weights; or the name of its recipe, for new ones."""
     frozen: bool = False
-    """Leave the encoder as it is and train only the layer of classes."""
+    """Do not train the encoder, only the classification layer."""
     dropout: float = 0.3
     """Dropout rate on the codings."""
     steps_per_execution: int = 1
@@ -122,7 +115,7 @@ class FewLabels(_Classifier):
 
     @functools.cached_property
     def splits(self):
-        """As of all, the training part with as many labels as wanted."""
+        """Training, validation and test split; --num-labels of the training images."""
         import numpy as np
 
         train, valid, test = super().splits
@@ -133,7 +126,7 @@ class FewLabels(_Classifier):
         from homl_models.models.feature_net import EncoderClassifier
 
         model = EncoderClassifier(
-            self.coder(),
+            self.autoencoder(),
             self.frozen,
             num_classes=self.num_classes,
             class_names=self.class_names,
@@ -143,8 +136,8 @@ class FewLabels(_Classifier):
         )
         return self.compiled(model)
 
-    def coder(self):
-        """The autoencoder whose encoder is to be used, new or trained."""
+    def autoencoder(self):
+        """The autoencoder whose encoder is used, new or trained."""
         from homl_models import loading
         from homl_models.models.autoencoders import CodingModel
 
@@ -152,8 +145,8 @@ class FewLabels(_Classifier):
         if self.encoder in recipes:
             data = {name: getattr(self, name) for name in ("data", "images", "size", "channels", "precision")}
             return dataclasses.replace(recipes[self.encoder], **data).model()
-        if isinstance(coder := loading.load(self.encoder), CodingModel):
-            return coder
+        if isinstance(model := loading.load(self.encoder), CodingModel):
+            return model
         raise UserError(f"{self.encoder} is no autoencoder; name a recipe of one, or the folder of its run")
 
 
@@ -167,3 +160,36 @@ RECIPES = {
         data="digits", epochs=2, learning_rate=0.01, num_labels=320, encoder="autoencoder_tiny"
     ),
 }
+
+SUMMARIES = {
+    "fashion_features": "Convolutional classifier; its features compare generated with real images",
+    "fashion_few_labels": "Classifier of 500 labelled images on the encoder of an autoencoder",
+}
+
+FEW = {"machine": "2 cores of an Intel Xeon", "minutes": 1}
+SEEDS = "Mean and spread of the test accuracy over `--seed` 0 to 4, which also choose the labelled images; 500 labels."
+RESULTS = [
+    Result(
+        "fashion_features",
+        machine="2 cores of an Intel Xeon, beside other work",
+        minutes=16.5,
+        metrics={"test_accuracy": 0.9338, "val_accuracy": 0.94},
+        note="""12 epochs. By `python -m homl_models.pack runs/fashion_features fashion_features` it became the preset,
+whose weights.npz (0.9 MB) has the sha256 3cd33a27ca543759f1fcaf84b7b9920b14c167e2482a8514916855f98ffdd3b9.""",
+    ),
+    Result("fashion_few_labels", metrics={"test_accuracy": "77.3 % +- 0.7"}, note=SEEDS, **FEW),
+    Result(
+        "fashion_few_labels",
+        "fashion_few_labels --encoder runs/autoencoder_conv",
+        metrics={"test_accuracy": "80.8 % +- 0.7"},
+        note=SEEDS,
+        **FEW,
+    ),
+    Result(
+        "fashion_few_labels",
+        "fashion_few_labels --encoder runs/autoencoder_conv --frozen --learning-rate 0.01 --dropout 0",
+        metrics={"test_accuracy": "78.8 % +- 0.3"},
+        note=SEEDS,
+        **FEW,
+    ),
+]

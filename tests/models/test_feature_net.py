@@ -125,7 +125,7 @@ def on_coder(kind="stacked", frozen=False, **more):
 @pytest.mark.parametrize("frozen", [False, True])
 def test_classes_are_read_off_the_codings_and_only_the_encoder_is_trained_unless_frozen(kind, frozen):
     model = on_coder(kind, frozen)
-    codings = np.float64(model.coder.encode(X))
+    codings = np.float64(model.autoencoder.encode(X))
     checks.close(model.features(X), codings)
     logits = codings @ np.float64(model.head.kernel) + np.float64(model.head.bias)
     checks.close(model(X), logits)
@@ -136,7 +136,7 @@ def test_classes_are_read_off_the_codings_and_only_the_encoder_is_trained_unless
     moved = {
         path for path, value in before.items() if (value != {w.path: w for w in model.weights}[path].numpy()).any()
     }
-    encoder = {weight.path for layer in model.coder.encoding_layers for weight in layer.weights}
+    encoder = {weight.path for layer in model.autoencoder.encoding_layers for weight in layer.weights}
     head = {weight.path for weight in model.head.weights}
     assert head <= moved <= head | encoder
     kernels = {path for path in encoder if "kernel" in path}
@@ -165,10 +165,11 @@ def test_few_labels_start_from_the_weights_of_a_run_or_from_none(trained):
     reused = dataclasses.replace(recipe, encoder=str(folder)).model()
     checks.close(reused.features(X), learnt)
     assert np.abs(recipe.model().features(X) - learnt).max() > 0.01
+    assert dataclasses.replace(recipe, encoder="vae_tiny").model().autoencoder.coding_size == get("vae_tiny").coding_size
     labels = recipe.splits[0][1]
     assert len(labels) == recipe.num_labels
     assert (dataclasses.replace(recipe, seed=1).splits[0][1] != labels).any()
-    for bad, message in (("features_tiny", "is no autoencoder"), ("nothing", "neither a run folder")):
+    for bad, message in (("fashion_features", "is no autoencoder"), ("nothing", "neither a run folder")):
         with pytest.raises(UserError, match=message):
             dataclasses.replace(recipe, encoder=bad).model()
 
