@@ -1,4 +1,4 @@
-"""What models and generated things are worth."""
+"""Metrics: token accuracy, translation, tagging, question answering, generated images."""
 
 import collections
 import re
@@ -12,9 +12,13 @@ from keras import ops
 
 @keras.saving.register_keras_serializable("homl_models")
 class TokenAccuracy(keras.metrics.Mean):
-    """The share of ids (b, t) that have the largest of the logits (b, t, v), where they are not `ignore_class`.
+    """Accuracy of ids (b, t) by logits (b, t, v), over all tokens that are not `ignore_class`.
 
-    A share of all tokens: Keras' own `accuracy` is a mean over sentences of shares, weighted by the length of a batch.
+    It replaces Keras' `accuracy` for sequences, which averages over sentences, not over tokens: a token of a short
+    sentence counts more there. It may go when Keras' metric can ignore a class and weights tokens equally.
+
+    Args:
+        ignore_class: id of padding.
     """
 
     def __init__(self, ignore_class=0, name="accuracy", **kwargs):
@@ -53,7 +57,7 @@ def translation(translations, references):
     return scores
 
 
-# Letters of scripts that are written without spaces between words, and the part of these that is Chinese or Japanese.
+# Letters of scripts that are written without spaces between words.
 UNSPACED = re.compile(
     "[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\u3040-\u30ff\u31f0-\u31ff"
     "\u3400-\u4dbf\u4e00-\u9fff\ua9e0-\ua9ff\uaa60-\uaa7f\uf900-\ufaff\U00020000-\U0003ffff]"
@@ -61,7 +65,7 @@ UNSPACED = re.compile(
 
 
 def bleu_tokenizer(references):
-    """sacrebleu's tokenizer for these references: "13a", its default, "zh" for Chinese or "char" without spaces."""
+    """sacrebleu's tokenizer for references: "13a", its default; "zh" for Chinese; "char" for others without spaces."""
     text = "\n".join(references)
     unspaced = "".join(UNSPACED.findall(text))
     if 2 * len(unspaced) > sum(map(str.isalpha, text)):
@@ -74,17 +78,17 @@ def bleu_tokenizer(references):
 # Tags and answers.
 
 
-# Schemes of labels: B begins an entity, I or M goes on with it, E or L is its last word, S, U or W its only one.
+# Tagging schemes: B begins an entity, I or M continues it, E or L is its last word, S, U or W its only one.
 SCHEME = {"B": "B", "I": "I", "M": "I", "E": "E", "L": "E", "S": "S", "U": "S", "W": "S"}
 
 
 def entities(labels):
-    """The entities that labels of words name: {(kind, first word, the one after its last)}.
+    """Entities of a sequence of labels: {(type, start, end)}, the end exclusive.
 
-    Labels of IOB1, IOB2 (BIO), IOE, BIOES (IOBES), BILOU and BMEWO: B-X and S-X begin an entity of kind X; I-X and E-X
-    go on with one, or begin one where there is none of that kind; E-X and S-X end it, as "O", a beginning and another
-    kind do. As in the evaluation of CoNLL-2000, none is dropped for a label that its scheme would want. A label without
-    these letters is an entity of its own where it repeats.
+    Labels of IOB1, IOB2 (BIO), IOE, BIOES (IOBES), BILOU and BMEWO: B-X and S-X begin an entity of type X; I-X and E-X
+    continue one, or begin one where there is none of that type; E-X and S-X end it, as "O", a beginning and another
+    type do. As in the evaluation of CoNLL-2000, no entity is dropped for a missing beginning or end. A run of equal
+    labels without these prefixes is one entity.
     """
     found, kind, first = set(), None, 0
     for i, label in enumerate([*labels, "O"]):
@@ -101,7 +105,7 @@ def entities(labels):
 
 
 def tagging(sentences, references):
-    """{"accuracy"} of words, {"precision", "recall", "f1"} of whole entities, of lists of lists of labels."""
+    """{"accuracy"} of words and {"precision", "recall", "f1"} of whole entities, for lists of lists of labels."""
     pairs = [
         pair for found, wanted in zip(sentences, references, strict=True) for pair in zip(found, wanted, strict=True)
     ]
@@ -116,11 +120,12 @@ def tagging(sentences, references):
 
 
 def answering(answers, references):
-    """SQuAD's {"exact", "f1"} of answers, each with a list of those that are right; [] where none is ("" is right).
+    """SQuAD's exact match and F1 of words, {"exact", "f1"}, of answers against lists of right answers.
 
-    Where some have one and some have none, also "has_answer_exact", "has_answer_f1" and "no_answer_exact". Without
-    case, punctuation, and a, an and the; f1 of words. https://arxiv.org/abs/1606.05250, section 6.1, and
-    https://arxiv.org/abs/1806.03822. Answers that are right and have no word beside a, an and the are left out.
+    The list is [] for a question without answer, whose right answer is "". With questions of both kinds, also
+    "has_answer_exact", "has_answer_f1" and "no_answer_exact". Texts are compared without case, punctuation and articles
+    (https://arxiv.org/abs/1606.05250, section 6.1, and https://arxiv.org/abs/1806.03822). Right answers that consist of
+    articles alone are left out.
     """
     exact, overlap, there = [], [], []
     for answer, right in zip(answers, references, strict=True):
@@ -143,18 +148,18 @@ def _plain_words(text):
 
 
 def _overlap(a, b):
-    """f1 of the words of two texts; of texts without words, whether both are."""
+    """F1 of the words of two texts; 1 for two texts without words, 0 for one."""
     if not a or not b:
         return float(a == b)
     common = (collections.Counter(a) & collections.Counter(b)).total()
     return 2 * common / (len(a) + len(b))
 
 
-# Generation: features (n, d) of real and of generated things, in double precision.
+# Generated images, by features (n, d) of real and of generated images, in double precision.
 
 
 def generation_metrics(real, fake, probabilities):
-    """All of the measures below by name, of features `real` and `fake`, and of p(y | x) of the fake."""
+    """The metrics below by name, of features `real` and `fake` (n, d), and of p(y | x) (n, classes) of the fake."""
     return {
         "frechet_distance": frechet_distance(real, fake),
         "kid": kid(real, fake),
@@ -166,8 +171,8 @@ def generation_metrics(real, fake, probabilities):
 def frechet_distance(real, fake):
     """Squared Fréchet distance of two normal distributions with the moments of the features (Heusel et al., 2017).
 
-    |m1 - m2|^2 + trace(C1 + C2 - 2 (C1 C2)^(1/2)), https://arxiv.org/abs/1706.08500, section 4. It shrinks as the
-    numbers of features grow: compare figures from the same numbers only.
+    |m1 - m2|^2 + trace(C1 + C2 - 2 (C1 C2)^(1/2)), https://arxiv.org/abs/1706.08500, section 4: the FID, for
+    features of any network. It shrinks as the number of images grows: compare figures from the same numbers only.
     """
     (mean_1, root_1), (mean_2, root_2) = map(_moments, (real, fake))
     overlap = np.linalg.svd(root_1 @ root_2.T, compute_uv=False).sum()  # trace((C1 C2)^(1/2)) with Ci = root_i^T root_i
@@ -182,9 +187,10 @@ def _moments(features):
 
 
 def kid(real, fake):
-    """Squared maximum mean discrepancy with the kernel (x . y / d + 1)^3, unbiased: KID (Bińkowski et al., 2018).
+    """Kernel inception distance (Bińkowski et al., 2018, https://arxiv.org/abs/1801.01401).
 
-    https://arxiv.org/abs/1801.01401. Around 0 for features of one distribution, below 0 as well.
+    The squared maximum mean discrepancy with the kernel (x . y / d + 1)^3, unbiased, for features of any network:
+    around 0, also below, for features of one distribution.
     """
     real, fake = (np.asarray(x, np.float64) for x in (real, fake))
 
@@ -200,26 +206,27 @@ def kid(real, fake):
 
 
 def prdc(real, fake, k=5):
-    """{"precision", "recall", "density", "coverage"}: whether fakes lie among the real, and the real among fakes.
+    """Precision, recall, density and coverage: {"precision", "recall", "density", "coverage"}.
 
-    Among: nearer to one of the others than its k-th neighbour of its own kind is. precision, the share of fakes
-    that do, and recall, the share of the real (Kynkäänniemi et al., 2019, https://arxiv.org/abs/1904.06991);
-    density, in how many neighbourhoods of the real a fake lies, over k; coverage, the share of the real with a fake
-    in their neighbourhood (Naeem et al., 2020, https://arxiv.org/abs/2002.09797).
+    The neighbourhood of a point is the ball to its k-th nearest neighbour in its own set. precision: fraction of fake
+    points in a neighbourhood of a real one; recall: fraction of real points in a neighbourhood of a fake one
+    (Kynkäänniemi et al., 2019, https://arxiv.org/abs/1904.06991); density: mean number of real neighbourhoods that a
+    fake point lies in, over k; coverage: fraction of real points with a fake one in their neighbourhood (Naeem et al.,
+    2020, https://arxiv.org/abs/2002.09797).
     """
     real, fake = (np.asarray(x, np.float64) for x in (real, fake))
 
-    def reach(x):  # the distance 0 to itself comes first
+    def radii(x):  # the distance 0 to itself comes first
         return np.concatenate([np.partition(_distances(part, x), k, axis=1)[:, k] for part in _blocks(x)])
 
-    reach_real, reach_fake = reach(real), reach(fake)
+    real_radii, fake_radii = radii(real), radii(fake)
     inside = np.zeros(len(fake), int)
     recalled, covered = [], []
-    for part, own in zip(_blocks(real), _blocks(reach_real)):
+    for part, radius in zip(_blocks(real), _blocks(real_radii)):
         distances = _distances(part, fake)
-        inside += (distances < own[:, None]).sum(0)
-        recalled.append((distances < reach_fake).any(1))
-        covered.append(distances.min(1) < own)
+        inside += (distances < radius[:, None]).sum(0)
+        recalled.append((distances < fake_radii).any(1))
+        covered.append(distances.min(1) < radius)
     recall, coverage = (float(np.concatenate(found).mean()) for found in (recalled, covered))
     return {
         "precision": float((inside > 0).mean()),
@@ -239,15 +246,15 @@ def _distances(a, b):
 
 
 def inception_score(probabilities):
-    """exp of the mean divergence of p(y | x) (n, classes) from their mean: 1 to the number of classes.
+    """Inception score (Salimans et al., 2016, https://arxiv.org/abs/1606.03498), for any classifier.
 
-    The "inception score" of Salimans et al., 2016 (https://arxiv.org/abs/1606.03498), for any classifier.
+    exp of the mean KL divergence of p(y | x) (n, classes) from their mean: between 1 and the number of classes.
     """
     p = np.clip(np.asarray(probabilities, np.float64), 1e-12, 1)
     return float(np.exp((p * (np.log(p) - np.log(p.mean(0)))).sum(1).mean()))
 
 
 def class_fractions(probabilities):
-    """The share (classes,) of things that a classifier takes for each class, by p(y | x) (n, classes)."""
+    """Fraction (classes,) of images that are predicted as each class, by p(y | x) (n, classes)."""
     p = np.asarray(probabilities)
     return np.bincount(p.argmax(1), minlength=p.shape[1]) / len(p)

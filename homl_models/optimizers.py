@@ -1,4 +1,4 @@
-"""Optimizers that Keras does not have."""
+"""Optimizers: clipping over replicas, a pair for GANs, AdamW with layer-wise learning-rate decay."""
 
 import re
 
@@ -8,8 +8,12 @@ from homl_models import devices
 from homl_models.errors import UserError
 
 
-class ClipsWhole:
-    """An optimizer that clips a gradient as all devices make it together; Keras' clip each device's part of it."""
+class ReplicaClipping:
+    """Mixin of optimizers: gradients are clipped after they are summed over replicas.
+
+    Keras' optimizers clip the gradient of each replica by itself, so that a run depends on the number of devices. It
+    may go when Keras clips after the sum.
+    """
 
     def _clip_gradients(self, grads):
         if devices.num_replicas() == 1 or not (self.clipnorm or self.global_clipnorm or self.clipvalue):
@@ -19,25 +23,27 @@ class ClipsWhole:
 
 
 def _divided(gradient, number):
-    """A gradient, also one of some rows of an embedding (`tf.IndexedSlices`), over a number."""
+    """A gradient over a number, also a sparse one of an embedding (`tf.IndexedSlices`)."""
     if hasattr(gradient, "indices"):
         return type(gradient)(gradient.values / number, gradient.indices, gradient.dense_shape)
     return gradient / number
 
 
 @keras.saving.register_keras_serializable("homl_models")
-class Adam(ClipsWhole, keras.optimizers.Adam):
-    """Keras' Adam, whose clipping does not depend on how many devices share a batch."""
+class Adam(ReplicaClipping, keras.optimizers.Adam):
+    """`keras.optimizers.Adam` with clipping over replicas; see `ReplicaClipping`."""
 
 
 @keras.saving.register_keras_serializable("homl_models")
 class GANOptimizer(keras.optimizers.Optimizer):
-    """The two optimizers of a `models.gan.GAN`, each with its own learning rate and state, as one.
+    """Two optimizers as one, for a `models.gan.GAN`, which applies each of them by itself.
 
-    generator: of the weights below a layer of that name; discriminator: of all others.
+    Args:
+        generator: optimizer of the weights below the layer of that name.
+        discriminator: optimizer of all others.
     """
 
-    def __init__(self, generator, discriminator, name="alternating", **kwargs):
+    def __init__(self, generator, discriminator, name="gan_optimizer", **kwargs):
         super().__init__(learning_rate=lambda: 0.0, name=name, **kwargs)
         self.generator, self.discriminator = generator, discriminator
 
@@ -46,18 +52,17 @@ class GANOptimizer(keras.optimizers.Optimizer):
         return [*self._variables, *self.generator.variables, *self.discriminator.variables]
 
     def build(self, variables):
-        """`variables`: those of the whole model."""
-        own = [variable for variable in variables if "generator" in variable.path.split("/")]
-        names = {variable.path for variable in own}
-        self.generator.build(own)
-        self.discriminator.build([variable for variable in variables if variable.path not in names])
+        """`variables`: the trainable ones of the whole model."""
+        of_generator = ["generator" in variable.path.split("/") for variable in variables]
+        self.generator.build([variable for variable, own in zip(variables, of_generator) if own])
+        self.discriminator.build([variable for variable, own in zip(variables, of_generator) if not own])
         self.built = True
 
     def apply(self, grads, trainable_variables=None):
-        raise TypeError("the model applies each of the two by itself")
+        raise TypeError("the model applies each of the two optimizers by itself")
 
     def save_own_variables(self, store):
-        store["0"] = self.iterations.numpy()  # the others save themselves
+        store["0"] = self.iterations.numpy()  # Keras saves the two optimizers by themselves
 
     def load_own_variables(self, store):
         self.iterations.assign(store["0"])
@@ -75,13 +80,17 @@ class GANOptimizer(keras.optimizers.Optimizer):
 
 
 @keras.saving.register_keras_serializable("homl_models")
-class LayerwiseAdamW(ClipsWhole, keras.optimizers.Adam):
-    """AdamW for a model of blocks: neither biases nor normalizations decay, and lower layers may learn more slowly.
+class LayerwiseAdamW(ReplicaClipping, keras.optimizers.Adam):
+    """AdamW with layer-wise learning-rate decay; biases and normalizations have no weight decay.
 
-    decay: of weights, decoupled from the gradient (Loshchilov & Hutter, 2017, https://arxiv.org/abs/1711.05101).
-    num_layers: N, blocks of the model, the layers named block_0, block_1, ...
-    layer_decay: d in (0, 1]; the learning rate is d^(N + 2) of the whole for embeddings, d^(N + 1 - i) for block i,
-        and the whole for all else (Clark et al., 2020, https://arxiv.org/abs/2003.10555, appendix B). 1 is plain AdamW.
+    Args:
+        learning_rate: of the last layers.
+        decay: weight decay, decoupled from the gradient (Loshchilov & Hutter, 2017, https://arxiv.org/abs/1711.05101).
+        num_layers: N, number of blocks; they are the layers named block_0, block_1, ...
+        layer_decay: d in (0, 1]; the learning rate is multiplied by d^(N + 2) for embeddings, by d^(N + 1 - i) for
+            block i, and by 1 for all else (Clark et al., 2020, https://arxiv.org/abs/2003.10555, appendix B). 1 is
+            plain AdamW.
+        epsilon: of Adam.
     """
 
     def __init__(
@@ -92,21 +101,21 @@ class LayerwiseAdamW(ClipsWhole, keras.optimizers.Adam):
         super().__init__(learning_rate, epsilon=epsilon, name=name, **kwargs)
         self.decay, self.num_layers, self.layer_decay = decay, num_layers, layer_decay
 
-    def share(self, path):
-        """Which part of the learning rate is that of the variable of that path."""
+    def lr_multiplier(self, path):
+        """Factor of the learning rate of the variable with that path."""
         block = re.search(r"/block_(\d+)/", f"/{path}")
         if block:
             return self.layer_decay ** (self.num_layers + 1 - int(block[1]))
         return self.layer_decay ** (self.num_layers + 2) if re.search("/(embeddings|project)/", f"/{path}") else 1.0
 
     def build(self, variables):
-        self.shares = [self.share(variable.path) for variable in variables]
+        self.lr_multipliers = [self.lr_multiplier(variable.path) for variable in variables]
         self.decays = [not variable.name.endswith(("bias", "gamma", "beta")) for variable in variables]
         super().build(variables)
 
     def update_step(self, gradient, variable, learning_rate):
         i = self._get_variable_index(variable)
-        rate = keras.ops.cast(learning_rate, variable.dtype) * self.shares[i]
+        rate = keras.ops.cast(learning_rate, variable.dtype) * self.lr_multipliers[i]
         if self.decays[i]:
             self.assign_sub(variable, variable * (rate * self.decay))
         super().update_step(gradient, variable, rate)

@@ -194,7 +194,7 @@ import dataclasses, json, pathlib, sys
 import keras, numpy as np
 from homl_models import recipes
 from homl_models.training import loop
-from homl_models.optimizers import ClipsWhole
+from homl_models.optimizers import ReplicaClipping
 
 def stepped(recipe, folder):
     "What a step changes in each weight, and what it and validation report."
@@ -209,7 +209,7 @@ def stepped(recipe, folder):
     return devices, {name: value[-1] for name, value in history.items()}, changes
 
 folder, name, settings = sys.argv[1:]
-class SGD(ClipsWhole, keras.optimizers.SGD):
+class SGD(ReplicaClipping, keras.optimizers.SGD):
     pass
 class Plain(type(recipes.get(name))):
     def optimizer(self, steps):  # the gradient itself, as far as it is not cut

@@ -46,7 +46,7 @@ def test_frechet_distance_of_the_same_is_zero_also_where_the_covariance_is_singu
     assert metrics.frechet_distance(few, few + 0.1) == pytest.approx(64 * 0.01, rel=1e-6)
 
 
-def test_kernel_distance_is_the_unbiased_estimate():
+def test_kid_is_the_unbiased_estimate():
     """By scikit-learn's kernel, with the diagonals left out; in blocks that do not divide the number."""
 
     def off_diagonal(x):
@@ -59,14 +59,14 @@ def test_kernel_distance_is_the_unbiased_estimate():
     assert metrics.kid(real, fake) == pytest.approx(expected, rel=1e-9)
 
 
-def test_kernel_distance_of_one_distribution_is_zero_on_average():
+def test_kid_of_one_distribution_is_zero_on_average():
     found = [metrics.kid(RNG.normal(size=(50, 4)), RNG.normal(size=(70, 4))) for _ in range(300)]
     assert abs(np.mean(found)) < 4 * np.std(found) / 300**0.5
     assert min(found) < 0 < max(found)
 
 
 @pytest.mark.parametrize("k", [1, 3, 5])
-def test_neighbourhoods_are_those_of_prdc(k):
+def test_prdc_is_that_of_the_package_prdc(k):
     real, fake = DIGITS[:1100], FAKE
     with contextlib.redirect_stdout(io.StringIO()):
         expected = prdc.compute_prdc(real, fake, k)
@@ -74,14 +74,14 @@ def test_neighbourhoods_are_those_of_prdc(k):
     assert min(expected.values()) > 0.05
 
 
-def test_neighbourhoods_of_the_same_and_of_what_is_far():
+def test_prdc_of_the_same_images_and_of_distant_ones():
     same = metrics.prdc(REAL, REAL)
     assert same.pop("density") == pytest.approx(1, abs=0.25)
     assert same == {"precision": 1, "recall": 1, "coverage": 1}
     assert set(metrics.prdc(REAL, REAL + 10).values()) == {0.0}
 
 
-def test_few_things_that_are_right_have_precision_without_coverage():
+def test_few_right_images_have_precision_without_coverage():
     few = np.repeat(REAL[:3], 200, axis=0) + RNG.normal(0, 1e-3, (600, 64))
     found = metrics.prdc(REAL, few)
     assert found["precision"] == 1
@@ -89,7 +89,7 @@ def test_few_things_that_are_right_have_precision_without_coverage():
     assert found["recall"] < 0.1
 
 
-def test_classifier_score_and_class_shares():
+def test_inception_score_and_class_fractions():
     sure = np.eye(4)[[0, 1, 2, 3, 0, 1, 2, 3]]
     assert metrics.inception_score(sure) == pytest.approx(4)
     assert metrics.inception_score(np.full((9, 4), 0.25)) == pytest.approx(1)
@@ -142,7 +142,7 @@ def test_the_shipped_features_see_noise_blur_and_missing_classes(count, noises, 
     spread = real.std(0)
     alive = spread > 1e-6
 
-    def judged(x):
+    def features(x):
         return net.features_and_probabilities(x)[0][:, alive] / spread[alive]
 
     ladders = {
@@ -157,8 +157,8 @@ def test_the_shipped_features_see_noise_blur_and_missing_classes(count, noises, 
         ladders["blur"].append(last)
     real = real[:, alive] / spread[alive]
     for name, ladder in ladders.items():
-        features = [judged(x) for x in ladder]
+        extracted = [features(x) for x in ladder]
         for metric in (metrics.frechet_distance, metrics.kid):
-            found = [metric(real, x) for x in features]
+            found = [metric(real, x) for x in extracted]
             assert all(a < b for a, b in zip(found, found[1:])), (name, found)
-    assert set(metrics.prdc(real, judged(rng.uniform(size=test.shape))).values()) == {0.0}
+    assert set(metrics.prdc(real, features(rng.uniform(size=test.shape))).values()) == {0.0}

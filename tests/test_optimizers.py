@@ -19,16 +19,19 @@ def named(path, value):
 
 def test_each_moves_its_own_weights_by_its_own_rule():
     pair = GANOptimizer(keras.optimizers.SGD(0.5), keras.optimizers.Adam(0.1))
-    maker, judge = named("gan/generator/dense/kernel", np.ones(3)), named("gan/discriminator/kernel", np.ones(2))
-    pair.build([maker, judge])
+    generator, discriminator = (
+        named("gan/generator/dense/kernel", np.ones(3)),
+        named("gan/discriminator/kernel", np.ones(2)),
+    )
+    pair.build([generator, discriminator])
     assert len(pair.variables) == 1 + len(pair.generator.variables) + len(pair.discriminator.variables)
-    pair.generator.apply([np.full(3, 0.2, "float32")], [maker])
-    checks.close(maker, np.full(3, 0.9))
-    checks.close(judge, np.ones(2))
-    pair.discriminator.apply([np.full(2, 0.2, "float32")], [judge])
-    checks.close(judge, np.full(2, 0.9), 1e-4)
+    pair.generator.apply([np.full(3, 0.2, "float32")], [generator])
+    checks.close(generator, np.full(3, 0.9))
+    checks.close(discriminator, np.ones(2))
+    pair.discriminator.apply([np.full(2, 0.2, "float32")], [discriminator])
+    checks.close(discriminator, np.full(2, 0.9), 1e-4)
     with pytest.raises(ValueError, match="Unknown variable"):
-        pair.generator.apply([np.full(2, 0.2, "float32")], [judge])
+        pair.generator.apply([np.full(2, 0.2, "float32")], [discriminator])
     with pytest.raises(TypeError, match="by itself"):
         pair.apply([], [])
 

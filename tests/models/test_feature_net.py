@@ -165,7 +165,8 @@ def test_few_labels_start_from_the_weights_of_a_run_or_from_none(trained):
     reused = dataclasses.replace(recipe, encoder=str(folder)).model()
     checks.close(reused.features(X), learnt)
     assert np.abs(recipe.model().features(X) - learnt).max() > 0.01
-    assert dataclasses.replace(recipe, encoder="vae_tiny").model().autoencoder.coding_size == get("vae_tiny").coding_size
+    encoder = dataclasses.replace(recipe, encoder="vae_tiny").model().autoencoder
+    assert encoder.coding_size == get("vae_tiny").coding_size
     labels = recipe.splits[0][1]
     assert len(labels) == recipe.num_labels
     assert (dataclasses.replace(recipe, seed=1).splits[0][1] != labels).any()

@@ -1,4 +1,4 @@
-"""Adversarial networks: losses against closed forms, who moves when, what is remembered, drawing and endpoints."""
+"""Adversarial networks: losses against closed forms, training steps, experience replay, sampling and endpoints."""
 
 import dataclasses
 import json
@@ -105,8 +105,8 @@ def test_the_penalty_of_a_linear_discriminator_is_known():
 
 
 @pytest.mark.parametrize("kind", ["dense", "conv"])
-def test_the_penalty_is_of_slopes_between_real_and_generated_images(kind, monkeypatch):
-    """Each image's slope by the Jacobian of all logits, at the places that the draws choose."""
+def test_the_penalty_is_of_gradients_between_real_and_generated_images(kind, monkeypatch):
+    """Each image's gradient by the Jacobian of all logits, at given places."""
     model = make(kind)
     shares = np.linspace(0, 1, 4, dtype="float32")
     monkeypatch.setattr(model, "uniform", lambda count: ops.convert_to_tensor(shares[:count]))
@@ -129,7 +129,7 @@ def test_the_input_gradient_can_be_differentiated():
     checks.close(tape.gradient(slope, x), np.array([6.0, 12.0]))
 
 
-# Who moves when.
+# Training steps.
 
 
 def copies(network):
@@ -171,8 +171,8 @@ def test_each_phase_moves_its_own_network_by_the_gradient_of_its_loss_alone(kind
 
 
 @EVERY
-def test_a_step_of_fit_is_both_phases_and_the_average(kind):
-    """`train_on_batch` against the phases called one by one, with the same draws."""
+def test_a_step_of_fit_is_both_phases_and_the_ema(kind):
+    """`train_on_batch` against the phases called one by one, with the same random numbers."""
     settings = {"critic_steps": 3, "gradient_penalty": 1.0}
     one, two = make(kind, traced=kind != "conv", **settings), make(kind, **settings)
     for model in (one, two):
@@ -191,7 +191,7 @@ def test_a_step_of_fit_is_both_phases_and_the_average(kind):
     assert int(one.optimizer.discriminator.iterations) == 3
 
 
-def test_the_metrics_are_losses_and_shares_of_right_judgements():
+def test_the_metrics_are_losses_and_accuracies():
     model = make()
     on_real, on_fake = np.array([1.0, -2, 3, 4, 0, 6]), np.array([-1.0, -2, 3, -4, -5, 6])
     logits = iter([on_real, on_fake, on_fake])
@@ -211,11 +211,11 @@ def test_the_metrics_are_losses_and_shares_of_right_judgements():
     assert found["generator_loss"] == pytest.approx(float(of_generator(np.float32(on_fake))))
 
 
-# What is remembered.
+# Experience replay.
 
 
 @pytest.mark.parametrize("kind", ["dense", "conditional"])
-def test_the_memory_holds_exactly_the_last_generated_images(kind):
+def test_the_replay_buffer_holds_exactly_the_last_generated_images(kind):
     model, seen, classes = make(kind, replay_buffer_size=10), [], []
     for i in range(7):
         count = 4 if i % 2 else 3
@@ -235,7 +235,7 @@ def test_the_memory_holds_exactly_the_last_generated_images(kind):
 
 
 def test_the_penalty_lies_between_images_of_one_class(monkeypatch):
-    """Also where the discriminator is shown remembered ones: each is generated as the class of the real beside it."""
+    """With experience replay too: each is generated as the class of the real image beside it."""
     model = make("conditional", replay_buffer_size=24, gradient_penalty=1.0)
     asked, seen = {}, []
     generator, penalty = model.generator.call, model.penalty
@@ -253,7 +253,7 @@ def test_the_penalty_lies_between_images_of_one_class(monkeypatch):
         assert [asked[m.tobytes()] for m in np.array(fake)] == list(labels) == list(with_labels)
 
 
-def test_remembered_images_are_drawn_evenly():
+def test_replayed_images_are_chosen_evenly():
     model = make(replay_buffer_size=10)
     model.replay(np.arange(10, dtype="float32").reshape(10, 1, 1, 1) * np.ones((1, 8, 8, 1), "float32"))
     model.replay_buffer.images.assign(np.arange(10).reshape(10, 1, 1, 1) * np.ones((10, 8, 8, 1)))
@@ -265,7 +265,7 @@ def test_remembered_images_are_drawn_evenly():
     assert scipy.stats.chisquare(hits).pvalue > 1e-3
 
 
-def test_the_discriminator_sees_what_is_remembered(monkeypatch):
+def test_the_discriminator_is_trained_on_replayed_images(monkeypatch):
     model, seen = make(replay_buffer_size=20), []
     call = model.discriminator.call
     model.discriminator.call = lambda images, labels=None, training=None: (
@@ -330,7 +330,7 @@ def test_dense_is_the_books_gan():
     checks.close(model(X), discriminator(model.normalize(X))[:, 0])
 
 
-def test_the_class_counts_by_projection():
+def test_the_discriminator_is_conditioned_by_projection():
     """logit(x, label) = logit(x) + row of the label . features (Miyato & Koyama, 2018, equation 3)."""
     model = make("conditional", compiled=False)
     seen = []
@@ -424,6 +424,10 @@ def test_mean_codings_are_those_of_each_class():
         (lambda: make().decode_codings(np.zeros((2, 4))), r"codings must have the shape \(n, 5\), not \(2, 4\)"),
         (lambda: make().interpolate(np.zeros((1, 5))), "needs 2 codings or more"),
         (lambda: make(loss="l2"), "loss must be one of non_saturating, hinge, wasserstein"),
+        (lambda: GAN(Generator(5, name="g"), Discriminator()), 'the generator must have the name "generator", not "g"'),
+        (lambda: GAN(*networks(), image_shape=(8, 9)), r"the generator is for images of the shape \(8, 8, 1\), not"),
+        (lambda: GAN(*networks(), image_shape=(8, 8, 3)), r"for images of the shape \(8, 8, 1\), not \(8, 8, 3\)"),
+        (lambda: make("dense", discriminator={"num_classes": 3}), "has 0 classes and the discriminator 3"),
     ],
 )
 def test_bad_input_is_one_line(wrong, message):
