@@ -425,8 +425,8 @@ def test_mean_codings_are_those_of_each_class():
         (lambda: make().interpolate(np.zeros((1, 5))), "needs 2 codings or more"),
         (lambda: make(loss="l2"), "loss must be one of non_saturating, hinge, wasserstein"),
         (lambda: GAN(Generator(5, name="g"), Discriminator()), 'the generator must have the name "generator", not "g"'),
-        (lambda: GAN(*networks(), image_shape=(8, 9)), r"the generator is for images of the shape \(8, 8, 1\), not"),
-        (lambda: GAN(*networks(), image_shape=(8, 8, 3)), r"for images of the shape \(8, 8, 1\), not \(8, 8, 3\)"),
+        (lambda: GAN(*networks(), image_shape=(8, 9)), r"the generator is for images of \(8, 8, 1\), not"),
+        (lambda: GAN(*networks(), image_shape=(8, 8, 3)), r"for images of \(8, 8, 1\), not \(8, 8, 3\)"),
         (lambda: make("dense", discriminator={"num_classes": 3}), "has 0 classes and the discriminator 3"),
     ],
 )
