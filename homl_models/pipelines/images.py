@@ -96,9 +96,29 @@ def read_folder(folder, size=None, channels=1):
     content, links are followed, hidden files are skipped. Images that cannot be read are counted and named in a
     warning, as are images that are resized. `UserError` if no image is left, or if the subfolders are splits.
     """
+    images, names, unreadable, num_resized = _open_all(folder, size, channels)
+    if not images:
+        _refuse_empty(folder, unreadable)
+    classes = tuple(sorted({name for name in names if name}, key=_natural))
+    _refuse_splits(folder, classes)
+    _warn_of_unreadable(unreadable, len(images))
+    _warn_of_empty_classes(folder, classes)
+    if num_resized and not size:
+        height, width = images[0].shape[:2]
+        message = f"{num_resized} of {len(images)} images are not {width}x{height} as the first"
+        warnings.warn(f"{message}: they are cropped and resized; --size sets another size", stacklevel=2)
+    labels = [classes.index(name) if name else NO_LABEL for name in names]
+    return Images(np.stack(images), np.array(labels, np.int32), classes)
+
+
+def _open_all(folder, size, channels):
+    """Arrays of the images below a folder, of one size; names of their classes; (path, error) of unreadable ones.
+
+    The last result is the number of images that were resized.
+    """
     from PIL import ImageOps
 
-    images, names, unreadable, num_resized, requested = [], [], [], 0, size
+    images, names, unreadable, num_resized = [], [], [], 0
     for path in _files(folder):
         try:
             image = open_image(path, channels)
@@ -110,17 +130,7 @@ def read_folder(folder, size=None, channels=1):
         num_resized += (image.height, image.width) != tuple(size)
         images.append(np.asarray(ImageOps.fit(image, (size[1], size[0]))))
         names.append(_class_of(path, folder))
-    if not images:
-        _refuse_empty(folder, unreadable)
-    classes = tuple(sorted({name for name in names if name}, key=_natural))
-    _refuse_splits(folder, classes)
-    _warn_of_unreadable(unreadable, len(images))
-    _warn_of_empty_classes(folder, classes)
-    if num_resized and not requested:
-        message = f"{num_resized} of {len(images)} images are not {size[1]}x{size[0]} as the first"
-        warnings.warn(f"{message}: they are cropped and resized; --size sets another size", stacklevel=2)
-    labels = [classes.index(name) if name else NO_LABEL for name in names]
-    return Images(np.stack(images), np.array(labels, np.int32), classes)
+    return images, names, unreadable, num_resized
 
 
 def _files(folder, parents=()):
