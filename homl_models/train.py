@@ -64,7 +64,7 @@ def listing():
     """The recipes by family, a line each."""
     width = max(len(name) for family in FAMILIES for name in family.recipes)
     blocks = [
-        "\n".join([family.title, *(f"  {name:{width}}  {SUMMARIES.get(name, '')}" for name in family.recipes)])
+        "\n".join([family.title, *(f"  {name:{width}}  {SUMMARIES[name]}" for name in family.recipes)])
         for family in FAMILIES
     ]
     return "\n\n".join([*blocks, "Each class has a *_tiny recipe, which trains in seconds: " + ", ".join(tiny())])

@@ -28,8 +28,8 @@ MODULES = (
     answering,
 )  # fmt: skip
 RECIPES = {name: recipe for module in MODULES for name, recipe in module.RECIPES.items()}
-SUMMARIES = {name: line for module in MODULES for name, line in getattr(module, "SUMMARIES", {}).items()}
-RESULTS = [result for module in MODULES for result in getattr(module, "RESULTS", [])]
+SUMMARIES = {name: line for module in MODULES for name, line in module.SUMMARIES.items()}
+RESULTS = [result for module in MODULES for result in module.RESULTS]
 __all__ = ["FAMILIES", "RECIPES", "RESULTS", "SUMMARIES", "get", "of_run"]
 
 

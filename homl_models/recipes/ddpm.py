@@ -179,7 +179,7 @@ RECIPES = {
 SUMMARIES = {
     "ddpm_book": "The book's diffusion model of Fashion MNIST: separable U-Net, 4,000 timesteps, noise prediction",
     "ddpm": "Diffusion model of Fashion MNIST: U-Net with attention, velocity prediction, EMA of the weights",
-    "ddpm_conditional": "The same conditioned on the class, sampled with classifier-free guidance",
+    "ddpm_conditional": "Class-conditional diffusion model of Fashion MNIST, sampled with classifier-free guidance",
     "ddpm_digits": "Class-conditional diffusion model of scikit-learn's digits, which needs no download",
 }
 

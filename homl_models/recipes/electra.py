@@ -158,7 +158,7 @@ RESULTS = [
         167,
         {"val_generator_accuracy": 0.17, "val_discriminator_accuracy": 0.868, "val_discriminator_loss": 0.3501},
         note="""The reviews, the machine and the number of epochs of `bert_pretrain`, 2,424 steps each (0.31 to 0.41 s a
-step), so nearly equal compute. On the held-out twentieth:
+step), so nearly equal compute. On the held-out twentieth, as means over batches (`evaluate` now counts by token):
 
 | epoch | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9 | 10 |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
