@@ -1,4 +1,4 @@
-"""A family of models in the folders of Hugging Face: what `huggingface.py` must know to read and write them.
+"""Families of models in the folders of Hugging Face: tables of tensors and rules of config.json.
 
 A new family is one file like `bert.py`, and its name in `huggingface.FAMILIES`.
 """
@@ -14,9 +14,12 @@ from homl_models.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A variable of a model, and how its array lies in a file.
+    """A variable of a model, and the layout of its array in a file.
 
-    axes: the permutation of a file's axes to ours, and None for none. A dense kernel of PyTorch (out, in) has (1, 0).
+    Args:
+        variable: the Keras variable.
+        axes: permutation from the file's axes to ours; None for the same. A dense kernel of PyTorch, (out, in), has
+            (1, 0), a convolution's, (out, in, h, w), (2, 3, 1, 0).
     """
 
     variable: object
@@ -40,7 +43,7 @@ class Tensor:
 
 
 def table(name, variable):
-    """An entry of a table of tensors: a variable that is stored as it is."""
+    """Entry of a variable that is stored as it is, such as an embedding table or a bias."""
     yield name, Tensor(variable)
 
 
@@ -73,11 +76,11 @@ class Family:
     backbone_arguments: Callable = lambda head: {}
     """Class of a head, or None for a bare backbone -> further arguments of the backbone."""
     anchor: str = "embeddings.word_embeddings.weight"
-    """Name of a tensor that every folder has; it shows what stands before all names."""
+    """Name of a tensor that every folder has, by which a prefix of all names is found."""
     aliases: dict = dataclasses.field(default_factory=dict)
     """{name of a tensor: its name in some folders}, where the first is missing."""
     ignored: tuple = ()
-    """How the names of tensors begin that a model may lack: of other heads, and buffers."""
+    """Prefixes of tensors that a model may lack: of other heads, and buffers."""
     optional: tuple = ()
     """Parts of the names of backbone tensors that a folder may lack."""
     rules: dict = dataclasses.field(default_factory=dict)
@@ -91,7 +94,7 @@ class Family:
 
     @property
     def prefix(self):
-        """What stands before the names of the backbone's tensors in a folder of a head."""
+        """Prefix of the backbone's tensors in a folder of a head."""
         return f"{self.model_type}."
 
     @property

@@ -1,7 +1,7 @@
 """The tokenizer of a Hugging Face folder as arguments of `text_model.TextModel`, in and out.
 
-Read are vocab.txt and tokenizer_config.json, or tokenizer.json where the first is missing, and the names of special
-tokens in special_tokens_map.json. What of them cannot be followed is named in a warning.
+It reads vocab.txt and tokenizer_config.json, or tokenizer.json where the first is missing, and the names of special
+tokens in special_tokens_map.json. Settings that are not supported here are named in a warning.
 """
 
 import os
@@ -13,16 +13,16 @@ from homl_models.tokenizers.wordpiece import SETTINGS, SPECIAL, has_capitals, re
 from homl_models.training import files
 
 ARGUMENTS = ("vocabulary", "model_max_length", *SETTINGS)  # of `TextModel`
-KINDS = ("BertTokenizer", "ElectraTokenizer", "DistilBertTokenizer", "PreTrainedTokenizer")  # and those with "Fast"
+KINDS = ("BertTokenizer", "ElectraTokenizer", "DistilBertTokenizer", "PreTrainedTokenizer")  # also with "Fast"
 SPECIAL_KEYS = "pad_token", "unk_token", "cls_token", "sep_token", "mask_token"
-ENDLESS = 1 << 30  # a model_max_length from which on it says that there is none
+NO_LIMIT = 1 << 30  # a model_max_length of this or more means none
 
 
 def read(folder, config, settings=()):
     """{argument: value} of `ARGUMENTS`, or {} where the folder has no WordPiece vocabulary.
 
-    config: that of the model, which may name a class of tokenizers. settings: names of arguments that are given
-    otherwise. `UserError` for files that cannot be right. A tokenizer of another kind is named in a warning.
+    config: the model's config.json, which may name a class of tokenizers. settings: names of arguments that the caller
+    gives. `UserError` for invalid files. A tokenizer of another kind is named in a warning.
     """
     own = read_json(os.path.join(folder, "tokenizer_config.json"), {})
     path = os.path.join(folder, "vocab.txt")
@@ -39,16 +39,16 @@ def read(folder, config, settings=()):
         return {}
     normalizer = whole and _single(whole.get("normalizer"))
     added = _added(folder, own, whole)
-    tokens = read_vocabulary(path) if os.path.exists(path) else _by_id(_vocabulary(whole, folder))
-    tokens = _by_id(added, tokens)
+    tokens = read_vocabulary(path) if os.path.exists(path) else _tokens_by_id(_vocabulary(whole, folder))
+    tokens = _tokens_by_id(added, tokens)
     found = {"vocabulary": tokens, "special_names": _special_names(folder, own)}
-    found |= _cleaning(own, normalizer, folder)
+    found |= _normalization(own, normalizer, folder)
     if "lowercase" not in found and "lowercase" not in settings:
-        found["lowercase"] = _guessed(tokens, folder)
+        found["lowercase"] = _guess_lowercase(tokens, folder)
     if length := own.get("model_max_length"):
         if isinstance(length, bool) or not isinstance(length, (int, float)) or not length >= 1:
             raise UserError(f"{folder}: model_max_length must be a number above 0, not {length!r}")
-        found |= {"model_max_length": int(length)} if length < ENDLESS else {}
+        found |= {"model_max_length": int(length)} if length < NO_LIMIT else {}
     ignored = [name for name in ("never_split", "additional_special_tokens") if own.get(name)]
     ignored += ["do_basic_tokenize"] if own.get("do_basic_tokenize") is False else []
     ignored += ["clean_text"] if normalizer and normalizer.get("clean_text") is False else []
@@ -59,7 +59,7 @@ def read(folder, config, settings=()):
 
 
 def _other_kind(own, config):
-    """The class of tokenizers, with what is said of its words, if it is none of `KINDS`; or else ""."""
+    """The class of tokenizers and its word tokenizers if it is none of `KINDS`; or else ""."""
     kind = own.get("tokenizer_class") or config.get("tokenizer_class") or KINDS[0]
     parts = {name: own[name] for name in ("word_tokenizer_type", "subword_tokenizer_type") if own.get(name)}
     usual = all(value in ("basic", "wordpiece") for value in parts.values())
@@ -69,7 +69,7 @@ def _other_kind(own, config):
 
 
 def _single(part):
-    """A part of tokenizer.json; of a sequence of one, that one."""
+    """A component of tokenizer.json, taken out of a sequence of one."""
     kinds = ("normalizers", "pretokenizers")
     while isinstance(part, dict) and part.get("type") == "Sequence":
         some = next((part[name] for name in kinds if part.get(name)), [])
@@ -80,7 +80,7 @@ def _single(part):
 
 
 def _other_parts(whole):
-    """What of tokenizer.json is not BERT's, or ""."""
+    """Components of tokenizer.json that are not BERT's, or ""."""
     model = whole.get("model") if isinstance(whole.get("model"), dict) else {}
     parts = {
         "model": (model.get("type", "WordPiece"), "WordPiece"),
@@ -98,8 +98,8 @@ def _vocabulary(whole, folder):
 
 
 def _checked(ids, folder):
-    """{token: id}, if it is that."""
-    whole = isinstance(ids, dict) and all(type(i) is int and 0 <= i < ENDLESS for i in ids.values())
+    """{token: id}; `UserError` for anything else."""
+    whole = isinstance(ids, dict) and all(type(i) is int and 0 <= i < NO_LIMIT for i in ids.values())
     return ids if whole else _refuse(f"{folder}: the ids of its tokens are no whole numbers")
 
 
@@ -107,8 +107,8 @@ def _refuse(message):
     raise UserError(message)
 
 
-def _by_id(ids, tokens=()):
-    """{token: id} -> tokens, each at the place of its id, "" where there is none. tokens: what stands there before."""
+def _tokens_by_id(ids, tokens=()):
+    """{token: id} -> tokens, each at the index of its id, "" for ids without one. tokens: to be completed."""
     size = max((*ids.values(), len(tokens) - 1)) + 1
     if size > 2 * (len(ids) + len(tokens)) + 10_000:
         raise UserError(f"a token has the id {size - 1}, of {len(ids) + len(tokens)} tokens: the vocabulary is broken")
@@ -119,7 +119,7 @@ def _by_id(ids, tokens=()):
 
 
 def _added(folder, own, whole):
-    """{token: id} of what is added to the vocabulary, but the special tokens that every BERT has."""
+    """{token: id} of tokens added to the vocabulary, without BERT's special tokens."""
     found = dict(_checked(read_json(os.path.join(folder, "added_tokens.json"), {}), folder))
     listed = whole.get("added_tokens") or []
     decoder = own.get("added_tokens_decoder") or {}
@@ -132,7 +132,7 @@ def _added(folder, own, whole):
 
 
 def _special_names(folder, own):
-    """What the special tokens are called, in the order of `SPECIAL`."""
+    """Names of the special tokens, in the order of `SPECIAL`."""
     both = read_json(os.path.join(folder, "special_tokens_map.json"), {}) | own
     names = [both.get(key) or usual for key, usual in zip(SPECIAL_KEYS, SPECIAL)]
     names = [name.get("content") if isinstance(name, dict) else name for name in names]
@@ -141,8 +141,8 @@ def _special_names(folder, own):
     return tuple(names)
 
 
-def _cleaning(own, normalizer, folder):
-    """The settings of the cleaning that are said: those of tokenizer_config.json count before tokenizer.json."""
+def _normalization(own, normalizer, folder):
+    """Settings of text normalization; tokenizer_config.json takes precedence over tokenizer.json."""
     keys = {
         "lowercase": ("do_lower_case", "lowercase"),
         "strip_accents": ("strip_accents", "strip_accents"),
@@ -157,8 +157,8 @@ def _cleaning(own, normalizer, folder):
     return found
 
 
-def _guessed(tokens, folder):
-    """Whether texts are to be in lower case where nothing says so: unless the vocabulary has capitals."""
+def _guess_lowercase(tokens, folder):
+    """Whether texts are lowercased where no file says so: unless the vocabulary has capitals."""
     if not has_capitals(tokens):
         return True
     warnings.warn(

@@ -1,7 +1,7 @@
-"""Tensors from files that `torch.save` wrote (.bin, .pth, .pt), without PyTorch and without running what they carry.
+"""Tensors of files by `torch.save` (.bin, .pth, .pt), read without PyTorch and without running code in them.
 
-Such a file is a pickle, and a pickle may call anything. This reader knows dictionaries, lists and tensors and refuses
-the rest by name. Both formats are read: archives, and what was written before PyTorch 1.6.
+Such a file is a pickle, and a pickle may call anything. This reader accepts dictionaries, lists and tensors and refuses
+the rest by name. It reads both formats: zip archives, and files of before PyTorch 1.6.
 """
 
 import collections
@@ -31,9 +31,9 @@ PROTOCOL = 1001
 
 
 class TorchFile(collections.abc.Mapping):
-    """The tensors of a file, {name: array}; each is read when it is asked for.
+    """Tensors of a file, {name: array}, read lazily.
 
-    Nested dictionaries are joined by dots. `UserError` for a file that is broken, or carries anything but tensors.
+    Nested dictionaries are joined by dots. `UserError` for a file that is broken, or has anything but tensors.
     """
 
     def __init__(self, path):
@@ -104,7 +104,7 @@ def _of_file(path, place, size):
 
 
 class _Storage:
-    """Numbers in a row, in the file; tensors look at parts of them."""
+    """A flat array in the file, of which tensors are views."""
 
     def __init__(self, kind, count, read):
         self.dtype, self.read = np.dtype(DTYPES[kind]), read

@@ -46,7 +46,7 @@ def match_keys(weights, tensors, family, path):
 
 
 def _common_prefix(keys, family):
-    """What stands before all keys, such as the "module." of PyTorch's DataParallel; "" if nothing does."""
+    """Prefix of all keys, such as the "module." of PyTorch's DataParallel; "" for none."""
     end = family.anchor
     prefixes = {key[: -len(end)].removesuffix(family.prefix) for key in keys if key.endswith(end)}
     return prefixes.pop() if len(prefixes) == 1 else ""

@@ -72,12 +72,8 @@ class BertLMHeadModel(MaskedLM):
             logits, state = step(last, state)
             return decoding.sample(step, logits, state, noise, stop=None if end is None else [end], **choice)
         memory = keras.tree.map_structure(lambda x: ops.repeat(x, num_beams, axis=0) if ops.is_tensor(x) else x, memory)
-        options = {
-            "max_new_tokens": max_new_tokens,
-            "length": length,
-            "end": end,
-            "start": ops.repeat(last, num_beams, axis=0),
-        }
+        start = ops.repeat(last, num_beams, axis=0)
+        options = {"start": start, "max_new_tokens": max_new_tokens, "length": length, "end": end}
         step, rows = functools.partial(self.step, memory), ops.shape(ids)[0]
         return decoding.beam_search(step, state, rows, num_beams, **options, **choice)[0][:, 0]
 

@@ -14,18 +14,19 @@ import keras
 import numpy as np
 import pytest
 
-from homl_models.checkpoints import huggingface
+from homl_models.checkpoints import bert, huggingface
+from homl_models.checkpoints.family import Tensor
 from homl_models.checkpoints.huggingface import from_pretrained, save_pretrained
 from homl_models.errors import UserError
 from homl_models.models.bert import Bert
-from homl_models.models.bert_config import ElectraConfig
+from homl_models.models.bert_config import BertConfig, ElectraConfig
 from homl_models.models.bert_heads import BertForSequenceClassification, BertForTokenClassification, TextEmbedder
 from homl_models.models.bert_pretraining import BertForMaskedLM
 from homl_models.models.electra import Electra, ElectraForPreTraining, ElectraPretrainer
 from homl_models.tokenizers.wordpiece import SPECIAL
 from tests import checks
 from tests.checkpoints.test_torch_files import Evil
-from tests.models.test_bert import HEADS, INPUTS, inputs_of, make, reference, tensors
+from tests.models.test_bert import HEADS, INPUTS, SIZES, inputs_of, make, reference, tensors
 
 
 def weights(model):
@@ -40,7 +41,7 @@ def same(a, b):
 
 @pytest.mark.parity
 @pytest.mark.parametrize("name", [*HEADS, "BertModel", "ElectraModel"])
-def test_what_we_write_the_reference_reads_and_gives_the_same(name, tmp_path):
+def test_the_reference_loads_our_folders_with_the_same_outputs(name, tmp_path):
     """Theirs -> ours -> theirs -> ours: weights bit for bit; PyTorch's sums depend on where in memory those lie."""
     theirs = reference(name, tmp_path / "theirs")
     ours = from_pretrained(tmp_path / "theirs")
@@ -106,7 +107,7 @@ def test_the_backbone_is_found_under_any_prefix_and_new_heads_are_named(tmp_path
         same(from_pretrained(tmp_path / "head"), model)
 
 
-def test_settings_may_be_changed_on_the_way(tmp_path):
+def test_settings_override_the_configuration(tmp_path):
     save_pretrained(make(BertForTokenClassification), tmp_path)
     model = from_pretrained(tmp_path, dtype="mixed_bfloat16", hidden_dropout_prob=0.3, gradient_checkpointing=True)
     assert model.backbone.compute_dtype == "bfloat16"
@@ -158,7 +159,7 @@ def rewritten(folder, change):
         (lambda f: edit(f, hidden_act="gelu_11"), "hidden_act must be one of"),
     ],
 )
-def test_what_is_wrong_with_a_folder_is_said_in_a_line(harm, message, tmp_path):
+def test_errors_of_a_folder_are_one_line(harm, message, tmp_path):
     save_pretrained(make(BertForMaskedLM), tmp_path)
     harm(tmp_path)
     with pytest.raises(UserError, match=message) as error:
@@ -210,7 +211,7 @@ def dropped(*names):
         lambda f: (f / "config.json").rename(f / "bert_config.json"),
     ],
 )
-def test_names_and_configurations_of_other_ages_are_read_alike(change, tmp_path):
+def test_old_names_and_configurations_are_read(change, tmp_path):
     model = make(BertForMaskedLM, backbone={"add_pooling_layer": False})
     save_pretrained(model, tmp_path)
     change(tmp_path)
@@ -221,7 +222,7 @@ def test_names_and_configurations_of_other_ages_are_read_alike(change, tmp_path)
     same(found, model)
 
 
-def test_the_family_is_that_of_the_tensors_where_nothing_else_says_it(tmp_path):
+def test_the_family_is_inferred_from_the_tensors_without_a_model_type(tmp_path):
     for kind, family in ((BertForMaskedLM, "bert"), (ElectraForPreTraining, "electra")):
         family = huggingface.FAMILIES[family]
         sizes = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -235,7 +236,7 @@ def test_the_family_is_that_of_the_tensors_where_nothing_else_says_it(tmp_path):
         from_pretrained(tmp_path)
 
 
-def test_tensors_that_mean_the_same_are_refused(tmp_path):
+def test_two_keys_of_one_tensor_are_refused(tmp_path):
     save_pretrained(make(BertForMaskedLM), tmp_path)
     name = "cls.predictions.bias"
     rewritten(tmp_path, lambda arrays: arrays.update(dict.fromkeys(("bert.pooler.bias", "pooler.bias"), arrays[name])))
@@ -260,7 +261,7 @@ def test_a_layer_of_other_shape_is_newly_initialized_and_named(tmp_path):
     checks.close(kept, {name: old[name] for name in kept}, 0)  # all but the pooler
 
 
-def test_another_head_keeps_what_both_heads_have():
+def test_replace_head_keeps_arguments_of_both_heads():
     settings = {"labels": ("a", "b", "c"), "problem_type": "multi_label_classification", "classifier_dropout": 0.25}
     model = make(BertForSequenceClassification, num_labels=3, **settings)
     found = huggingface.replace_head(model, BertForSequenceClassification)
@@ -302,7 +303,7 @@ def test_a_vocabulary_may_be_smaller_than_the_embeddings_and_no_larger(rows, tmp
         ({"model_type": {"a": 1}}, "a model of type {'a': 1}"),
     ],
 )
-def test_a_configuration_that_cannot_be_is_refused_before_anything_is_built(change, message, tmp_path):
+def test_invalid_configurations_are_refused_before_anything_is_built(change, message, tmp_path):
     save_pretrained(make(BertForMaskedLM), tmp_path)
     edit(tmp_path, **change)
     with pytest.raises(UserError, match=message) as error:
@@ -310,7 +311,7 @@ def test_a_configuration_that_cannot_be_is_refused_before_anything_is_built(chan
     assert "\n" not in str(error.value)
 
 
-def test_a_kind_that_is_not_known_is_named(tmp_path):
+def test_an_unknown_architecture_is_named(tmp_path):
     save_pretrained(make(), tmp_path)
     edit(tmp_path, architectures=["BertForSomething"])
     with pytest.warns(UserWarning, match="is a BertForSomething, which is not known here: its Bert is read"):
@@ -352,7 +353,7 @@ def test_a_folder_of_sentence_transformers_says_how_to_pool(pooling, module, mes
     assert type(from_pretrained(tmp_path)) is BertForMaskedLM  # for which it says nothing
 
 
-def test_by_its_name_a_model_is_what_it_is_in_its_folder(tmp_path, monkeypatch):
+def test_a_model_by_its_name_equals_the_one_of_its_folder(tmp_path, monkeypatch):
     """Fetched are the files that say how texts are read, as far as the patterns that are asked for let them through."""
     vocabulary = (*SPECIAL, *(f"W{i}" for i in range(55)))
     save_pretrained(make(BertForMaskedLM, vocabulary=vocabulary, lowercase=False), tmp_path / "there")
@@ -377,7 +378,7 @@ def test_by_its_name_a_model_is_what_it_is_in_its_folder(tmp_path, monkeypatch):
     assert not (tmp_path / "fetched" / "tf_model.h5").exists()
 
 
-def test_another_family_and_settings_that_are_none_are_refused(tmp_path):
+def test_other_families_and_unknown_settings_are_refused(tmp_path):
     save_pretrained(make(), tmp_path)
     with pytest.raises(UserError, match="a model of type bert, which has no ElectraForPreTraining"):
         from_pretrained(tmp_path, ElectraForPreTraining)
@@ -387,7 +388,7 @@ def test_another_family_and_settings_that_are_none_are_refused(tmp_path):
         from_pretrained("/no/where")
 
 
-def test_what_has_no_such_folder_is_not_saved(tmp_path):
+def test_models_of_no_family_are_not_saved(tmp_path):
     config = ElectraConfig(20, 8, 1, 2, 8, embedding_size=4)
     pretrainer = ElectraPretrainer(Electra(config), dataclasses.replace(config, hidden_size=4))
     pretrainer.build()
@@ -439,7 +440,7 @@ def test_loading_takes_the_weights_once_and_the_largest_tensor(form, tmp_path):
 
 
 @pytest.mark.parametrize("family", huggingface.FAMILIES.values(), ids=huggingface.FAMILIES)
-def test_another_head_on_a_model_is_that_of_its_folder(family, tmp_path):
+def test_replace_head_equals_loading_the_folder_with_that_head(family, tmp_path):
     """`replace_head` gives what saving and `from_pretrained` give, without the folder."""
     small = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     small |= {"intermediate_size": 24, "max_position_embeddings": 24}
@@ -472,7 +473,7 @@ def test_another_head_on_a_model_is_that_of_its_folder(family, tmp_path):
         huggingface.replace_head(model, classifier, colour=1)
 
 
-def test_of_a_pretrainer_the_discriminator_is_taken():
+def test_replace_head_takes_the_discriminator_of_a_pretrainer():
     small = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = ElectraConfig(**small, intermediate_size=24, embedding_size=8)
     model = ElectraPretrainer(Electra(config), dataclasses.replace(config, hidden_size=8))
@@ -482,3 +483,34 @@ def test_of_a_pretrainer_the_discriminator_is_taken():
         found = huggingface.replace_head(model, kind, num_labels=2)
     checks.close(found.backbone.get_weights(), model.discriminator.get_weights(), 0)
     assert not set(map(id, found.weights)) & set(map(id, model.weights))
+
+
+class Toy(Bert):
+    """A backbone of a family that `FAMILIES` does not have."""
+
+
+def test_a_new_family_is_one_table_and_a_configuration(tmp_path, monkeypatch):
+    heads = {BertForMaskedLM: bert.masked_lm}
+    toy = dataclasses.replace(bert.FAMILY, model_type="toy", backbone=Toy, head_tensors=heads)
+    monkeypatch.setitem(huggingface.FAMILIES, "toy", toy)
+    model = BertForMaskedLM(Toy(BertConfig(**SIZES), add_pooling_layer=False))
+    model.build()
+    save_pretrained(model, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "toy"
+    assert {name.split(".")[0] for name in huggingface.state_dict(model)} == {"toy", "cls"}
+    found = from_pretrained(tmp_path)
+    assert type(found.backbone) is Toy
+    same(found, model)
+    with pytest.raises(UserError, match="a model of type toy, which has no BertForTokenClassification"):
+        from_pretrained(tmp_path, BertForTokenClassification)
+
+
+@pytest.mark.parametrize(("shape", "axes"), [((3, 5), (1, 0)), ((2, 4, 3, 5), (2, 3, 1, 0)), ((3, 5), None)])
+def test_tensors_are_stored_in_the_layout_of_the_file(shape, axes):
+    array = np.random.default_rng(0).normal(size=shape).astype("float32")
+    transposed = array if axes is None else array.transpose(axes)
+    tensor = Tensor(keras.Variable(np.zeros_like(transposed)), axes)
+    assert tensor.file_shape == shape
+    tensor.assign(array)
+    np.testing.assert_array_equal(tensor.variable, transposed)
+    np.testing.assert_array_equal(tensor.to_file(), array)

@@ -1,4 +1,4 @@
-"""Tokenizers of folders: settings that are followed, in every file that may say them, or named; there and back."""
+"""Tokenizers of folders: supported settings in every file that has them, warnings of others; round trips."""
 
 import json
 import warnings
@@ -47,7 +47,7 @@ def whole(vocabulary=VOCABULARY, added=(), **normalizer):
 
 
 def read(path, **settings):
-    """What is read of it, without a word."""
+    """Settings that are read, without warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         return tokenizer_files.read(path, {}, **settings)
@@ -82,21 +82,21 @@ def read(path, **settings):
         ),
     ],
 )
-def test_settings_are_read_wherever_they_stand(files, expected, tmp_path):
+def test_settings_are_read_from_every_file(files, expected, tmp_path):
     found = read(folder(tmp_path, **files))
     assert found == {"vocabulary": VOCABULARY, "special_names": SPECIAL, "tokenize_chinese_chars": True} | expected or (
         found == {"vocabulary": VOCABULARY, "special_names": SPECIAL} | expected
     )
 
 
-def test_a_vocabulary_with_capitals_is_cased_where_nothing_says_so(tmp_path):
+def test_a_vocabulary_with_capitals_is_cased_by_default(tmp_path):
     with pytest.warns(UserWarning, match="does not say whether texts are in lower case"):
         assert tokenizer_files.read(folder(tmp_path), {})["lowercase"] is False
     assert "lowercase" not in read(folder(tmp_path), settings={"lowercase": True})
     assert read(folder(tmp_path, SMALL))["lowercase"] is True
 
 
-def test_a_vocabulary_stands_in_tokenizer_json_where_it_stands_nowhere_else(tmp_path):
+def test_the_vocabulary_is_read_from_tokenizer_json_where_vocab_txt_is_missing(tmp_path):
     path = folder(tmp_path, None, tokenizer=whole(lowercase=False))
     assert read(path)["vocabulary"] == VOCABULARY
     assert read(folder(tmp_path / "none", None)) == {}
@@ -143,7 +143,7 @@ def test_other_tokenizers_are_named_and_leave_a_model_of_ids(config, files, name
         ({"tokenizer": whole(SMALL, [{"id": 14, "content": "<e1>"}])}, "<e1>"),
     ],
 )
-def test_what_is_not_followed_is_named(files, named, tmp_path):
+def test_settings_that_are_not_supported_are_named(files, named, tmp_path):
     with pytest.warns(UserWarning, match=f"the tokenizer's .*{named}.* are not followed here"):
         found = tokenizer_files.read(folder(tmp_path, SMALL, **files), {})
     assert found["vocabulary"][: len(SMALL)] == SMALL
@@ -164,7 +164,7 @@ def test_what_is_not_followed_is_named(files, named, tmp_path):
         ({"tokenizer_config": {"added_tokens_decoder": {"x": 1}}}, "what its tokenizer adds"),
     ],
 )
-def test_what_cannot_be_right_is_refused_in_a_line(files, message, tmp_path):
+def test_invalid_files_are_refused_in_a_line(files, message, tmp_path):
     with pytest.raises(UserError, match=message) as error:
         tokenizer_files.read(folder(tmp_path, SMALL, **files), {})
     assert "\n" not in str(error.value)
@@ -187,7 +187,7 @@ def model(vocabulary, **settings):
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
-def test_settings_come_back_from_a_folder(settings, tmp_path):
+def test_settings_survive_a_round_trip(settings, tmp_path):
     names = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
     given = model((*names, *WORDS, "a", "last"), special_names=names, **settings)
     save_pretrained(given, tmp_path)
@@ -218,7 +218,7 @@ def test_the_reference_reads_the_same_ids(settings, names, tmp_path):
 
 @pytest.mark.parity
 @pytest.mark.parametrize("settings", SETTINGS)
-def test_what_the_reference_saves_is_read_alike(settings, tmp_path):
+def test_folders_of_the_reference_give_the_same_ids(settings, tmp_path):
     import transformers
 
     names = {"lowercase": "do_lower_case"}

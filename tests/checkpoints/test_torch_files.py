@@ -13,7 +13,7 @@ from tests.conftest import DATA
 
 
 class Evil:
-    """What a pickle can do when it is read."""
+    """A pickle that runs code when it is read."""
 
     def __init__(self, path):
         self.path = str(path)
@@ -30,7 +30,7 @@ def test_tensors_are_those_that_pytorch_reads(archive, tmp_path):
     base = torch.arange(24.0).reshape(4, 6)
     saved = {
         "plain": torch.randn(3, 5),
-        "turned": base.T,
+        "transposed": base.T,
         "part": base[1:3, 2:5],
         "again": base,
         "half": torch.randn(4).half(),

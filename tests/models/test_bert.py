@@ -1,5 +1,7 @@
 """BERT and its heads: parity with `transformers`; generation, pruning, gradient checkpointing, inputs."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -389,6 +391,20 @@ def test_configurations_come_back():
     checks.config_round_trip(
         RelativeAttention, dim=8, num_heads=2, position_embedding_type="relative_key", max_distance=4
     )
+
+
+def test_a_configuration_is_shared_frozen_and_saved_with_the_model(tmp_path):
+    config = BertConfig(**SIZES, pruned_heads={"0": [2, 1]}, hidden_act="relu")
+    model = Bert(config)
+    assert all(layer.config is config for layer in (model.embeddings, *model.blocks))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.hidden_size = 16
+    model.build()
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras").config
+    assert again == config
+    assert again.pruned_heads == {0: (1, 2)}
+    assert dataclasses.replace(config, num_hidden_layers=1).pruned_heads == again.pruned_heads
 
 
 @POSITIONS
