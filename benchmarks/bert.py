@@ -114,13 +114,13 @@ def step(args):
 
     model, peer = model_and_peer(SMALL, BertForMaskedLM, args.precision, "BertForMaskedLM")
     count, k, batch = 4, round(0.15 * LENGTH), texts(32)
-    places = np.sort(np.random.default_rng(1).permuted(np.tile(np.arange(LENGTH), (32, 1)), axis=1)[:, :k], axis=1)
-    labels = np.take_along_axis(batch["input_ids"], places, axis=1)
+    positions = np.sort(np.random.default_rng(1).permuted(np.tile(np.arange(LENGTH), (32, 1)), axis=1)[:, :k], axis=1)
+    labels = np.take_along_axis(batch["input_ids"], positions, axis=1)
     model.compile(LayerwiseAdamW(1e-4, global_clipnorm=1.0), jit_compile=args.precision == "float32")
-    mine = fitting(model, batch | {"masked_positions": places.astype("int32")}, labels, count)
+    mine = fitting(model, batch | {"masked_positions": positions.astype("int32")}, labels, count)
     optimizer = torch.optim.AdamW(peer.train().parameters(), 1e-4, weight_decay=0.01)
     everywhere = np.full_like(batch["input_ids"], -100)
-    np.put_along_axis(everywhere, places, labels, axis=1)
+    np.put_along_axis(everywhere, positions, labels, axis=1)
     given = to_torch(batch | {"labels": everywhere})
 
     def theirs():

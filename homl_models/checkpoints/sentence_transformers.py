@@ -24,9 +24,9 @@ def read(folder, model_max_length=None):
     if not os.path.exists(path):
         return {}
     arguments = {}
-    for kind, place in _modules(path):
+    for kind, subfolder in _modules(path):
         if kind == "Pooling":
-            arguments["pooling"] = _pooling(folder, place)
+            arguments["pooling"] = _pooling(folder, subfolder)
         elif kind == "Normalize":
             arguments["normalize"] = True
         elif kind != "Transformer":
@@ -46,8 +46,8 @@ def _modules(path):
         raise UserError(f"{path} cannot be read: {error}") from None
 
 
-def _pooling(folder, place):
-    config = read_json(os.path.join(folder, place, "config.json"))
+def _pooling(folder, subfolder):
+    config = read_json(os.path.join(folder, subfolder, "config.json"))
     modes = [key for key, value in config.items() if key.startswith("pooling_mode") and value]
     if len(modes) != 1 or modes[0] not in POOLING:
         raise UserError(f"{folder} pools by {', '.join(modes) or 'nothing'}; known are {', '.join(POOLING)}")
@@ -59,8 +59,8 @@ def write(folder, model):
     modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
     modules += [("2_Normalize", "Normalize")] if model.normalize else []
     modules = [
-        {"idx": i, "name": str(i), "path": place, "type": f"sentence_transformers.models.{kind}"}
-        for i, (place, kind) in enumerate(modules)
+        {"idx": i, "name": str(i), "path": subfolder, "type": f"sentence_transformers.models.{kind}"}
+        for i, (subfolder, kind) in enumerate(modules)
     ]
     files.write_json(os.path.join(folder, "modules.json"), modules)
     files.write_json(os.path.join(folder, "sentence_bert_config.json"), {"max_seq_length": model.max_length})

@@ -112,10 +112,10 @@ def _tokens_by_id(ids, tokens=()):
     size = max((*ids.values(), len(tokens) - 1)) + 1
     if size > 2 * (len(ids) + len(tokens)) + 10_000:
         raise UserError(f"a token has the id {size - 1}, of {len(ids) + len(tokens)} tokens: the vocabulary is broken")
-    places = [*tokens, *[""] * (size - len(tokens))]
+    slots = [*tokens, *[""] * (size - len(tokens))]
     for token, i in ids.items():
-        places[i] = places[i] or token
-    return tuple(places)
+        slots[i] = slots[i] or token
+    return tuple(slots)
 
 
 def _added(folder, own, whole):

@@ -84,9 +84,9 @@ class TorchFile(collections.abc.Mapping):
             found = _Unpickler(file, self.path, storage).load()
             for key in _Unpickler(file, self.path, storage).load():
                 here = storages[key]
-                place = file.tell() + 8  # after the number of elements
-                here.read = lambda place=place, n=here.size: _of_file(self.path, place, n)
-                file.seek(place + here.size)
+                position = file.tell() + 8  # after the number of elements
+                here.read = lambda position=position, n=here.size: _of_file(self.path, position, n)
+                file.seek(position + here.size)
             if file.tell() > os.path.getsize(self.path):
                 raise UserError(f"{self.path} ends too early: fetch it again")
         return found
@@ -97,9 +97,9 @@ def _of_archive(path, name):
         return archive.read(name)
 
 
-def _of_file(path, place, size):
+def _of_file(path, position, size):
     with open(path, "rb") as file:
-        file.seek(place)
+        file.seek(position)
         return file.read(size)
 
 
@@ -117,8 +117,8 @@ class _Tensor:
 
     def array(self):
         numbers = np.frombuffer(self.storage.read(), self.storage.dtype)
-        places = (self.offset, *self.shape, *self.strides)
-        whole = len(self.shape) == len(self.strides) and all(isinstance(n, int) and n >= 0 for n in places)
+        extents = (self.offset, *self.shape, *self.strides)
+        whole = len(self.shape) == len(self.strides) and all(isinstance(n, int) and n >= 0 for n in extents)
         last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides)) if whole else -1
         if not whole or (0 not in self.shape and last >= len(numbers)):  # what follows would read other memory
             raise UserError("a tensor lies outside of its file: fetch it again")

@@ -27,7 +27,7 @@ class TextModel(Model):
     """A model with a WordPiece tokenizer. A subclass has `backbone`, and calls `check_vocabulary`.
 
     Args:
-        vocabulary: tokens, each at the place of its id; () for a model of ids alone. There may be more embeddings than
+        vocabulary: tokens, each at the index of its id; () for a model of ids alone. There may be more embeddings than
             tokens, where their number was rounded up.
         model_max_length: most tokens of a text, special tokens included; None for all positions of the backbone.
         lowercase, strip_accents, tokenize_chinese_chars, special_names: see `wordpiece.WordPiece`.

@@ -100,7 +100,7 @@ def test_code_in_a_file_is_refused_and_not_run(archive, tmp_path):
         b"cnumpy.core.multiarray\n_reconstruct\n(tR.",
     ],
 )
-def test_nothing_is_called_but_what_makes_tensors(opcodes, tmp_path):
+def test_only_constructors_of_tensors_are_called(opcodes, tmp_path):
     with zipfile.ZipFile(tmp_path / "x.bin", "w") as file:
         file.writestr("x/data.pkl", opcodes)
     with pytest.raises(UserError, match="was not run"):
@@ -124,7 +124,7 @@ def test_no_tensor_reads_other_memory_than_its_own(offset, size, stride, tmp_pat
         written(tmp_path / "bad.bin", offset, size, stride)["x"]
 
 
-def test_what_is_no_such_file_is_one_line(tmp_path):
+def test_files_of_other_kinds_are_one_line(tmp_path):
     with pytest.raises(UserError, match="there is no file"):
         TorchFile(tmp_path / "none.bin")
     (tmp_path / "text.bin").write_text("hello")

@@ -476,7 +476,7 @@ def decoder(**settings):
     return make(models.BertLMHeadModel, config={"is_decoder": True}, **settings)
 
 
-def test_padding_at_the_left_changes_nothing_of_what_is_generated():
+def test_padding_at_the_left_does_not_change_the_generated_text():
     model, lengths = decoder(), np.array([3, 5, 2])
     right = np.arange(5) < lengths[:, None]
     left = right[:, ::-1]
