@@ -410,11 +410,11 @@ def test_tags_are_scored_by_words_and_by_whole_entities():
     known |= {piece: draw.choice(made.labels) for piece in sorted(known)[::5]}
     table = np.array([made.labels.index(known.get(i, "O")) for i in range(len(made.wordpiece.vocabulary))])
 
-    def found_in(name, tokens):
+    def call_in_batches(name, tokens):
         assert name == "label_ids"
         return [(None, (table[ids], np.ones(len(ids)))) for ids in tokens["input_ids"]]
 
-    model = types.SimpleNamespace(found=found_in, label_names=made.labels, tokenizer=made.wordpiece)
+    model = types.SimpleNamespace(call_in_batches=call_in_batches, label_names=made.labels, tokenizer=made.wordpiece)
     found, expected = made.evaluate(model), {}
     for part, examples in zip(("val", "test"), made.splits[1:]):
         tags = [[known.get(first_piece(word), "O") for word in words] for words, _ in examples]
