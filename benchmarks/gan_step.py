@@ -1,10 +1,10 @@
 """A training step of the DCGAN against the book's: two calls of `train_on_batch` for every batch.
 
-Ours is what `train` does: both phases in one compiled step, batches gathered by index from bytes in memory, many steps
-per execution, the average of the generator and all metrics included. The book's has the same layers, a model for the
-discriminator and one for the two together, RMSprop, and batches of 32 from `tf.data`. Checked first: with the same
-weights both networks of each give the same. Seconds are those of an epoch of 55,000 images; `ratio_same_batch` is the
-ratio if ours takes batches of 32.
+Ours is the step of `train`: both phases in one compiled step, batches gathered by index from bytes in memory, many
+steps per execution, the moving average of the generator's weights and all metrics included. The book's has the same
+layers, a model for the discriminator and one for the two together, RMSprop, and batches of 32 from `tf.data`. Checked
+first: with the same weights both networks of each give the same. Seconds are those of an epoch of 55,000 images;
+`ratio_same_batch` is the ratio if ours takes batches of 32.
 
     python benchmarks/gan_step.py [--rounds 3] [--images 3200]
 
@@ -90,16 +90,16 @@ def our_trainer(recipe):
 
 
 def check_same(model, generator, discriminator):
-    """The same weights make the same images and the same judgements."""
+    """The same weights give the same images and the same probabilities."""
     ours = model.generator
     parts = [ours.dense[0], ours.norms[0], ours.transposed[0], ours.norms[1], ours.last]
     generator.set_weights([w for part in parts for w in part.get_weights()])
     parts = [*model.discriminator.hidden, model.discriminator.last]
     discriminator.set_weights([w for part in parts for w in part.get_weights()])
-    maps = generator(model.codings(8))
-    np.testing.assert_allclose(maps, ours(model.codings(8)), atol=1e-5)
-    judged = keras.ops.sigmoid(model.discriminator(maps))
-    np.testing.assert_allclose(discriminator(maps)[:, 0], judged, atol=1e-5)
+    images = generator(model.codings(8))
+    np.testing.assert_allclose(images, ours(model.codings(8)), atol=1e-5)
+    probabilities = keras.ops.sigmoid(model.discriminator(images))
+    np.testing.assert_allclose(discriminator(images)[:, 0], probabilities, atol=1e-5)
 
 
 def main():

@@ -101,7 +101,7 @@ def test_own_images_are_trained_on_and_reported(tmp_path_factory, name, count, c
     (np.zeros((9, 4)), "their first two numbers"),
     (np.eye(5), "by t-SNE"),
 ])  # fmt: skip
-def test_codings_of_any_number_are_laid_out(codings, how, tmp_path):
+def test_any_number_of_codings_is_plotted(codings, how, tmp_path):
     given = np.float32(codings), np.zeros(len(codings)), np.zeros((len(codings), 3, 3))
     assert reports.coding_map(*given, tmp_path / "map.png") == how
     assert Image.open(tmp_path / "map.png").size == (1000, 800)
@@ -161,12 +161,12 @@ def test_a_classifier_keeps_the_names_of_its_classes(told_apart, tmp_path):
 
 
 @pytest.mark.parametrize("names", [("dark", "light", "middle"), ("light", "middle"), ("middle",)])
-def test_folders_are_judged_by_the_classes_of_their_names(names, told_apart, tmp_path):
+def test_folders_are_evaluated_by_the_names_of_their_classes(names, told_apart, tmp_path):
     recipe, model = told_apart
     assert recipe.evaluate(model, save_levels(tmp_path / "new", names))["accuracy"] > 0.9
 
 
-def test_arrays_are_judged_by_the_names_of_their_labels(told_apart, tmp_path):
+def test_arrays_are_evaluated_by_the_names_of_their_labels(told_apart, tmp_path):
     recipe, model = told_apart
     levels = np.uint8([LEVELS[name] for name in ("middle", "light")] * 9)[:, None, None] * np.ones((1, 6, 5), np.uint8)
     for labels in (["middle", "light"] * 9, [2, 1] * 9):
@@ -184,7 +184,7 @@ def test_other_classes_and_none_are_refused(told_apart, tmp_path):
     checks.fails("labels up to 3", lambda: recipe.evaluate(model, str(tmp_path / "new.npz")), "classes are 0 to 2")
 
 
-def test_classes_are_told_when_images_are_read(tmp_path, capsys):
+def test_classes_are_printed_when_images_are_read(tmp_path, capsys):
     recipe = dataclasses.replace(get("features_tiny"), images=save_levels(tmp_path / "train", LEVELS), num_images=0)
     assert recipe.num_classes == 3
     assert "30 images of 3 classes: dark, light, middle" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""BLEU and chrF are sacrebleu's; entities are those of CoNLL, and answers are judged as SQuAD does it."""
+"""BLEU and chrF are sacrebleu's; entities are those of CoNLL, and answers are scored as by SQuAD's script."""
 
 import itertools
 import random

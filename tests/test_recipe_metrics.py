@@ -481,7 +481,7 @@ def of_images(name, count=60, **settings):
     """A recipe with so many validation and test images: one batch, and too few to measure generation by."""
     made = recipe(name, **settings)
     train, *others = made.splits
-    made.__dict__["parts"] = (train, *((images[:count], labels[:count]) for images, labels in others))
+    made.__dict__["splits"] = (train, *((images[:count], labels[:count]) for images, labels in others))
     return made
 
 

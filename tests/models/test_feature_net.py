@@ -1,4 +1,4 @@
-"""Classifiers of images: the one whose features judge others, and the one on an autoencoder's encoder."""
+"""Image classifiers: `FeatureNet`, and `EncoderClassifier` on an autoencoder's encoder."""
 
 import dataclasses
 
@@ -61,7 +61,7 @@ def test_it_is_keras_layers_put_together():
     checks.close(p, keras.ops.softmax(reference(X)))
 
 
-def test_names_of_classes_are_saved_and_told(tmp_path):
+def test_names_of_classes_are_saved_and_documented(tmp_path):
     names = tuple("abcdefghij")
     model = make(class_names=names)
     model.save(tmp_path / "model.keras")
