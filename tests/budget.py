@@ -58,7 +58,7 @@ def over(seconds, memory, pace=1.0):
 
 
 class Budget:
-    """A pytest plugin that measures, tells and judges."""
+    """A pytest plugin that measures seconds and memory, and fails a run that takes too much."""
 
     def __init__(self):
         self.seconds, self.memory, self.found, self.pace = {}, {}, [], 1.0

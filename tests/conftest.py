@@ -183,7 +183,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def untrained(tmp_path_factory):
-    """`untrained(name, **settings)` is like the run folder of a recipe whose model has learnt nothing; made once."""
+    """`untrained(name, **settings)` is like the run folder of a recipe whose model has learned nothing; made once."""
 
     @functools.cache
     def folder(name, **settings):

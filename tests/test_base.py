@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from homl_models.base import Model
+from homl_models.endpoints import Array, Endpoint
 from homl_models.models.char_rnn import CharRNN
 from homl_models.training.saved_model import write_saved_model
 
@@ -106,7 +107,7 @@ class Counted(Model):
             self.calls += 1
             return {"y": 2 * self(x)}
 
-        return {"twice": (twice, [tf.TensorSpec((None, 3), tf.float32, name="x")])}
+        return {"twice": Endpoint(twice, [Array("x", None, 3)])}
 
 
 def test_a_step_and_an_endpoint_are_traced_once(tmp_path):

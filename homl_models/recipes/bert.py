@@ -91,8 +91,8 @@ class Encoder(Recipe):
             return found
         return WordPiece.train(self.training_texts(), self.sizes["vocab_size"], self.lowercase)
 
-    def learnt_from(self):
-        return super().learnt_from() | {"vocabulary": self.wordpiece.vocabulary}
+    def fingerprinted(self):
+        return super().fingerprinted() | {"vocabulary": self.wordpiece.vocabulary}
 
     def settings(self):
         """Fields of the encoder's configuration."""

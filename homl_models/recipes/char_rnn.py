@@ -55,8 +55,8 @@ class CharacterRecipe(Recipe):
 
         return text_windows.split(characters.encode(self.text, self.vocabulary), length=self.length)
 
-    def learnt_from(self):
-        return super().learnt_from() | {"vocabulary": self.vocabulary}
+    def fingerprinted(self):
+        return super().fingerprinted() | {"vocabulary": self.vocabulary}
 
     def datasets(self):
         from homl_models.pipelines import text_windows

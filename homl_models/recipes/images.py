@@ -77,8 +77,8 @@ class ImageRecipe(Recipe):
     def image_shape(self):
         return self.splits[0][0].shape[1:]
 
-    def learnt_from(self):
-        return super().learnt_from() | ({"classes": self.user_images.classes} if self.user_images else {})
+    def fingerprinted(self):
+        return super().fingerprinted() | ({"classes": self.user_images.classes} if self.user_images else {})
 
     @property
     def class_names(self):

@@ -110,7 +110,7 @@ class Recipe:
         """(training, validation) as `pipelines.random_access.RandomAccessDataset`; validation may be None."""
         raise TypeError(f"{type(self).__name__} must define datasets()")
 
-    def learnt_from(self):
+    def fingerprinted(self):
         """The data of a run, and what was learned from it: {"data": ..., "vocabulary": ...}.
 
         Arrays, texts and numbers, of which the run keeps digests; it resumes with the same only.

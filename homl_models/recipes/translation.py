@@ -91,8 +91,8 @@ class TranslationRecipe(Recipe):
             return learn_characters(sources), learn_characters(targets)
         return learn_words(sources, self.vocab_size), learn_words(targets, self.vocab_size)
 
-    def learnt_from(self):
-        return super().learnt_from() | {"vocabulary": self.vocabularies}
+    def fingerprinted(self):
+        return super().fingerprinted() | {"vocabulary": self.vocabularies}
 
     def bucketed_dataset(self, pairs, vocabularies, max_length=None, seed=None):
         """The pairs with at most `max_length` tokens on a side, and their batches as a `RandomAccessDataset`."""

@@ -2,7 +2,7 @@
 
 It holds
     recipe.json        the recipe's name and settings
-    data.json          digests of the data and of what was learnt of it, such as vocabularies
+    data.json          fingerprints of the data and of what was learned from it, such as vocabularies
     checkpoints/       see `training.checkpointing`; a folder for each stage where there are several
     history.csv  learning_curves.png  tensorboard/     made from the checkpoint's history
     model.keras  saved_model/  samples.txt  *.png      made from the best (or last) weights
@@ -58,8 +58,8 @@ def refuse_other(folder, name, settings):
 
 
 def refuse_other_data(recipe, folder):
-    """Note digests of the data in the folder, and of what was learnt of it; `UserError` if others are noted there."""
-    found = {name: files.digest(value) for name, value in recipe.learnt_from().items()}
+    """Keep fingerprints of the data in the folder, and of what was learned from it; `UserError` if it holds others."""
+    found = {name: files.digest(value) for name, value in recipe.fingerprinted().items()}
     if not (folder / "data.json").is_file():
         files.write_json(folder / "data.json", found)
         return

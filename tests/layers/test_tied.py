@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from homl_models.endpoints import Array, Endpoint
 from homl_models.errors import UserError
 from homl_models.layers.tied import DenseTranspose
 from homl_models.training.saved_model import write_saved_model
@@ -67,7 +68,7 @@ def test_weights_stay_tied_in_files_training_and_saved_models(tmp_path):
         assert (kernel != before).all()
         expected = (np.float64(X) @ kernel + bias) @ np.float64(kernel).T + other
         checks.close(one(X), expected)
-    loaded.endpoints = lambda: {"run": (lambda x: {"y": loaded(x)}, [tf.TensorSpec((None, 7), name="x")])}
+    loaded.endpoints = lambda: {"run": Endpoint(lambda x: {"y": loaded(x)}, [Array("x", None, 7)])}
     write_saved_model(loaded, tmp_path / "saved")
     saved = tf.saved_model.load(str(tmp_path / "saved"))
     checks.close(saved.run(tf.constant(X))["y"], loaded(X))

@@ -161,10 +161,10 @@ def test_an_encoder_of_other_images_is_refused():
 
 def test_few_labels_start_from_the_weights_of_a_run_or_from_none(trained):
     recipe, folder = get("few_labels_tiny"), trained("autoencoder_tiny")
-    learnt = homl_models.load(str(folder)).codings(X)
+    trained = homl_models.load(str(folder)).codings(X)
     reused = dataclasses.replace(recipe, encoder=str(folder)).model()
-    checks.close(reused.features(X), learnt)
-    assert np.abs(recipe.model().features(X) - learnt).max() > 0.01
+    checks.close(reused.features(X), trained)
+    assert np.abs(recipe.model().features(X) - trained).max() > 0.01
     encoder = dataclasses.replace(recipe, encoder="vae_tiny").model().autoencoder
     assert encoder.coding_size == get("vae_tiny").coding_size
     labels = recipe.splits[0][1]
@@ -184,5 +184,5 @@ def test_images_without_labels_are_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["autoencoder_tiny", "vae_tiny"])
 def test_the_encoder_may_be_named_by_any_recipe_with_codings(name):
-    coder = dataclasses.replace(get("few_labels_tiny"), encoder=name).coder()
+    coder = dataclasses.replace(get("few_labels_tiny"), encoder=name).autoencoder()
     assert coder.coding_size == get(name).coding_size
