@@ -18,9 +18,9 @@ def main(argv=None):
 
 
 def _evaluate_command(argv):
-    if asked := parse(argv):
+    if parsed := parse(argv):
         environment.check_backend()
-        run, recipe, settings = asked
+        run, recipe, settings = parsed
         for key, value in settings.items():
             if key in FILES and value and not Path(value).exists():
                 raise UserError(f"cannot read {value}: there is no such file; check --{key.replace('_', '-')}")

@@ -28,7 +28,7 @@ from homl_models.training import files
 KEEP = 2  # checkpoints
 DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, ValueError, KeyError, NotImplementedError,
           RuntimeError)  # fmt: skip
-INFO = "epoch", "step", "history", "waited", "seconds", "best_value", "best_epoch"
+INFO = "epoch", "step", "history", "patience_count", "seconds", "best_value", "best_epoch"
 
 
 class Interrupted(Exception):
@@ -57,7 +57,7 @@ class Progress(keras.callbacks.Callback):
         super().__init__()
         self.stage, self.steps, self.folder, self.checkpoint_seconds = stage, steps, folder, seconds
         self.place = folder / "checkpoints" / stage.name
-        self.epoch = self.step = self.waited = self.seconds = 0
+        self.epoch = self.step = self.patience_count = self.seconds = 0
         self.history, self.best_value, self.best_epoch, self.best_weights = [], None, None, []
         self.signal = self.pending = None
 
@@ -155,14 +155,14 @@ class Progress(keras.callbacks.Callback):
         if self.best_value is None or math.isnan(self.best_value) or sign * value < sign * self.best_value:
             self.best_value, self.best_epoch, self.best_weights = value, row["epoch"], self.weights()
             write_best(self.place, row["epoch"], self.best_weights)
-            self.waited = 0
+            self.patience_count = 0
         else:
-            self.waited += 1
+            self.patience_count += 1
 
     @property
     def finished(self):
         patience = self.stage.patience
-        return self.epoch >= self.stage.epochs or bool(patience and self.waited >= patience)
+        return self.epoch >= self.stage.epochs or bool(patience and self.patience_count >= patience)
 
     # Signals.
 
@@ -231,7 +231,7 @@ def read_checkpoint(folder):
         if info["best_epoch"]:
             best = _read_whole(_best(folder, info["best_epoch"]), "the best epoch is looked for anew from here")
             if best is None:
-                best, info = ({}, None), info | {"best_epoch": None, "best_value": None, "waited": 0}
+                best, info = ({}, None), info | {"best_epoch": None, "best_value": None, "patience_count": 0}
         return arrays, [best[0][name] for name in sorted(best[0])], info
     return None
 

@@ -153,7 +153,7 @@ def checkpoints(folder, *best_epochs):
     for epoch, best in enumerate(best_epochs, 1):
         if best == epoch:
             checkpointing.write_best(folder, epoch, [np.float32([epoch])])
-        info = {"best_epoch": best, "best_value": 1.0, "waited": 3, "epoch": epoch}
+        info = {"best_epoch": best, "best_value": 1.0, "patience_count": 3, "epoch": epoch}
         checkpointing.write_checkpoint(folder, epoch, {"v": np.float32([epoch])}, info)
     return folder
 
@@ -174,7 +174,7 @@ def test_damaged_best_weights_cost_no_checkpoint(tmp_path):
     with pytest.warns(UserWarning, match="best-000001.npz is damaged.*the best epoch is looked for anew"):
         arrays, best, info = checkpointing.read_checkpoint(folder)
     assert (arrays["v"], best) == ([2], [])
-    assert (info["best_epoch"], info["best_value"], info["waited"]) == (None, None, 0)
+    assert (info["best_epoch"], info["best_value"], info["patience_count"]) == (None, None, 0)
 
 
 @pytest.mark.parametrize(
