@@ -97,7 +97,7 @@ class Writes:
     ],
 )
 def test_generated_strings_are_valid_by_the_grammar_and_new_if_not_learned_from(endings):
-    made = recipe("char_rnn_reber_tiny", num_eval_samples=len(endings))
+    made = recipe("char_rnn_reber_tiny", num_judged=len(endings))
     learned = set(reber.generate(made.num_strings, made.seed))
     valid = [text for text in endings if EMBEDDED.fullmatch(text)]
     new = [text for text in valid if text not in learned]
@@ -259,7 +259,7 @@ def test_words_are_judged_against_references_as_the_model_would_write_them():
 )
 def test_translations_are_scored_token_by_token_without_padding(name, seed, batch_size, num_buckets, tmp_path):
     """In batches of any size and number of lengths; and whole ones of the first test pairs alone are judged."""
-    made = recipe(name, num_pairs=640, batch_size=batch_size, num_buckets=num_buckets, num_eval_samples=5)
+    made = recipe(name, num_pairs=640, batch_size=batch_size, num_buckets=num_buckets, num_judged=5)
     model = randomized(made.model(), seed=seed)
     _, valid, test = made.splits
     known = {source: target + "!" * (i == 3) for i, (source, target) in enumerate(test[:5])}
@@ -297,7 +297,7 @@ def test_a_file_of_pairs_is_judged_without_the_training_data_and_in_the_words_of
 
 
 def test_pairs_that_trained_positions_do_not_reach_are_left_out_of_validation_and_evaluation():
-    made = recipe("transformer_book_tiny", max_length=12, num_pairs=200, num_eval_samples=4)
+    made = recipe("transformer_book_tiny", max_length=12, num_pairs=200, num_judged=4)
     with pytest.warns(UserWarning, match="pairs have more than 12 tokens on a side and are left out"):
         model, (_, valid) = made.model(), made.datasets()
     assert all(array.shape[1] <= 12 for (source, fed), _ in valid.dataset() for array in (source, fed))

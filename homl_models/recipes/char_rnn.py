@@ -212,7 +212,7 @@ class CharRNNReber(CharacterRecipe):
     units: int = 64
     num_strings: int = 20_000
     """Training strings."""
-    num_eval_samples: int = 1_000
+    num_judged: int = 1_000
     """Strings to generate and check against the grammar."""
 
     @functools.cached_property
@@ -230,7 +230,7 @@ class CharRNNReber(CharacterRecipe):
         """Fraction of generated strings that the grammar accepts, and of these the fraction that is new."""
         from homl_models.pipelines import reber
 
-        generated = self.generate(model, self.num_eval_samples, self.seed)
+        generated = self.generate(model, self.num_judged, self.seed)
         valid = [string for string in generated if reber.accepts(string)]
         known = set(self.text.split("\n"))
         new = sum(string not in known for string in valid) / max(1, len(valid))
@@ -241,8 +241,8 @@ class CharRNNReber(CharacterRecipe):
 
         rows = [f"{'ok ' if reber.accepts(s) else 'BAD'} {s}" for s in self.generate(model, 10, self.seed + 1)]
         metrics = self.evaluate(model)
-        count = round(metrics["valid"] * self.num_eval_samples)
-        rows.append(f"{count} of {self.num_eval_samples} generated strings obey the embedded Reber grammar")
+        count = round(metrics["valid"] * self.num_judged)
+        rows.append(f"{count} of {self.num_judged} generated strings obey the embedded Reber grammar")
         return "\n".join(rows)
 
 
@@ -256,7 +256,7 @@ RECIPES = {
     "char_rnn_tiny": CharRNN(**TINY, data="sonnets", steps_per_epoch=30),
     "char_rnn_stateful_tiny": CharRNNStateful(**TINY, data="sonnets"),
     "char_rnn_large_tiny": CharRNNLarge(**TINY, data="sonnets"),
-    "char_rnn_reber_tiny": CharRNNReber(**TINY, steps_per_epoch=30, num_strings=200, num_eval_samples=20),
+    "char_rnn_reber_tiny": CharRNNReber(**TINY, steps_per_epoch=30, num_strings=200, num_judged=20),
 }
 
 SUMMARIES = {

@@ -34,13 +34,13 @@ class TranslationRecipe(Recipe):
     """Leave out pairs with more tokens on a side."""
     num_buckets: int = 5
     """Length buckets, each with its own shape of batches."""
-    num_eval_samples: int = 2000
+    num_judged: int = 2000
     """Test pairs that are translated for BLEU and chrF."""
 
     def __post_init__(self):
         super().__post_init__()
         positive(vocab_size=self.vocab_size - 4, max_length=self.max_length, num_buckets=self.num_buckets)
-        positive(num_eval_samples=self.num_eval_samples)
+        positive(num_judged=self.num_judged)
         if self.num_pairs < 0:
             raise UserError("--num-pairs must be 0 (all) or more")
         if self.synthetic and self.split == "book":
@@ -148,7 +148,7 @@ class TranslationRecipe(Recipe):
             pairs, batches = self.bucketed_dataset(pairs, vocabularies, model.max_length)
             for name, value in model.evaluate(batches.dataset(), return_dict=True, verbose=0).items():
                 metrics[prefix + name] = float(value)
-        return metrics | self.translation_metrics(model, pairs[: self.num_eval_samples])
+        return metrics | self.translation_metrics(model, pairs[: self.num_judged])
 
     def translation_metrics(self, model, pairs):
         """BLEU and chrF of greedy and beam search on pairs; of characters, the fraction of exact translations."""
@@ -198,5 +198,5 @@ TINY = {
     "tokenizer": "characters",
     "num_pairs": 80,
     "num_buckets": 1,
-    "num_eval_samples": 8,  # as many as `show` translates, so that one shape is compiled
+    "num_judged": 8,  # as many as `show` translates, so that one shape is compiled
 }
