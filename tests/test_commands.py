@@ -493,7 +493,7 @@ def test_predict_draws_of_a_class_and_fills_holes(trained, exported, tmp_path, c
     """Flags with defaults, lists of them, and images as flags."""
     from PIL import Image
 
-    run, image = str(trained("ddpm_tiny")), tmp_path / "image.png"
+    run, path = str(trained("ddpm_tiny")), tmp_path / "image.png"
     model, out = homl_models.load(run), tmp_path / "grid.png"
     for flags, labels, guidance in ((["--labels", "[3, 1]", "--guidance", "1.5"], [3, 1], 1.5), ([], None, 1.0)):
         assert predict.main([run, "sample", "--count", "4", "--steps", "3", *flags, "--out", str(out)]) == 0
@@ -501,10 +501,10 @@ def test_predict_draws_of_a_class_and_fills_holes(trained, exported, tmp_path, c
         assert np.abs(np.asarray(Image.open(out)) / 255 - prediction.grid([wanted]) / 255).max() < 0.01
     image, mask = np.uint8(get("ddpm_tiny").splits[2][0][0] * 255), np.zeros((8, 8), np.uint8)
     mask[:4] = 255
-    Image.fromarray(image).save(image)
+    Image.fromarray(image).save(path)
     Image.fromarray(mask).save(tmp_path / "mask.png")
     Image.fromarray(mask[:, :6]).save(tmp_path / "narrow.png")
-    inpaint = [run, "inpaint", str(image), str(image), "--out", str(out), "--steps", "4", "--masks"]
+    inpaint = [run, "inpaint", str(path), str(path), "--out", str(out), "--steps", "4", "--masks"]
     assert predict.main([*inpaint, str(tmp_path / "mask.png")]) == 0
     painted = np.asarray(Image.open(out))
     assert painted.shape == (8, 16)

@@ -39,7 +39,6 @@ def fit(recipe, folder):
         if not last and (place / WEIGHTS).is_file():
             before = place
             continue
-        place.mkdir(parents=True, exist_ok=True)
         if len(stages) > 1 and recipe.verbose:
             print(f"Stage {number + 1} of {len(stages)}: {stage.name}")
         try:
