@@ -41,7 +41,6 @@ def pack(run, name, presets=loading.PRESETS):
         raise UserError(f"the run in {source} is not finished; resume it with the command that started it")
     if target.exists():
         raise UserError(f"{target} is there already; remove it first, or choose another name")
-    target.parent.mkdir(parents=True, exist_ok=True)
     with files.atomic_write(target) as aside:
         aside.mkdir()
         for file in ("recipe.json", "metrics.json", "samples.txt"):

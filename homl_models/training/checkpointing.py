@@ -57,7 +57,6 @@ class Progress(keras.callbacks.Callback):
         super().__init__()
         self.stage, self.steps, self.folder, self.checkpoint_seconds = stage, steps, folder, seconds
         self.place = folder / "checkpoints" / stage.name
-        self.place.mkdir(parents=True, exist_ok=True)
         self.epoch = self.step = self.patience_count = self.seconds = 0
         self.history, self.best_value, self.best_epoch, self.best_weights = [], None, None, []
         self.signal = self.pending = None

@@ -17,9 +17,10 @@ from homl_models.errors import UserError
 def atomic_write(path):
     """Atomic write: a temporary path beside `path`, renamed to `path` on success, removed on failure.
 
-    Replaces a file; a folder only if it is not there yet.
+    Makes the folder of `path`. Replaces a file; a folder only if it is not there yet.
     """
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".aside-{os.getpid()}-{path.name}")
     try:
         yield aside

@@ -29,7 +29,6 @@ def export(run, to, model=None):
         subprocess.run(command, check=True, env={**os.environ, "KERAS_BACKEND": "tensorflow"})
         return
     model = model or loading.load(run)
-    to.parent.mkdir(parents=True, exist_ok=True)
     files.remove(to)
     with files.atomic_write(to) as aside:
         write_saved_model(model, aside)
