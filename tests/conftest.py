@@ -113,6 +113,14 @@ def keras_home():
 
 
 @pytest.fixture(scope="session")
+def shared_data():
+    """The folder of real images and checkpoints."""
+    if not (DATA / "sr").is_dir():
+        pytest.skip(f"needs the real data, and {DATA} is not there; set HOML_TEST_DATA to their folder")
+    return DATA
+
+
+@pytest.fixture(scope="session")
 def spa_eng(keras_home):
     """The book's pairs of sentences."""
     from homl_models.pipelines import translation

@@ -29,6 +29,7 @@ LAYERS = [
         "layers",
         "decoding",
         "diffusion",
+        "image_quality",
         "losses",
         "metrics",
         "generator_evaluation",

@@ -100,3 +100,11 @@ def _to_channels(image, channels):
     elif channels == 4:
         image = image.convert("RGB")
     return image.convert(MODES[channels])
+
+
+def is_grey(path):
+    """Whether an image file that can be read has levels of grey alone, as its format says, whatever its pixels are."""
+    from PIL import Image, ImageMode
+
+    with Image.open(path) as image:
+        return ImageMode.getmode(image.mode).basemode == "L"

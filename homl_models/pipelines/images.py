@@ -98,10 +98,10 @@ def read_folder(folder, size=None, channels=1):
     """
     images, names, unreadable, num_resized = _open_all(folder, size, channels)
     if not images:
-        _refuse_empty(folder, unreadable)
+        refuse_empty(folder, unreadable)
     classes = tuple(sorted({name for name in names if name}, key=_natural))
     _refuse_splits(folder, classes)
-    _warn_of_unreadable(unreadable, len(images))
+    warn_of_unreadable(unreadable, len(images))
     _warn_of_empty_classes(folder, classes)
     if num_resized and not size:
         height, width = images[0].shape[:2]
@@ -119,13 +119,7 @@ def _open_all(folder, size, channels):
     from PIL import ImageOps
 
     images, names, unreadable, num_resized = [], [], [], 0
-    for path in _files(folder):
-        try:
-            image = open_image(path, channels)
-        except UserError as error:
-            if _looks_like_an_image(path, error.__cause__):
-                unreadable.append((path, error_message(error.__cause__)))
-            continue
+    for path, image in open_folder(folder, channels, unreadable):
         size = size or (image.height, image.width)
         num_resized += (image.height, image.width) != tuple(size)
         images.append(np.asarray(ImageOps.fit(image, (size[1], size[0]))))
@@ -133,7 +127,20 @@ def _open_all(folder, size, channels):
     return images, names, unreadable, num_resized
 
 
-def _files(folder, parents=()):
+def open_folder(folder, channels, unreadable):
+    """Each (path, `PIL.Image`) of the images below a folder; see `open_image`.
+
+    unreadable: a list to which (path, error) of those that cannot be read are appended.
+    """
+    for path in list_files(folder):
+        try:
+            yield path, open_image(path, channels)
+        except UserError as error:
+            if _looks_like_an_image(path, error.__cause__):
+                unreadable.append((path, error_message(error.__cause__)))
+
+
+def list_files(folder, parents=()):
     """Paths of all files below a folder, sorted, and of broken links; circular links are not followed."""
     real = os.path.realpath(folder)
     if any(parent == real or parent.startswith(real + os.sep) for parent in parents):
@@ -147,7 +154,7 @@ def _files(folder, parents=()):
         if entry.name.startswith(".") or entry.name in JUNK:
             continue
         if entry.is_dir():
-            yield from _files(entry.path, (*parents, real))
+            yield from list_files(entry.path, (*parents, real))
         elif entry.is_file() or entry.is_symlink():
             yield Path(entry.path)
 
@@ -166,7 +173,7 @@ def _listed(unreadable):
     return "; ".join(f"{path} ({message})" for path, message in unreadable)
 
 
-def _refuse_empty(folder, unreadable):
+def refuse_empty(folder, unreadable):
     """Raise `UserError` for a folder without any image that can be read."""
     if unreadable:
         raise UserError(
@@ -175,7 +182,7 @@ def _refuse_empty(folder, unreadable):
     raise UserError(f"{folder} holds no image that could be read (PNG, JPEG, ...); give a folder with some")
 
 
-def _warn_of_unreadable(unreadable, num_read):
+def warn_of_unreadable(unreadable, num_read):
     """Warn of images that were skipped: how many, of which suffixes, and the first of them by name."""
     if not unreadable:
         return
