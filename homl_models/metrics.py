@@ -1,4 +1,4 @@
-"""Metrics: token accuracy, translation, tagging, question answering, generated images."""
+"""Metrics: token accuracy, PSNR, translation, tagging, question answering, generated images."""
 
 import collections
 import re
@@ -37,6 +37,19 @@ class TokenAccuracy(keras.metrics.Mean):
 
     def get_config(self):
         return {**super().get_config(), "ignore_class": self.ignore_class}
+
+
+@keras.saving.register_keras_serializable("homl_models")
+class PSNR(keras.metrics.Mean):
+    """Peak signal-to-noise ratio in dB, the mean over images (b, h, w, c) in [0, 1], which are clipped to that range."""
+
+    def __init__(self, name="psnr", **kwargs):
+        super().__init__(name=name, **kwargs)
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        error = ops.cast(y_true, "float32") - ops.clip(ops.cast(y_pred, "float32"), 0, 1)
+        mse = ops.maximum(ops.mean(ops.square(error), axis=(1, 2, 3)), 1e-10)  # 100 dB at most
+        super().update_state(-10 * ops.log10(mse), sample_weight)
 
 
 def translation(translations, references):

@@ -19,7 +19,7 @@ from keras import ops
 from homl_models.endpoints import COUNT, SEED, Array, Endpoint, Int, asserted
 from homl_models.errors import UserError
 from homl_models.layers.gaussian import normal
-from homl_models.models.gan_gradients import input_gradient, loss_gradients, stateless_train_step
+from homl_models.models.gan_gradients import gradient_step, input_gradient, stateless_train_step
 from homl_models.models.image_model import NO_LABELS, EMAModel, checked_count_and_seed
 from homl_models.models.replay_buffer import ReplayBuffer
 
@@ -220,11 +220,7 @@ class GAN(EMAModel):
 
     def apply_gradient_step(self, function, network, optimizer):
         """A step of `optimizer` on the weights of `network`. `function`: () -> (loss, anything else), called once."""
-        weights = network.trainable_variables
-        scale = optimizer.scale_loss(ops.ones(()))
-        gradients, outputs = loss_gradients(function, weights, self.variables, scale)
-        optimizer.apply(gradients, weights)
-        return outputs
+        return gradient_step(function, network.trainable_variables, self.variables, optimizer)
 
     # Sampling.
 

@@ -42,6 +42,14 @@ def loss_gradients(function, weights, variables, scale):
     return tape.gradient(scaled, [weight.value for weight in weights]), outputs
 
 
+def gradient_step(function, weights, variables, optimizer):
+    """A step of `optimizer` on the loss of `function` -> its output; arguments as in `loss_gradients`."""
+    scale = optimizer.scale_loss(keras.ops.ones(()))
+    gradients, outputs = loss_gradients(function, weights, variables, scale)
+    optimizer.apply(gradients, weights)
+    return outputs
+
+
 def _jax_loss_gradients(function, weights, variables, scale):
     """The function runs in a scope of its own, on copies; then the variables get the values that it left."""
     import jax

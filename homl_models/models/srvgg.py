@@ -27,8 +27,7 @@ class SRVGGNetCompact(SuperResolution):
             keras.layers.Conv2D(n, 3, padding="same", name=f"conv_{i}", dtype=dtype) for i, n in enumerate(sizes)
         ]
         self.activations = [
-            keras.layers.PReLU(keras.initializers.Constant(0.25), shared_axes=[1, 2], dtype=dtype)
-            for _ in sizes[:-1]
+            keras.layers.PReLU(keras.initializers.Constant(0.25), shared_axes=[1, 2], dtype=dtype) for _ in sizes[:-1]
         ]
 
     def build(self, input_shape=None):

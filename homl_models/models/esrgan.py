@@ -1,0 +1,233 @@
+"""SRGAN and ESRGAN: adversarial training of networks that enlarge images.
+
+SRGAN (Ledig et al., 2016, https://arxiv.org/abs/1609.04802), ESRGAN (Wang et al., 2018,
+https://arxiv.org/abs/1809.00219). A network that was trained for a small error of the pixels gives smooth images; the
+generator goes on from its weights, for features of a classifier that agree (the perceptual loss), and against a
+discriminator. The relativistic one tells not whether an image is real, but whether it is more realistic than the mean
+of the others. Networks: `rrdb.py`, `srresnet.py`, `sr_discriminators.py`; features: `perceptual.py`.
+Recipes: `esrgan_small`. Shapes: b batch, h height, w width, c channels, s scale.
+
+Deviations from ESRGAN: the adversarial losses are the mean of their two halves, as in the code of the authors, of which
+the weight 5e-3 is; the averages of the relativistic losses are over each device's part of the batch.
+"""
+
+import functools
+
+import keras
+from keras import ops
+
+from homl_models.errors import UserError
+from homl_models.models.gan_gradients import gradient_step, stateless_train_step
+from homl_models.models.super_resolution import SuperResolution
+
+VGG_SCALE = 12.75  # by which SRGAN divides features of VGG, section 3.2
+
+
+def real(logits):
+    """Cross-entropy of logits that should say "real", a mean."""
+    return ops.mean(ops.softplus(-logits))
+
+
+def fake(logits):
+    """Cross-entropy of logits that should say "generated", a mean."""
+    return ops.mean(ops.softplus(logits))
+
+
+def relativistic_discriminator_loss(x_r, x_f):
+    """Logits (b, ...) of real and of generated images -> ESRGAN's equation 1, over 2.
+
+    D_Ra(x_r, x_f) = sigmoid(C(x_r) - E[C(x_f)]).
+    """
+    return (real(x_r - ops.mean(x_f)) + fake(x_f - ops.mean(x_r))) / 2
+
+
+def relativistic_generator_loss(x_r, x_f):
+    """Equation 2, over 2: the same with the labels exchanged."""
+    return (fake(x_r - ops.mean(x_f)) + real(x_f - ops.mean(x_r))) / 2
+
+
+# Loss of the discriminator and of the generator, of logits of real and of generated images.
+ADVERSARIAL = {
+    "relativistic": (relativistic_discriminator_loss, relativistic_generator_loss),
+    "vanilla": (lambda x_r, x_f: real(x_r) + fake(x_f), lambda x_r, x_f: real(x_f)),
+}
+# Distance of the features of two images.
+PERCEPTUAL = {
+    "l1": lambda a, b: ops.mean(ops.abs(a - b)),
+    "srgan": lambda a, b: ops.mean(ops.square((a - b) / VGG_SCALE)),
+}
+LOSSES = "pixel_loss", "perceptual_loss", "generator_loss", "discriminator_loss", "real_accuracy", "fake_accuracy"
+
+
+@keras.saving.register_keras_serializable("homl_models")
+class ESRGAN(SuperResolution):
+    """Images (b, h, w, c) in [0, 1] -> (b, s * h, s * w, c); trained by `fit` on pairs (low, high) of a batch.
+
+    Compile it with an `optimizers.GANOptimizer`, the `features`, and auto_scale_loss=False.
+
+    Args:
+        generator: a `SuperResolution` network, named "generator", by which the optimizer knows its weights.
+        discriminator: images (b, s * h, s * w, c) -> logits (b,) or (b, s * h, s * w).
+        adversarial: "relativistic" (ESRGAN) or "vanilla" (SRGAN).
+        adversarial_weight: lambda of equation 3. perceptual_weight: 1 in both papers.
+        perceptual: "l1" (ESRGAN) or "srgan", the mean squared error of features divided by 12.75.
+        pixel_weight: eta of equation 3, of the mean absolute error; 0 in SRGAN.
+    """
+
+    def __init__(
+        self,
+        generator,
+        discriminator,
+        adversarial="relativistic",
+        adversarial_weight=5e-3,
+        perceptual="l1",
+        perceptual_weight=1.0,
+        pixel_weight=1e-2,
+        **kwargs,
+    ):
+        super().__init__(**kwargs | {"scale": generator.scale, "channels": generator.channels})
+        if adversarial not in ADVERSARIAL:
+            raise UserError(f"adversarial must be one of {', '.join(ADVERSARIAL)}, not {adversarial!r}")
+        if perceptual not in PERCEPTUAL:
+            raise UserError(f"perceptual must be one of {', '.join(PERCEPTUAL)}, not {perceptual!r}")
+        if generator.name != "generator":
+            raise UserError(f'the generator must have the name "generator", not "{generator.name}"')
+        self.generator, self.discriminator = generator, discriminator
+        self.adversarial, self.adversarial_weight = adversarial, adversarial_weight
+        self.perceptual, self.perceptual_weight, self.pixel_weight = perceptual, perceptual_weight, pixel_weight
+        self.psnr_generator = generator.from_config(generator.get_config() | {"name": "psnr_generator"})
+        self.features = None
+        self.trackers = {name: keras.metrics.Mean(name) for name in LOSSES}
+
+    @property
+    def receptive_field(self):
+        return self.generator.receptive_field
+
+    @property
+    def multiple(self):
+        return self.generator.multiple
+
+    def build(self, input_shape=None):
+        for network in (self.generator, self.psnr_generator, self.discriminator):
+            if not network.built:
+                network.build()
+        self.psnr_generator.trainable = False
+        self.built = True
+
+    def begin(self, psnr_weights):
+        """Start from the weights of a generator that was trained for a small error of the pixels (a list)."""
+        for network in (self.generator, self.psnr_generator):
+            network.set_weights(psnr_weights)
+
+    def call(self, images, training=None):
+        return self.generator(images, training=training)
+
+    def packed_weights(self):
+        """Both generators: enough to enlarge images and to interpolate."""
+        return [*self.generator.weights, *self.psnr_generator.weights]
+
+    # Training.
+
+    def compile(self, optimizer, features=None, **kwargs):
+        """`features`: images (b, h, w, c) in [0, 1] -> features, such as `perceptual.FeatureExtractor`; None: no
+        perceptual loss. It is no part of the model: neither checkpoints nor .keras files hold it."""
+        if features is None and self.perceptual_weight:
+            raise UserError("the perceptual loss needs features; give some, or perceptual_weight=0")
+        self.features = features and functools.partial(features)  # not a layer of this model
+        super().compile(optimizer, **kwargs)
+
+    def get_compile_config(self):
+        return None  # the features are not at hand where it is loaded
+
+    def train_step(self, *args):
+        """Keras calls it with (data), on JAX with (state, data)."""
+        if keras.backend.backend() == "jax":
+            return stateless_train_step(self, self._step, *args)
+        return self._step(*args)
+
+    def _step(self, data):
+        low, high, _ = keras.utils.unpack_x_y_sample_weight(data)
+        generated = self.generator_step(low, high)
+        self.discriminator_step(ops.stop_gradient(generated), high)
+        self.optimizer.iterations.assign_add(1)
+        return self.results()
+
+    def generator_step(self, low, high):
+        """One step of the generator -> its images before it."""
+
+        def loss():
+            generated = ops.cast(self.generator(low, training=True), "float32")
+            losses = self.losses_of(generated, high)
+            x_r = ops.stop_gradient(self.discriminator(high, training=True))
+            losses["generator_loss"] = ADVERSARIAL[self.adversarial][1](
+                x_r, self.discriminator(generated, training=True)
+            )
+            return self.total_loss(losses), (generated, losses)
+
+        weights = self.generator.trainable_variables
+        _, (generated, losses) = gradient_step(loss, weights, self.variables, self.optimizer.generator)
+        self.update(losses)
+        return generated
+
+    def discriminator_step(self, generated, high):
+        """One step of the discriminator, on images that it is not differentiated by."""
+
+        def loss():
+            x_r, x_f = (self.discriminator(images, training=True) for images in (high, generated))
+            return ADVERSARIAL[self.adversarial][0](x_r, x_f), (x_r, x_f)
+
+        weights = self.discriminator.trainable_variables
+        value, (x_r, x_f) = gradient_step(loss, weights, self.variables, self.optimizer.discriminator)
+        middle_r, middle_f = (ops.mean(x_f), ops.mean(x_r)) if self.adversarial == "relativistic" else (0.0, 0.0)
+        accuracies = ops.mean(ops.cast(x_r > middle_r, "float32")), ops.mean(ops.cast(x_f <= middle_f, "float32"))
+        self.update({"discriminator_loss": value, "real_accuracy": accuracies[0], "fake_accuracy": accuracies[1]})
+
+    def losses_of(self, generated, high):
+        """Losses that need no discriminator: {"pixel_loss", "perceptual_loss"}."""
+        losses = {"pixel_loss": ops.mean(ops.abs(generated - high))}
+        if self.features:
+            losses["perceptual_loss"] = PERCEPTUAL[self.perceptual](self.features(generated), self.features(high))
+        return losses
+
+    def total_loss(self, losses):
+        """Equation 3: L_percep + lambda L_G^Ra + eta L_1."""
+        perceptual = self.perceptual_weight * losses["perceptual_loss"] if self.features else 0.0
+        adversarial = self.adversarial_weight * losses["generator_loss"]
+        return perceptual + adversarial + self.pixel_weight * losses["pixel_loss"]
+
+    def test_step(self, data):
+        """The pixel loss and the perceptual loss of a batch."""
+        low, high, _ = keras.utils.unpack_x_y_sample_weight(data)
+        self.update(self.losses_of(ops.cast(self(low, training=False), "float32"), high))
+        return {name: value for name, value in self.results().items() if name in ("pixel_loss", "perceptual_loss")}
+
+    def update(self, values):
+        for name, value in values.items():
+            self.trackers[name].update_state(value)
+
+    def results(self):
+        """Means of the metrics so far."""
+        names = [name for name in LOSSES if self.features or name != "perceptual_loss"]
+        return {name: self.trackers[name].result() for name in names}
+
+    # Network interpolation.
+
+    def interpolated(self, alpha):
+        """A generator between the one before the adversarial training (alpha 0) and the one after it (1)."""
+        if not 0 <= alpha <= 1:
+            raise UserError(f"alpha must lie in [0, 1], not {alpha}")
+        return interpolate(self.psnr_generator, self.generator, alpha)
+
+
+def interpolate(psnr, gan, alpha):
+    """Network interpolation: a new network with the weights (1 - alpha) * psnr + alpha * gan (equation 4).
+
+    `UserError` for networks whose weights differ in number or shape.
+    """
+    if [tuple(w.shape) for w in psnr.weights] != [tuple(w.shape) for w in gan.weights]:
+        raise UserError("networks can be interpolated whose weights have the same shapes")
+    new = gan.from_config(gan.get_config())
+    new.build()
+    pairs = zip(psnr.get_weights(), gan.get_weights())
+    new.set_weights([(1 - alpha) * a + alpha * b for a, b in pairs])
+    return new
