@@ -41,7 +41,7 @@ class TokenAccuracy(keras.metrics.Mean):
 
 @keras.saving.register_keras_serializable("homl_models")
 class PSNR(keras.metrics.Mean):
-    """Peak signal-to-noise ratio in dB, the mean over images (b, h, w, c) in [0, 1], which are clipped to that range."""
+    """Peak signal-to-noise ratio in dB, the mean over images (b, h, w, c), clipped to [0, 1]."""
 
     def __init__(self, name="psnr", **kwargs):
         super().__init__(name=name, **kwargs)
