@@ -23,8 +23,8 @@ EPSILON = 1e-10
 SQUEEZENET_POOLED = "conv1", "fire4", "fire8"
 
 
-class PerceptualFeatures:
-    """Feature maps of a frozen network: images (b, h, w, 3) in [0, 1] -> [(b, h', w', c'), ...], float32.
+class FeatureExtractor:
+    """Features of a frozen network: images (b, h, w, 3) in [0, 1] -> (b, h', w', c'), or a list of them; float32.
 
     Neither a layer nor a model: a model that has one saves nothing of it. It computes in float32, whatever the policy.
     Grey images (b, h, w, 1) are taken as RGB.
@@ -34,7 +34,8 @@ class PerceptualFeatures:
             with arrays conv1_1.kernel (h, w, in, out), conv1_1.bias, conv1_2.kernel, ..., or of SqueezeNet 1.0, with
             conv1.weight (out, in, h, w), conv1.bias, fire2/conv1x1_1.weight (squeeze), fire2/conv1x1_2 and
             fire2/conv3x3_2 (expand), ..., conv_final.
-        layers: names of layers, e.g. ("conv5_4",) of VGG19 or ("fire9",); () for the deepest one.
+        layers: names of layers, e.g. ("conv5_4",) of VGG19 or ("fire9",); () for the deepest one. For several a call
+            gives a list.
         activated: after the activation; before it by default.
 
     `UserError` for a file that holds none of these networks, for unknown layers, and for weights that cannot be had.
@@ -61,6 +62,11 @@ class PerceptualFeatures:
         self._steps = self._steps[: max(map(known.index, self.layers)) + 1]
 
     def __call__(self, images):
+        maps = self.maps(images)
+        return maps if len(maps) > 1 else maps[0]
+
+    def maps(self, images):
+        """Images (b, h, w, 3) in [0, 1] -> the list of the features of all layers."""
         x = _as_bgr(images) - self._means
         found = {}
         for name, convolve, pool in self._steps:
@@ -76,7 +82,7 @@ class PerceptualFeatures:
         LPIPS without its learned weights (Zhang et al., 2018, https://arxiv.org/abs/1801.03924, equation 1): features
         of length 1 at each position; their squared distance, averaged over positions and summed over layers.
         """
-        maps = zip(self(images), self(others))
+        maps = zip(self.maps(images), self.maps(others))
         return sum(ops.mean(ops.sum(ops.square(_unit(x) - _unit(y)), axis=-1), axis=(1, 2)) for x, y in maps)
 
 

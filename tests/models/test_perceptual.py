@@ -7,7 +7,7 @@ import tensorflow as tf
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 
-from homl_models.models.perceptual import PerceptualFeatures
+from homl_models.models.perceptual import FeatureExtractor
 from tests import checks
 
 HED = "checkpoints/vgg16_hed/vgg16_hed_conv1_1_to_conv4_3_f16.npz"
@@ -23,7 +23,7 @@ def images(shared_data):
 
 @pytest.fixture(scope="module")
 def vgg(shared_data):
-    return PerceptualFeatures(shared_data / HED, ("conv1_2", "conv4_3", "conv3_1"))
+    return FeatureExtractor(shared_data / HED, ("conv1_2", "conv4_3", "conv3_1"))
 
 
 def convolve(x, kernel, bias, strides=1, padding=0):
@@ -86,16 +86,16 @@ def close_to(found, expected):
 def test_vgg_equals_its_layers_in_float64(vgg, images, shared_data):
     reference = vgg_reference(shared_data / HED, images)
     close_to(vgg(images), [reference[name] for name in ("conv1_2", "conv4_3", "conv3_1")])
-    deepest = PerceptualFeatures(shared_data / HED, activated=True)
+    deepest = FeatureExtractor(shared_data / HED, activated=True)
     assert deepest.layers == ("conv4_3",)
-    close_to(deepest(images), [np.maximum(reference["conv4_3"], 0)])
+    close_to([deepest(images)], [np.maximum(reference["conv4_3"], 0)])
 
 
 def test_squeezenet_equals_its_layers_in_float64(images, shared_data):
     reference = squeezenet_reference(shared_data / SQUEEZENET, images)
     names = ["conv1", "fire2", "fire4", "fire9", "conv_final"]
-    close_to(PerceptualFeatures(shared_data / SQUEEZENET, names)(images), [reference[name] for name in names])
-    assert PerceptualFeatures(shared_data / SQUEEZENET).layers == ("fire9",)
+    close_to(FeatureExtractor(shared_data / SQUEEZENET, names)(images), [reference[name] for name in names])
+    assert FeatureExtractor(shared_data / SQUEEZENET).layers == ("fire9",)
 
 
 def test_vgg19_is_that_of_keras(images, monkeypatch):
@@ -109,7 +109,7 @@ def test_vgg19_is_that_of_keras(images, monkeypatch):
 
     original = keras.applications.VGG19
     monkeypatch.setattr(keras.applications, "VGG19", without_weights)
-    features = PerceptualFeatures("vgg19", ("conv1_1", "conv5_4"))
+    features = FeatureExtractor("vgg19", ("conv1_1", "conv5_4"))
     for layer in (made[0].get_layer("block1_conv1"), made[0].get_layer("block5_conv4")):
         layer.activation = keras.activations.linear
     outputs = [made[0].get_layer(name).output for name in ("block1_conv1", "block5_conv4")]
@@ -119,7 +119,7 @@ def test_vgg19_is_that_of_keras(images, monkeypatch):
     first = before[0](x)
     made[0].get_layer("block1_conv1").activation = keras.activations.relu
     close_to(features(images), checks.arrays([first, before[1](x)]))
-    assert PerceptualFeatures("vgg19").layers == ("conv5_4",)
+    assert FeatureExtractor("vgg19").layers == ("conv5_4",)
 
 
 def test_grey_images_are_taken_as_rgb(vgg, images):
@@ -141,7 +141,7 @@ def test_distance_is_that_of_unit_features(vgg, images, shared_data):
     black = tf.zeros((1, 16, 16, 3))
     with tf.GradientTape() as tape:
         tape.watch(black)
-        distance = PerceptualFeatures(shared_data / HED, ("conv4_3",), activated=True).distance(black, black)
+        distance = FeatureExtractor(shared_data / HED, ("conv4_3",), activated=True).distance(black, black)
     assert np.isfinite(tape.gradient(distance, black)).all()
 
 
@@ -180,20 +180,20 @@ def test_without_weights_the_error_says_how_to_get_them(tmp_path, monkeypatch):
     monkeypatch.setattr(keras.applications, "VGG19", unreachable)
     for source in ("vgg19", str(tmp_path / "none.h5"), str(tmp_path / "none.npz")):
         checks.fails(
-            "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5", lambda s=source: PerceptualFeatures(s), "KERAS_HOME"
+            "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5", lambda s=source: FeatureExtractor(s), "KERAS_HOME"
         )
     (tmp_path / "bad.h5").write_bytes(b"no weights")
     (tmp_path / "bad.npz").write_bytes(b"no weights")
-    checks.fails("does not hold VGG19", lambda: PerceptualFeatures(str(tmp_path / "bad.h5")))
-    checks.fails("cannot read .*bad.npz", lambda: PerceptualFeatures(tmp_path / "bad.npz"))
+    checks.fails("does not hold VGG19", lambda: FeatureExtractor(str(tmp_path / "bad.h5")))
+    checks.fails("cannot read .*bad.npz", lambda: FeatureExtractor(tmp_path / "bad.npz"))
 
 
 def test_files_of_other_networks_and_unknown_layers(tmp_path, shared_data):
     np.savez(tmp_path / "other.npz", **{"body.0.weight": np.zeros((4, 3, 3, 3))})
-    checks.fails("neither a VGG .* nor SqueezeNet", lambda: PerceptualFeatures(tmp_path / "other.npz"), "body.0.kernel")
+    checks.fails("neither a VGG .* nor SqueezeNet", lambda: FeatureExtractor(tmp_path / "other.npz"), "body.0.kernel")
     np.savez(tmp_path / "lacks.npz", **{"conv1_1.kernel": np.zeros((3, 3, 3, 4))})
-    checks.fails("lacks conv1_1", lambda: PerceptualFeatures(tmp_path / "lacks.npz"))
-    checks.fails("no layers conv5_4; it has conv1_1", lambda: PerceptualFeatures(shared_data / HED, ("conv5_4",)))
+    checks.fails("lacks conv1_1", lambda: FeatureExtractor(tmp_path / "lacks.npz"))
+    checks.fails("no layers conv5_4; it has conv1_1", lambda: FeatureExtractor(shared_data / HED, ("conv5_4",)))
 
 
 @pytest.mark.slow
@@ -203,6 +203,6 @@ def test_squeezenet_recognizes_what_is_on_a_photograph(name, label, shared_data)
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     image = image.resize((227, 227), Image.Resampling.BICUBIC, (left, top, left + side, top + side))
-    features = PerceptualFeatures(shared_data / SQUEEZENET, ("conv_final",), activated=True)
-    (scores,) = checks.arrays(features(np.float32(image)[None] / 255))
+    features = FeatureExtractor(shared_data / SQUEEZENET, ("conv_final",), activated=True)
+    (scores,) = checks.arrays([features(np.float32(image)[None] / 255)])
     assert scores.mean((1, 2)).argmax() == label
