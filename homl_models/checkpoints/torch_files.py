@@ -1,12 +1,14 @@
 """Tensors of files by `torch.save` (.bin, .pth, .pt), read without PyTorch and without running code in them.
 
-Such a file is a pickle, and a pickle may call anything. This reader accepts dictionaries, lists and tensors and refuses
-the rest by name. It reads both formats: zip archives, and files of before PyTorch 1.6.
+Such a file is a pickle, and a pickle may call anything. This reader accepts dictionaries, lists, tensors, and modules
+that were saved whole, whose classes it neither imports nor calls; it refuses the rest by name. It reads both formats:
+zip archives, and files of before PyTorch 1.6. `save` writes archives.
 """
 
 import collections
 import os
 import pickle
+import struct
 import zipfile
 
 import ml_dtypes
@@ -115,6 +117,9 @@ class _Tensor:
     def __init__(self, storage, offset, shape, strides):
         self.storage, self.offset, self.shape, self.strides = storage, offset, tuple(shape), strides
 
+    def __setstate__(self, state):
+        """Of a parameter of before PyTorch 0.4: its hooks, which are not read."""
+
     def array(self):
         numbers = np.frombuffer(self.storage.read(), self.storage.dtype)
         extents = (self.offset, *self.shape, *self.strides)
@@ -134,10 +139,36 @@ def _parameter(tensor, *more):
     return tensor
 
 
+class _Uncalled(type):
+    """Metaclass of stand-ins for classes of the file: instances are made without calling anything."""
+
+    def __call__(cls, *args, **kwargs):
+        raise UserError(
+            f"{cls.path} carries {cls.__name__}, which is no tensor, and was not run; take weights only, best as "
+            "safetensors"
+        )
+
+
+class _Object(metaclass=_Uncalled):
+    """An object of the file, of which its state alone is read; a module has its tensors there."""
+
+    def __new__(cls, *args, **kwargs):
+        return object.__new__(cls)
+
+    def __setstate__(self, state):
+        self.state = state if isinstance(state, dict) else {}
+
+    def tensors(self):
+        parts = [getattr(self, "state", {}).get(name) for name in ("_parameters", "_buffers", "_modules")]
+        return {name: value for part in parts if isinstance(part, dict) for name, value in part.items()}
+
+
 class _Unpickler(pickle.Unpickler):
-    """Makes dictionaries and `_Tensor`s, and nothing else."""
+    """Makes dictionaries, `_Tensor`s and `_Object`s, and nothing else."""
 
     KNOWN = {
+        ("torch.nn.parameter", "Parameter"): _parameter,
+        ("torch.nn.backends.thnn", "_get_thnn_function_backend"): lambda: None,  # in modules of before PyTorch 1.2
         ("collections", "OrderedDict"): collections.OrderedDict,
         ("torch._utils", "_rebuild_tensor"): _tensor,
         ("torch._utils", "_rebuild_tensor_v2"): _tensor,
@@ -152,13 +183,12 @@ class _Unpickler(pickle.Unpickler):
         if module == "torch" and name in DTYPES:
             return name
         if (module, name) not in self.KNOWN:
-            raise UserError(
-                f"{self.path} carries {module}.{name}, which is no tensor, and was not run; take weights only, best as "
-                "safetensors"
-            )
+            return _Uncalled(f"{module}.{name}", (_Object,), {"path": self.path})
         return self.KNOWN[module, name]
 
     def persistent_load(self, pid):
+        if isinstance(pid, tuple) and len(pid) == 4 and pid[0] == "module":  # a class and its source
+            return pid[1]
         if not isinstance(pid, tuple) or len(pid) < 5:
             raise UserError(f"{self.path} is not a file of torch.save, or is broken")
         _, kind, key, _, count, *view = pid
@@ -168,10 +198,44 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _flat(found, before=""):
-    """Nested dictionaries -> pairs of a name and a tensor; numbers and strings are left out."""
+    """Nested dictionaries and modules -> pairs of a name and a tensor; numbers and strings are left out."""
+    found = found.tensors() if isinstance(found, _Object) else found
     items = enumerate(found) if isinstance(found, (list, tuple)) else found.items() if isinstance(found, dict) else ()
     for name, value in items:
         if isinstance(value, _Tensor):
             yield f"{before}{name}", value
         else:
             yield from _flat(value, f"{before}{name}.")
+
+
+def save(path, weights):
+    """Write {name: float32 array} as `torch.save({"params": ...})` would, an archive that `torch.load` reads."""
+    records = {"data.pkl": _pickled(weights), "byteorder": b"little", "version": b"3\n"}
+    for i, array in enumerate(weights.values()):
+        records[f"data/{i}"] = np.asarray(array, "<f4", order="C").tobytes()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in records.items():
+            archive.writestr(f"archive/{name}", content)
+
+
+def _pickled(weights):
+    """The pickle of {"params": {name: tensor}}: opcodes by hand, since its functions are PyTorch's."""
+    opcodes = [b"\x80\x02}", _text("params"), b"}("]
+    for i, (name, array) in enumerate(weights.items()):
+        strides = [n // 4 for n in np.asarray(array, "<f4", order="C").strides]
+        storage = [b"(", _text("storage"), b"ctorch\nFloatStorage\n", _text(str(i)), _text("cpu")]
+        opcodes += [_text(name), b"ctorch._utils\n_rebuild_tensor_v2\n(", *storage, _number(array.size), b"tQ"]
+        opcodes += [_number(0), _tuple(array.shape), _tuple(strides), b"\x89ccollections\nOrderedDict\n)RtR"]
+    return b"".join([*opcodes, b"us."])
+
+
+def _text(text):
+    return b"X" + struct.pack("<I", len(text.encode())) + text.encode()
+
+
+def _number(n):
+    return b"J" + struct.pack("<i", n)
+
+
+def _tuple(numbers):
+    return b"(" + b"".join(map(_number, numbers)) + b"t"

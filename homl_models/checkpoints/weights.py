@@ -27,7 +27,7 @@ def load_weights(model, family, weights, path):
         else:
             other_shapes.append(name)
     if other_shapes:
-        message = f"{path} has other shapes of {_shortened(other_shapes)}: newly initialized, to be trained"
+        message = f"{path} has other shapes of {shortened(other_shapes)}: newly initialized, to be trained"
         warnings.warn(message, stacklevel=3)
 
 
@@ -63,7 +63,7 @@ def _canonical_name(key, tensors, family):
 def _check_unexpected(keys, tensors, family, path):
     unexpected = [key for name, key in keys.items() if name not in tensors and not name.startswith(family.ignored)]
     if unexpected:
-        raise UserError(f"{path} has unexpected weights: {_shortened(unexpected)}")
+        raise UserError(f"{path} has unexpected weights: {shortened(unexpected)}")
 
 
 def _check_missing(keys, tensors, backbone, family, path):
@@ -71,11 +71,12 @@ def _check_missing(keys, tensors, backbone, family, path):
     missing = [name for name in tensors if name not in keys]
     needed = [name for name in missing if name in backbone and not any(part in name for part in family.optional)]
     if needed:
-        raise UserError(f"{path} lacks weights: {_shortened(needed)}")
+        raise UserError(f"{path} lacks weights: {shortened(needed)}")
     if missing:
-        warnings.warn(f"{path} lacks {_shortened(missing)}: newly initialized, to be trained", stacklevel=4)
+        warnings.warn(f"{path} lacks {shortened(missing)}: newly initialized, to be trained", stacklevel=4)
 
 
-def _shortened(names):
+def shortened(names):
+    """The first five of a list of names, as a phrase."""
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return ", ".join(names[:5]) + more

@@ -38,6 +38,13 @@ _PUBLIC = {
     "ElectraForTokenClassification": "electra",
     "ElectraForQuestionAnswering": "electra",
     "ElectraPretrainer": "electra",
+    "RRDBNet": "rrdb",
+    "SRVGGNetCompact": "srvgg",
+    "SRResNet": "srresnet",
+    "MSRResNet": "srresnet",
+    "SRCNN": "srcnn",
+    "VDSR": "vdsr",
+    "DnCNN": "vdsr",
 }
 __all__ = list(_PUBLIC)
 

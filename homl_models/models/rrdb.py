@@ -6,8 +6,11 @@ two more convolutions give the image of 4 times the size. For a scale of 2 or 1 
 (Real-ESRGAN, Wang et al., 2021, https://arxiv.org/abs/2107.10833, section 4.1).
 Recipes: `rrdb_small`, `esrgan_small`. Shapes: b batch, h height, w width, c channels, f filters.
 
-Deviations: none known; the order of unshuffled channels is PyTorch's, as the weights of the community have it.
+Deviations: none known. The order of unshuffled channels is PyTorch's, as the weights of the community have it.
+Dense blocks concatenate, as in the paper: sums of partial convolutions, measured instead, take longer.
 """
+
+import math
 
 import keras
 from keras import ops
@@ -21,9 +24,11 @@ SLOPE = 0.2  # of leaky ReLUs
 BETA = 0.2  # residual scaling, section 3.1
 
 
-def conv(filters, name, scaled=True, **kwargs):
-    """A 3x3 convolution; `scaled`: He's initialization times 0.1, as the paper has it within blocks."""
-    initializer = keras.initializers.VarianceScaling(0.02, "fan_in", "untruncated_normal") if scaled else "he_uniform"
+def conv(filters, name, scaled=False, **kwargs):
+    """A 3x3 convolution; `scaled`: He's initialization times 0.1, which the paper has within blocks (section 3.1)."""
+    variance = 0.02 if scaled else 1 / 3  # 1 / 3: PyTorch's default, uniform
+    kind = "untruncated_normal" if scaled else "uniform"
+    initializer = keras.initializers.VarianceScaling(variance, "fan_in", kind)
     return keras.layers.Conv2D(filters, 3, padding="same", kernel_initializer=initializer, name=name, **kwargs)
 
 
@@ -43,7 +48,7 @@ class ResidualDenseBlock(Layer):
         super().__init__(**kwargs)
         self.filters, self.growth = filters, growth
         sizes = [growth] * 4 + [filters]
-        self.convolutions = [conv(n, f"conv{i}", dtype=self.dtype_policy) for i, n in enumerate(sizes, 1)]
+        self.convolutions = [conv(n, f"conv{i}", True, dtype=self.dtype_policy) for i, n in enumerate(sizes, 1)]
 
     def build(self, input_shape):
         for i, layer in enumerate(self.convolutions):
@@ -89,25 +94,27 @@ class RRDBNet(SuperResolution):
     """Images (b, h, w, c) in [0, 1] -> (b, scale * h, scale * w, c), near [0, 1].
 
     Args:
-        scale: 4, 2 or 1.
+        scale: 4, 2, 1 or 8.
         filters: f. num_blocks: of the trunk; 23 in the paper. growth: filters within dense blocks.
         channels: c.
+        unshuffle: factor by which the image is unshuffled first; by default 2 for a scale of 2, 4 for 1, and none for
+            more. Networks of before Real-ESRGAN have 1 there, and fewer upsamplings.
     """
 
-    def __init__(self, scale=4, filters=64, num_blocks=23, growth=32, channels=3, **kwargs):
+    def __init__(self, scale=4, filters=64, num_blocks=23, growth=32, channels=3, unshuffle=None, **kwargs):
         super().__init__(scale=scale, channels=channels, **kwargs)
-        if scale not in (1, 2, 4):
-            raise UserError(f"scale must be 1, 2 or 4, not {scale}")
-        self.filters, self.num_blocks, self.growth = filters, num_blocks, growth
-        self.factor = 4 // scale  # of the unshuffling
+        self.filters, self.num_blocks, self.growth, self.unshuffle = filters, num_blocks, growth, unshuffle
+        self.factor = unshuffle or max(1, 4 // scale)
+        if scale not in (1, 2, 4, 8) or self.factor not in (1, 2, 4):
+            raise UserError(f"scale must be 1, 2, 4 or 8, not {scale}; unshuffle 1, 2 or 4, not {unshuffle}")
+        num_upsamplings = (scale * self.factor).bit_length() - 1
         dtype = self.dtype_policy
-        self.conv_first = conv(filters, "conv_first", False, dtype=dtype)
+        self.conv_first = conv(filters, "conv_first", dtype=dtype)
         self.body = [RRDB(filters, growth, name=f"body_{i}", dtype=dtype) for i in range(num_blocks)]
-        self.conv_body = conv(filters, "conv_body", False, dtype=dtype)
-        self.conv_up1 = conv(filters, "conv_up1", False, dtype=dtype)
-        self.conv_up2 = conv(filters, "conv_up2", False, dtype=dtype)
-        self.conv_hr = conv(filters, "conv_hr", False, dtype=dtype)
-        self.conv_last = conv(channels, "conv_last", False, dtype=dtype)
+        self.conv_body = conv(filters, "conv_body", dtype=dtype)
+        self.conv_up = [conv(filters, f"conv_up{i}", dtype=dtype) for i in range(1, num_upsamplings + 1)]
+        self.conv_hr = conv(filters, "conv_hr", dtype=dtype)
+        self.conv_last = conv(channels, "conv_last", dtype=dtype)
 
     @property
     def multiple(self):
@@ -116,22 +123,24 @@ class RRDBNet(SuperResolution):
     @property
     def receptive_field(self):
         """Pixels of the input on each side that an output pixel depends on."""
-        return self.factor * (1 + 15 * self.num_blocks + 1 + 4)
+        radius = 2  # of conv_last and conv_hr
+        for _ in self.conv_up:
+            radius = math.ceil((radius + 1) / 2)
+        return self.factor * (radius + 2 + 15 * self.num_blocks)
 
     def build(self, input_shape=None):
         shape = (None, None, None, self.filters)
         self.conv_first.build((None, None, None, self.channels * self.factor**2))
-        for layer in (*self.body, self.conv_body, self.conv_up1, self.conv_up2, self.conv_hr, self.conv_last):
+        for layer in (*self.body, self.conv_body, *self.conv_up, self.conv_hr, self.conv_last):
             layer.build(shape)
         self.built = True
 
     def call(self, images, training=None):
         x = pixel_unshuffle(images, self.factor) if self.factor > 1 else images
-        x0 = self.conv_first(x)
-        x = x0
+        x0 = x = self.conv_first(x)
         for block in self.body:
             x = block(x)
         x = x0 + self.conv_body(x)
-        x = lrelu(self.conv_up1(upsample_nearest(x)))
-        x = lrelu(self.conv_up2(upsample_nearest(x)))
+        for layer in self.conv_up:
+            x = lrelu(layer(upsample_nearest(x)))
         return self.conv_last(lrelu(self.conv_hr(x)))

@@ -1,6 +1,8 @@
 """SRVGGNetCompact, Real-ESRGAN's small generator (Wang et al., 2021, https://arxiv.org/abs/2107.10833; code of the
 authors): 3x3 convolutions with PReLU at the low resolution, and a pixel shuffle whose result is added to the image,
 each pixel repeated. Shapes: b batch, h height, w width, c channels, f filters.
+
+Deviations: none known. The initialization of the convolutions is Keras' own, with slopes of 0.25.
 """
 
 import keras
@@ -27,7 +29,8 @@ class SRVGGNetCompact(SuperResolution):
             keras.layers.Conv2D(n, 3, padding="same", name=f"conv_{i}", dtype=dtype) for i, n in enumerate(sizes)
         ]
         self.activations = [
-            keras.layers.PReLU(keras.initializers.Constant(0.25), shared_axes=[1, 2], dtype=dtype) for _ in sizes[:-1]
+            keras.layers.PReLU(keras.initializers.Constant(0.25), shared_axes=[1, 2], name=f"act_{i}", dtype=dtype)
+            for i in range(num_convs + 1)
         ]
 
     def build(self, input_shape=None):

@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from homl_models.checkpoints.torch_files import TorchFile
+from homl_models.checkpoints.torch_files import TorchFile, save
 from homl_models.errors import UserError
 from tests.conftest import DATA
 
@@ -66,12 +66,58 @@ def test_weights_of_a_real_network_are_read_alike():
         np.testing.assert_array_equal(x, y)
 
 
-def test_a_network_pickled_whole_is_refused_by_name():
+def test_a_network_pickled_whole_gives_its_tensors():
     path = DATA / "checkpoints" / "vdsr_model_epoch_50.pth"
     if not path.exists():
         pytest.skip(f"needs {path}")
-    with pytest.raises(UserError, match="which is no tensor, and was not run"):
-        TorchFile(path)
+    found = TorchFile(path)
+    inner = [f"model.residual_layer.{i}.conv.weight" for i in range(18)]
+    assert sorted(found) == sorted(["model.input.weight", *inner, "model.output.weight"])
+    assert found["model.input.weight"].shape == (64, 1, 3, 3)
+    content, kernel = path.read_bytes(), found[inner[7]]
+    assert kernel.tobytes() in content
+    assert kernel.shape == (64, 64, 3, 3)
+
+
+@pytest.mark.parametrize("made", [b")\x81", b"X\x03\x00\x00\x00ran\x85\x81"], ids=["plain", "with arguments"])
+def test_objects_of_a_network_are_made_without_their_class(made, tmp_path, monkeypatch):
+    """An object and its state, as pickle has them without a call: the class, which is a function, is never asked."""
+    monkeypatch.chdir(tmp_path)
+    storage = b"(S'storage'\nctorch\nFloatStorage\nS'0'\nS'cpu'\nI2\ntQ"
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"I0\n(I2\nt(I1\ntI00\n(dtR"
+    state = b"}(S'_parameters'\n}S'w'\n" + tensor + b"sS'_modules'\nNS'forward'\ncposix\nmkdir\nu"
+    with zipfile.ZipFile("x.pth", "w") as file:
+        file.writestr("x/data.pkl", b"\x80\x02cposix\nmkdir\n" + made + state + b"b.")
+        file.writestr("x/data/0", np.array([5, 7], "float32").tobytes())
+    found = TorchFile("x.pth")
+    assert list(found) == ["w"]
+    np.testing.assert_array_equal(found["w"], [5, 7])
+    assert sorted(os.listdir()) == ["x.pth"]
+
+
+WEIGHTS = {
+    "a.weight": np.arange(24, dtype="float32").reshape(2, 3, 4).transpose(0, 2, 1),
+    "b": np.float32(3) * np.ones(()),
+}
+
+
+def test_what_is_saved_is_read(tmp_path):
+    save(tmp_path / "x.pth", WEIGHTS)
+    found = TorchFile(tmp_path / "x.pth")
+    assert sorted(found) == ["params.a.weight", "params.b"]
+    for name, array in WEIGHTS.items():
+        np.testing.assert_array_equal(found[f"params.{name}"], array)
+
+
+@pytest.mark.parity
+def test_pytorch_reads_what_is_saved(tmp_path):
+    import torch
+
+    save(tmp_path / "x.pth", WEIGHTS)
+    found = torch.load(tmp_path / "x.pth", weights_only=True)["params"]
+    assert list(found) == list(WEIGHTS)
+    for name, array in WEIGHTS.items():
+        np.testing.assert_array_equal(found[name].numpy(), array)
 
 
 @pytest.mark.parametrize("archive", [True, False], ids=["archive", "bare pickle"])
