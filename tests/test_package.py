@@ -42,6 +42,7 @@ LAYERS = [
     {"serving", "loading"},
     {"training"},
     {"pipelines"},
+    {"super_resolution_evaluation"},
     {"recipes", "prediction"},
     {"export", "train", "predict", "evaluate", "pack"},
 ]

@@ -17,11 +17,11 @@ def cubic(x):
 
 
 @functools.lru_cache(maxsize=256)
-def resize_matrix(size, new_size, scale):
-    """Weights (new_size, size), float64: row i interpolates pixel i of the new axis.
+def interpolation(size, new_size, scale):
+    """Pixels (new_size, taps) of an axis that a pixel of the new axis is made of, and their weights, float64.
 
-    Beyond the border its outermost pixel is repeated (newer versions of MATLAB mirror the image there instead); each
-    row sums to 1.
+    Beyond the border its outermost pixel is repeated (newer versions of MATLAB mirror the image there instead); the
+    weights of a pixel sum to 1.
     """
     stretch = min(scale, 1.0)  # of the kernel, against aliasing
     width = 4 / stretch
@@ -30,9 +30,16 @@ def resize_matrix(size, new_size, scale):
     weights = cubic(stretch * (centers[:, None] - taps))
     weights /= weights.sum(1, keepdims=True)
     taps = np.clip(taps, 0, size - 1)
+    for array in (taps, weights):
+        array.setflags(write=False)
+    return taps, weights
+
+
+def resize_matrix(size, new_size, scale):
+    """`interpolation` as a matrix (new_size, size), float64."""
+    taps, weights = interpolation(size, new_size, scale)
     matrix = np.zeros((new_size, size))
     np.add.at(matrix, (np.arange(new_size)[:, None], taps), weights)
-    matrix.setflags(write=False)
     return matrix
 
 
@@ -41,12 +48,13 @@ def imresize(image, scale):
 
     As in MATLAB bytes are rounded after the rows and after the columns.
     """
-    height, width = image.shape[:2]
-    rows, columns = (resize_matrix(n, int(np.ceil(n * scale)), float(scale)) for n in (height, width))
-
-    def rounded(x):
-        return np.floor(np.clip(x, 0, 255) + 0.5) if image.dtype == np.uint8 else x
-
-    x = rounded(np.tensordot(rows, np.float64(image), axes=1))
-    x = rounded(np.moveaxis(np.tensordot(columns, x, axes=(1, 1)), 0, 1))
+    x = np.float64(image)
+    for _ in (0, 1):
+        size = x.shape[0]
+        taps, weights = interpolation(size, int(np.ceil(size * scale)), float(scale))
+        weights = weights.reshape(*weights.shape, *[1] * (x.ndim - 1))
+        x = sum(weights[:, k] * x[taps[:, k]] for k in range(taps.shape[1]))  # products of matrices fight over cores
+        if image.dtype == np.uint8:
+            x = np.floor(np.clip(x, 0, 255) + 0.5)
+        x = np.swapaxes(x, 0, 1)
     return x.astype(image.dtype)

@@ -154,6 +154,12 @@ def to_channels(image, path, channels):
     return image[..., :1] if is_grey(path) else np.uint8(np.round(luma(image)))[..., None]
 
 
+def pair_name(path, scale=0):
+    """The path of an image without its suffix, by which pairs are matched; of low resolution also without x and s."""
+    name = re.sub(r"\.[^./]*$", "", os.fspath(path))
+    return name.removesuffix(f"x{scale}") if scale else name
+
+
 def _floats(x, shape):
     """Bytes or floats of that shape -> floats in [0, 1]."""
     import tensorflow as tf
@@ -230,20 +236,15 @@ def _read(folders, channels, smallest):
 def _matched(low, high, scale, folders, low_folders):
     """`Pairs` of the images of the same names; `UserError` unless each has its low resolution, of the right size."""
 
-    def key(name, suffix=""):
-        return re.sub(rf"{suffix}\.[^./]*$", "", name)
-
-    index = {key(name, f"(x{scale})?"): i for i, name in enumerate(low.names)} | {
-        key(n): i for i, n in enumerate(low.names)
-    }
+    index = {pair_name(name, scale): i for i, name in enumerate(low.names)}
     where = f"{_shown(low_folders)} (of low resolution) and {_shown(folders)}"
-    missing = [name for name in high.names if key(name) not in index]
+    missing = [name for name in high.names if pair_name(name) not in index]
     if missing or len(low) != len(high):
         found = f"{len(low)} and {len(high)} images" + (
             f"; without a partner: {_shown(map(_path, missing))}" if missing else ""
         )
         raise UserError(f"the images of {where} do not match by their names: {found}")
-    order = [index[key(name)] for name in high.names]
+    order = [index[pair_name(name)] for name in high.names]
     for i, shape, name in zip(order, high.shapes, high.names):
         wanted = shape[0] // scale, shape[1] // scale
         if low.shapes[i][:2] != wanted:
