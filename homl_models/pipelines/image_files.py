@@ -1,5 +1,6 @@
 """The one opener of image files, for training, `predict` and `evaluate` alike: an image as a viewer shows it."""
 
+import contextlib
 import errno
 import warnings
 
@@ -19,6 +20,16 @@ def open_image(path, channels=1):
     `UserError` that names the file if it is damaged or truncated, has levels of another range, or more than
     `PIL.Image.MAX_IMAGE_PIXELS` * 2 pixels.
     """
+    with opened(path) as image:
+        return _to_channels(_rotate(_to_8_bits(image), orientation(image)), channels)
+
+
+@contextlib.contextmanager
+def opened(path):
+    """The `PIL.Image` of a file as it is stored, of an animation the first frame; `UserError` as in `open_image`.
+
+    An exception in the body of the `with` is taken for one of the decoder.
+    """
     from PIL import Image
 
     Image.init()
@@ -29,7 +40,7 @@ def open_image(path, channels=1):
             # Given a path, Pillow maps a TIFF file into memory, and mixes up height and width of a rotated one.
             with open(path, "rb") as file, Image.open(file, formats=formats) as image:
                 image.load()
-                return _to_channels(_rotate(_to_8_bits(image), _orientation(image)), channels)
+                yield image
     except MemoryError:
         raise
     except Exception as error:  # whatever a damaged file makes the decoders raise
@@ -69,7 +80,7 @@ def _to_8_bits(image):
     return grey
 
 
-def _orientation(image):
+def orientation(image):
     """EXIF orientation, 1 (upright) to 8; 1 if the EXIF data are damaged, as for viewers."""
     try:
         return image.getexif().get(ORIENTATION, 1)
