@@ -8,7 +8,9 @@ a flag: a number, a list as JSON, or an image for all INPUTs, such as a mask. Im
 viewers show them, transparent parts on white. --out names the file for the result: for images one of
 the formats .png, .jpg, .gif, .webp, .bmp and .tif, else text.
 
-Texts are UTF-8; only `tf.saved_model` is used, never the models of this package.
+Texts are UTF-8; only `tf.saved_model` is used, never the models of this package. `upscale` of a run or preset is the
+exception: it is `python -m homl_models.upscale`, for images and folders of any size, with its flags; of a SavedModel
+folder it enlarges an image as a whole.
 """
 
 import dataclasses
@@ -16,7 +18,7 @@ import os
 import sys
 from pathlib import Path
 
-from homl_models import cli, loading, prediction, recipes
+from homl_models import cli, loading, prediction, recipes, upscale
 from homl_models.errors import UserError
 from homl_models.serving import SavedModel
 
@@ -32,6 +34,8 @@ def main(argv=None):
 
 def _predict_command(argv):
     run, *rest = argv
+    if rest[:1] == ["upscale"] and not (Path(run) / "saved_model.pb").is_file():
+        return upscale.run([run, *rest[1:]])
     folder = loading.find_saved_model(run)
     check_files(rest, loading.find(run) if folder is None else None)
     model = SavedModel(folder or loading.export_preset(run))

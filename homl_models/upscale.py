@@ -22,10 +22,11 @@ READABLE = {*image_writers.FORMATS, ".gif", ".jfif", ".jp2", ".pgm", ".ppm", ".p
 def main(argv=None):
     """The command: returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
-    return cli.run_command(lambda: _upscale_command(argv))
+    return cli.run_command(lambda: run(argv))
 
 
-def _upscale_command(argv):
+def run(argv):
+    """Do what the arguments say; `UserError` for what cannot be."""
     args = parser().parse_args(argv)
     jobs = plan(args.images, args.out, args.format)
     environment.check_backend()
@@ -68,6 +69,7 @@ def load(name, precision=None):
     from homl_models.models.super_resolution import SuperResolution
 
     model = loading.load(name)
+    model = getattr(model, "generator", model)  # of adversarial training
     if not isinstance(model, SuperResolution):
         raise UserError(f"{name} holds a {type(model).__name__}, which does not enlarge images")
     return model.with_precision(precision) if precision else model

@@ -44,7 +44,7 @@ LAYERS = [
     {"pipelines"},
     {"super_resolution_evaluation"},
     {"recipes", "prediction"},
-    {"export", "train", "predict", "evaluate", "pack"},
+    {"export", "train", "predict", "evaluate", "pack", "upscale"},
 ]
 FORBIDDEN = [("pipelines", "models"), ("pipelines", "checkpoints"), ("pipelines", "training")]
 MODULES = {

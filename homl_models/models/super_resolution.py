@@ -12,7 +12,6 @@ from keras import ops
 from homl_models.base import Model, compiled
 from homl_models.endpoints import Endpoint, Image
 from homl_models.errors import UserError
-from homl_models.layers.pixels import upsample_bicubic
 from homl_models.layers.ycbcr import rgb_to_ycbcr, ycbcr_to_rgb
 from homl_models.models import upscaling
 
@@ -82,6 +81,8 @@ class SuperResolution(Model):
         elif channels == 1:
             images = ops.mean(self._enlarge(ops.repeat(images, self.channels, axis=-1)), axis=-1, keepdims=True)
         else:
+            from homl_models.layers.pixels import upsample_bicubic
+
             images = rgb_to_ycbcr(images)
             chroma = upsample_bicubic(images[..., 1:], self.scale)
             images = ycbcr_to_rgb(ops.concatenate([self._enlarge(images[..., :1]), chroma], axis=-1))

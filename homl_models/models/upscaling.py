@@ -29,16 +29,16 @@ class Upscaling:
 
     def __init__(self, model, image, tile=TILE, overlap=None, outscale=None):
         check_image(image)
+        tile, overlap = check_settings(model, tile, overlap, outscale)
         self.model, self.image, self.levels = model, image, LEVELS.get(image.dtype.name, 1)
         pixels = image if image.ndim == 3 else image[..., None]
         height, width = pixels.shape[:2]
         self.size = model.scale * height, model.scale * width
-        new_size = self.size if outscale is None else check_outscale(outscale, height, width)
+        new_size = self.size if outscale is None else tuple(max(1, round(n * outscale)) for n in (height, width))
         self.shape = (*new_size, *image.shape[2:])
         self.new_size = None if new_size == self.size else new_size
         edges = [(0, -size % model.multiple) for size in (height, width)]
         self.pixels = np.pad(pixels, [*edges, (0, 0)], mode="reflect") if any(map(any, edges)) else pixels
-        tile, overlap = check_tiles(model, tile, overlap)
         self.rows, self.columns = (
             Axis.fit(n, tile or n, overlap, model.multiple, model.receptive_field, model.scale)
             for n in self.pixels.shape[:2]
@@ -213,8 +213,8 @@ def check_image(image):
         raise UserError(f"floats of an image must lie in [0, 1], not {image.min():g} to {image.max():g}")
 
 
-def check_tiles(model, tile, overlap):
-    """Tile and overlap, the default's for None, as multiples of the model's; `UserError` for what cannot be."""
+def check_settings(model, tile, overlap, outscale):
+    """Tile and overlap in pixels that suit the model, for a default of None too; `UserError` for what cannot be."""
     if tile != int(tile) or tile < 0:
         raise UserError(f"tile must be a whole number of pixels, or 0 for the whole image, not {tile}")
     if tile % model.multiple:
@@ -225,12 +225,7 @@ def check_tiles(model, tile, overlap):
         raise UserError(f"overlap must be a whole number of pixels, not {overlap}")
     overlap = math.ceil(overlap / model.multiple) * model.multiple
     if tile and overlap >= tile:
-        raise UserError(f"overlap must be below tile, {tile}, not {overlap}; take an eighth of it")
-    return int(tile), overlap
-
-
-def check_outscale(outscale, height, width):
-    """The size (h, w) of an image times `outscale`; `UserError` unless that is a positive number."""
-    if not (math.isfinite(outscale) and outscale > 0):
+        raise UserError(f"overlap must be below the tile's {tile} pixels, not {overlap}; an eighth of them is usual")
+    if outscale is not None and not (math.isfinite(outscale) and outscale > 0):
         raise UserError(f"outscale must be a number above 0, not {outscale}")
-    return tuple(max(1, round(size * outscale)) for size in (height, width))
+    return int(tile), int(overlap)
