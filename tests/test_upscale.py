@@ -85,7 +85,9 @@ def test_a_folder_in_and_a_folder_out(model, tmp_path, capsys):
 def test_of_many_images_the_damaged_are_said_and_the_others_enlarged(model, photo, tmp_path, capsys):
     (tmp_path / "damaged.png").write_bytes(photo.read_bytes()[:60])
     out = tmp_path / "out"
-    status = upscale.main([str(model), str(tmp_path / "damaged.png"), str(photo), "--out", str(out), "--format", ".jpg"])
+    status = upscale.main(
+        [str(model), str(tmp_path / "damaged.png"), str(photo), "--out", str(out), "--format", ".jpg"]
+    )
     assert status == 2
     first, last = capsys.readouterr().err.splitlines()
     assert first.startswith(f"error: cannot read {tmp_path / 'damaged.png'} as an image (")

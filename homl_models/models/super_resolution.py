@@ -12,6 +12,7 @@ from keras import ops
 from homl_models.base import Model, compiled
 from homl_models.endpoints import Endpoint, Image
 from homl_models.errors import UserError
+from homl_models.layers.pixels import upsample_bicubic
 from homl_models.layers.ycbcr import rgb_to_ycbcr, ycbcr_to_rgb
 from homl_models.models import upscaling
 
@@ -53,7 +54,7 @@ class SuperResolution(Model):
         chroma by bicubic interpolation.
 
         Args:
-            images: array (h, w), (h, w, 1), (h, w, 2) with alpha, (h, w, 3) or (h, w, 4) with alpha, of any size: bytes,
+            images: array (h, w), (h, w, 1), (h, w, 2) with alpha, (h, w, 3) or (h, w, 4) with alpha: bytes,
                 16-bit levels, or floats in [0, 1]; or a `PIL.Image`.
             tile: pixels of the height and width that the network sees at once; 0 for the whole image.
             overlap: pixels that neighbouring tiles share, where one fades into the other. From twice the receptive
@@ -61,7 +62,7 @@ class SuperResolution(Model):
             outscale: factor of the result, which is resized to by Lanczos' filter; by default `scale`.
             progress: show a progress bar if there are several tiles.
         """
-        settings = dict(tile=tile, overlap=overlap, outscale=outscale, progress=progress)
+        settings = {"tile": tile, "overlap": overlap, "outscale": outscale, "progress": progress}
         if isinstance(images, (list, tuple)):
             return [self.upscale(image, **settings) for image in images]
         if hasattr(images, "mode"):
@@ -81,8 +82,6 @@ class SuperResolution(Model):
         elif channels == 1:
             images = ops.mean(self._enlarge(ops.repeat(images, self.channels, axis=-1)), axis=-1, keepdims=True)
         else:
-            from homl_models.layers.pixels import upsample_bicubic
-
             images = rgb_to_ycbcr(images)
             chroma = upsample_bicubic(images[..., 1:], self.scale)
             images = ycbcr_to_rgb(ops.concatenate([self._enlarge(images[..., :1]), chroma], axis=-1))

@@ -59,15 +59,19 @@ def test_exif_orientation_is_applied(orientation, suffix, tmp_path):
     assert np.abs(found - UPRIGHT).mean() < 3
 
 
-MODES = {
+def colour():
+    return cutout((1, 2, 3)).convert("RGB")
+
+
+MODES = {  # how an image is made and saved, and its channels
     "RGBA": (lambda: cutout((1, 2, 3)), {}, 4),
     "LA": (lambda: cutout((1, 2, 3)).convert("LA"), {}, 2),
-    "RGB": (lambda: cutout((1, 2, 3)).convert("RGB"), {}, 3),
-    "a transparent colour": (lambda: cutout((1, 2, 3)).convert("RGB"), {"transparency": (1, 2, 3)}, 4),
-    "L": (lambda: cutout((1, 2, 3)).convert("L"), {}, 0),
-    "1": (lambda: cutout((1, 2, 3)).convert("1"), {}, 0),
-    "a palette": (lambda: cutout((1, 2, 3)).convert("RGB").quantize(4), {}, 3),
-    "a palette with a transparent colour": (lambda: cutout((1, 2, 3)).convert("RGB").quantize(4), {"transparency": 1}, 4),
+    "RGB": (colour, {}, 3),
+    "a transparent colour": (colour, {"transparency": (1, 2, 3)}, 4),
+    "L": (lambda: colour().convert("L"), {}, 0),
+    "1": (lambda: colour().convert("1"), {}, 0),
+    "a palette": (lambda: colour().quantize(4), {}, 3),
+    "a palette with a transparent colour": (lambda: colour().quantize(4), {"transparency": 1}, 4),
 }
 
 

@@ -48,18 +48,19 @@ def test_every_format_takes_every_image_and_says_what_it_loses(suffix, dtype, ch
     array = np.broadcast_to(pixels(channels, dtype, 5), (20, 30, *channels)).copy()
     path = written(tmp_path / f"x{suffix}", array)
     losses = lost(FORMATS[suffix], array.shape, array.dtype)
-    assert ("8 of 16 bits" in losses) == (dtype == "uint16" and suffix != ".png" and not (
-        suffix in (".tif", ".tiff") and channels in ((), (1,))
-    ))
-    assert ("transparency" in losses) == (channels in ((2,), (4,)) and suffix in (".jpg", ".jpeg", ".bmp"))
+    grey, alpha = channels in ((), (1,)), channels in ((2,), (4,))
+    deep = suffix == ".png" or (suffix in (".tif", ".tiff") and grey)
+    assert ("8 of 16 bits" in losses) == (dtype == "uint16" and not deep)
+    assert ("transparency" in losses) == (alpha and suffix in (".jpg", ".jpeg", ".bmp"))
     if suffix == ".png":
         return
     levels = np.float64(array).reshape(20, 30, -1) / np.iinfo(dtype).max
     if "transparency" in losses:
         levels = levels[..., :-1] * levels[..., -1:] + 1 - levels[..., -1:]
+    mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[levels.shape[-1]]
     with Image.open(path) as image:
-        found = np.asarray(image if image.mode == "I;16" else image.convert({1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[levels.shape[-1]]))
-    white = 65535 if found.dtype == np.uint16 else 255
+        found = np.asarray(image if image.mode == "I;16" else image.convert(mode))
+    white = np.iinfo(found.dtype).max
     np.testing.assert_allclose(found.reshape(20, 30, -1) / white, levels, atol=3 / 255)
 
 
