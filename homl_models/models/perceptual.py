@@ -34,8 +34,8 @@ class FeatureExtractor:
             with arrays conv1_1.kernel (h, w, in, out), conv1_1.bias, conv1_2.kernel, ..., or of SqueezeNet 1.0, with
             conv1.weight (out, in, h, w), conv1.bias, fire2/conv1x1_1.weight (squeeze), fire2/conv1x1_2 and
             fire2/conv3x3_2 (expand), ..., conv_final.
-        layers: names of layers, e.g. ("conv5_4",) of VGG19 or ("fire9",); () for the deepest one. For several a call
-            gives a list.
+        layers: names of layers, e.g. ("conv5_4",) of VGG19 or ("fire9",); () for the deepest one, "each" for the
+            last layer of each resolution. For several a call gives a list.
         activated: after the activation; before it by default.
 
     `UserError` for a file that holds none of these networks, for unknown layers, and for weights that cannot be had.
@@ -55,11 +55,16 @@ class FeatureExtractor:
                 f"{source} has the arrays {found}, ...: neither a VGG (conv1_1.kernel) nor SqueezeNet (fire2)"
             )
         known = [name for name, _, _ in self._steps]
-        self.source, self.layers, self.activated = str(source), tuple(layers) or _deepest(known), activated
+        layers = self._last_of_each_resolution() if layers == "each" else tuple(layers) or _deepest(known)
+        self.source, self.layers, self.activated = str(source), layers, activated
         if unknown := set(self.layers) - set(known):
             raise UserError(f"{source} has no layers {', '.join(sorted(unknown))}; it has {', '.join(known)}")
         self._means = np.float32(means)
         self._steps = self._steps[: max(map(known.index, self.layers)) + 1]
+
+    def _last_of_each_resolution(self):
+        deepest = _deepest([name for name, _, _ in self._steps])
+        return tuple(name for name, _, pool in self._steps if pool is not _identity or (name,) == deepest)
 
     def __call__(self, images):
         maps = self.maps(images)

@@ -45,6 +45,10 @@ class Pairs:
         height, width = (self.scale * n for n in low.shape[:2])
         return low, self.high[i][:height, :width]
 
+    def subset(self, indices):
+        """The pairs of these indices, in this order."""
+        return dataclasses.replace(self, low=self.low.reordered(indices), high=self.high.reordered(indices))
+
     @property
     def channels(self):
         return self.high.shapes[0][2]

@@ -206,3 +206,10 @@ def test_squeezenet_recognizes_what_is_on_a_photograph(name, label, shared_data)
     features = FeatureExtractor(shared_data / SQUEEZENET, ("conv_final",), activated=True)
     (scores,) = checks.arrays([features(np.float32(image)[None] / 255)])
     assert scores.mean((1, 2)).argmax() == label
+
+
+def test_each_resolution_has_its_last_layer(shared_data):
+    path = shared_data / "checkpoints" / "squeezenet" / "squeezenet1_0_deepcompression.npz"
+    assert FeatureExtractor(path, "each").layers == ("conv1", "fire4", "fire8", "fire9")
+    path = shared_data / "checkpoints" / "vgg16_hed" / "vgg16_hed_conv1_1_to_conv4_3_f16.npz"
+    assert FeatureExtractor(path, "each").layers == ("conv1_2", "conv2_2", "conv3_3", "conv4_3")
