@@ -34,7 +34,7 @@ def run(argv):
     cli.import_tensorflow()
     from homl_models.models import upscaling
 
-    model = load(args.model, args.precision)
+    model = load(args.model, args.precision, args.alpha)
     settings = {"tile": args.tile, "overlap": args.overlap, "outscale": args.outscale}
     upscaling.check_settings(model, **settings)
     failed = 0
@@ -60,17 +60,22 @@ def parser():
     overlap = "pixels that tiles share; default: as many as change the result, 32 at most"
     parser.add_argument("--overlap", type=int, help=overlap)
     parser.add_argument("--outscale", type=float, help="factor of the result, by Lanczos' filter; default: the model's")
+    parser.add_argument("--alpha", type=float, help="of a run of ESRGAN: 0, smallest error, to 1, most detail (default)")
     policies = "float32", "mixed_bfloat16", "mixed_float16"
     parser.add_argument("--precision", choices=policies, help="of the computation; default: the model's")
     return parser
 
 
-def load(name, precision=None):
-    """The network of a run, a preset or a file; `UserError` if it does not enlarge images."""
+def load(name, precision=None, alpha=None):
+    """The network of a run, a preset or a file; `UserError` if it does not enlarge images, or has nothing for alpha."""
+    from homl_models.models.esrgan import ESRGAN
     from homl_models.models.super_resolution import SuperResolution
 
     model = loading.load(name)
-    model = getattr(model, "generator", model)  # of adversarial training
+    if isinstance(model, ESRGAN):
+        model = model.interpolated(1.0 if alpha is None else alpha)
+    elif alpha is not None:
+        raise UserError(f"--alpha is for runs of ESRGAN, which have two networks to interpolate; {name} has one")
     if not isinstance(model, SuperResolution):
         raise UserError(f"{name} holds a {type(model).__name__}, which does not enlarge images")
     return model.with_precision(precision) if precision else model

@@ -16,6 +16,7 @@ import functools
 import keras
 from keras import ops
 
+from homl_models.endpoints import Endpoint, Float, Image
 from homl_models.errors import UserError
 from homl_models.models.gan_gradients import gradient_step, stateless_train_step
 from homl_models.models.super_resolution import SuperResolution
@@ -217,6 +218,25 @@ class ESRGAN(SuperResolution):
         if not 0 <= alpha <= 1:
             raise UserError(f"alpha must lie in [0, 1], not {alpha}")
         return interpolate(self.psnr_generator, self.generator, alpha)
+
+    def upscale(self, images, alpha=1.0, **settings):
+        """Enlarge an image, or a list, by `interpolated(alpha)`; see `SuperResolution.upscale`."""
+        return self.interpolated(alpha).upscale(images, **settings)
+
+    def enlarge_interpolated(self, images, alpha):
+        """`enlarge` by the network with interpolated weights, also in a graph; alpha: a scalar."""
+        pairs = zip(self.generator.weights, self.psnr_generator.weights)
+        between = [(gan, (1 - alpha) * psnr.value + alpha * gan.value) for gan, psnr in pairs]
+        with keras.StatelessScope(state_mapping=between):
+            return self.generator.enlarge(images)
+
+    def endpoints(self):
+        def upscale(images, alpha):
+            """Images in [0, 1], of any one size, enlarged as a whole; alpha 0: the network of the smallest error."""
+            return {"images": self.enlarge_interpolated(images, alpha)}
+
+        shape = (None, None, self.channels)
+        return {"upscale": Endpoint(upscale, [Image("images", shape), Float("alpha", 0, 1, default=1.0)])}
 
 
 def interpolate(psnr, gan, alpha):

@@ -65,7 +65,7 @@ class SuperResolution(Model):
         settings = {"tile": tile, "overlap": overlap, "outscale": outscale, "progress": progress}
         if isinstance(images, (list, tuple)):
             return [self.upscale(image, **settings) for image in images]
-        if hasattr(images, "mode"):
+        if not isinstance(images, np.ndarray) and hasattr(images, "getbands"):
             return upscaling.to_pil(self.upscale(upscaling.from_pil(images), **settings))
         return upscaling.Upscaling(self, np.asarray(images), tile, overlap, outscale).array(progress)
 

@@ -11,6 +11,7 @@ from homl_models.models.esrgan import ESRGAN, interpolate
 from homl_models.models.rrdb import RRDBNet
 from homl_models.models.sr_discriminators import UNetDiscriminator, VGGDiscriminator
 from homl_models.optimizers import GANOptimizer
+from homl_models.training.saved_model import write_saved_model
 from tests import checks
 
 RNG = np.random.default_rng(0)
@@ -122,6 +123,17 @@ def test_interpolation_is_linear_in_every_weight():
         checks.close(found, [(1 - alpha) * x + alpha * y for x, y in zip(a.get_weights(), b.get_weights())], 1e-6)
     with pytest.raises(UserError, match="same shapes"):
         interpolate(a, RRDBNet(4, 4, 2, 4), 0.5)
+
+
+def test_the_endpoint_and_upscale_interpolate(tmp_path):
+    model = small()
+    model.fit(LOW, HIGH, batch_size=2, verbose=0)
+    write_saved_model(model, tmp_path / "saved")
+    saved = tf.saved_model.load(tmp_path / "saved")
+    for alpha in (0.0, 0.3, 1.0):
+        expected = np.clip(model.interpolated(alpha)(LOW), 0, 1)
+        checks.close(saved.upscale(tf.constant(LOW), tf.constant(alpha))["images"], expected)
+        checks.close(model.upscale(LOW[0], alpha=alpha), expected[0])
 
 
 @pytest.mark.parametrize(
