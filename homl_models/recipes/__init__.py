@@ -16,6 +16,7 @@ from homl_models.recipes import (
     feature_net,
     gan,
     seq2seq,
+    super_resolution,
     tagging,
     transformer,
     vae,
@@ -25,7 +26,7 @@ from homl_models.training import files
 
 MODULES = (
     char_rnn, seq2seq, transformer, autoencoders, vae, feature_net, ddpm, gan, bert, electra, classification, tagging,
-    answering,
+    answering, super_resolution,
 )  # fmt: skip
 RECIPES = {name: recipe for module in MODULES for name, recipe in module.RECIPES.items()}
 SUMMARIES = {name: line for module in MODULES for name, line in module.SUMMARIES.items()}

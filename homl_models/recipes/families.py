@@ -115,6 +115,13 @@ diffusion and DCGAN are close: without classes 19.5 and 27.8, with classes 13.0 
 `ddpm_conditional` to 9.0. 10,000 training images have 0.7, 10,000 images of noise 656.3.""",
     ),
     Family(
+        "Super-resolution",
+        {"Dong 2014": arxiv("1501.00092"), "Ledig 2016": arxiv("1609.04802"), "Wang 2018": arxiv("1809.00219")},
+        "models/esrgan.py",
+        "super_resolution",
+        ("srcnn", "srresnet", "srresnet_small", "rrdb", "rrdb_small", "esrgan", "esrgan_small"),
+    ),
+    Family(
         "Image classifiers",
         {"chapter 17": BOOK},
         "models/feature_net.py",
