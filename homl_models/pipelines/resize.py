@@ -9,10 +9,11 @@ import functools
 import numpy as np
 
 
-def cubic(x):
-    """Kernel of Keys (1981, Cubic convolution interpolation for digital image processing, equation 4) with a = -0.5."""
+def cubic(x, a=-0.5):
+    """Kernel of Keys (1981, Cubic convolution interpolation for digital image processing, section II)."""
     x = np.abs(x)
-    near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
     return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
 
 
