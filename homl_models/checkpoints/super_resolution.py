@@ -109,9 +109,9 @@ def _settings(network, shapes, path):
     try:
         return network.settings(shapes)
     except KeyError as error:
-        raise UserError(f"{path} seems a {network.model.__name__}, but lacks {error.args[0]}") from None
+        raise UserError(f"{path} looks like {network.model.__name__}, but lacks {error.args[0]}") from None
     except (ValueError, IndexError) as error:
-        raise UserError(f"{path} seems a {network.model.__name__}, but its shapes are of no such: {error}") from None
+        raise UserError(f"{path} looks like {network.model.__name__}, but its shapes do not fit: {error}") from None
 
 
 def _check(table, shapes, keys, path):
