@@ -169,6 +169,8 @@ class _Unpickler(pickle.Unpickler):
     KNOWN = {
         ("torch.nn.parameter", "Parameter"): _parameter,
         ("torch.nn.backends.thnn", "_get_thnn_function_backend"): lambda: None,  # in modules of before PyTorch 1.2
+        ("__builtin__", "set"): set,
+        ("builtins", "set"): set,
         ("collections", "OrderedDict"): collections.OrderedDict,
         ("torch._utils", "_rebuild_tensor"): _tensor,
         ("torch._utils", "_rebuild_tensor_v2"): _tensor,

@@ -334,7 +334,7 @@ def test_networks_are_those_of_pytorch(kind, tmp_path):
     x = RNG.random((2, 8, 12, model.channels)).astype("float32")
     enlarged = np.stack([imresize(image, model.scale) for image in x]) if kind in ("SRCNN", "VDSR") else x
     wanted = torch_call(network, enlarged)
-    assert wanted.std() > 0.05
+    assert wanted.std() > 0.01
     np.testing.assert_allclose(model(x, training=False), wanted, atol=1e-5)
     for path in (tmp_path / "y.pth", tmp_path / "y.safetensors"):
         save_pretrained(model, path)
