@@ -8,7 +8,7 @@ from homl_models import cli, environment, loading, recipes
 from homl_models.errors import UserError
 from homl_models.training import reports
 
-FILES = "images", "text_file", "pairs_file", "data_file"
+FILES = "images", "low_images", "text_file", "pairs_file", "data_file"
 
 
 def main(argv=None):

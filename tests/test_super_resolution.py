@@ -57,11 +57,23 @@ def test_a_run_notes_its_images_and_validates_on_others():
     assert made.fingerprinted() != recipe("rrdb_tiny").fingerprinted()
 
 
+def test_the_real_degradation_has_a_target_for_the_discriminator_and_one_for_the_pixels():
+    made = recipe(degradation="real")
+    low, (high, sharpened) = next(iter(made.crop_datasets()[0].dataset(0, 1)))
+    assert low.shape == (2, 16, 16, 3)
+    assert high.shape == sharpened.shape == (2, 32, 32, 3)
+    x, y = next(iter(made.datasets()[0].dataset(0, 1)))
+    np.testing.assert_array_equal(x, low)
+    np.testing.assert_array_equal(y, sharpened)
+    assert (sharpened.numpy() != high.numpy()).any()
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         ({"scale": 0}, "--scale must be above 0"),
         ({"images": ("photos",)}, "--images and --low-images are for --data images"),
+        ({"data": "images", "low_images": ("low",), "degradation": "real"}, "--low-images are for"),
         ({"halvings": (0.5, 1.0)}, "--halvings"),
         ({"pixel_weight": -1.0}, "--pixel-weight"),
         ({"patch": 20}, "--patch times --scale is 40"),

@@ -62,8 +62,10 @@ LOSSES = "pixel_loss", "perceptual_loss", "generator_loss", "discriminator_loss"
 
 @keras.saving.register_keras_serializable("homl_models")
 class ESRGAN(SuperResolution):
-    """Images (b, h, w, c) in [0, 1] -> (b, s * h, s * w, c); trained by `fit` on pairs (low, high) of a batch.
+    """Images (b, h, w, c) in [0, 1] -> (b, s * h, s * w, c); trained by `fit` on batches (low, high).
 
+    Or on (low, (high, target)): then the pixel and the perceptual loss compare with the target, a sharpened image, the
+    discriminator with high (Real-ESRGAN, Wang et al., 2021, https://arxiv.org/abs/2107.10833, section 3.4).
     Compile it with an `optimizers.GANOptimizer`, the `features`, and auto_scale_loss=False.
 
     Args:
@@ -147,18 +149,18 @@ class ESRGAN(SuperResolution):
         return self._step(*args)
 
     def _step(self, data):
-        low, high, _ = keras.utils.unpack_x_y_sample_weight(data)
-        generated = self.generator_step(low, high)
+        low, high, target = unpacked(data)
+        generated = self.generator_step(low, high, target)
         self.discriminator_step(ops.stop_gradient(generated), high)
         self.optimizer.iterations.assign_add(1)
         return self.results()
 
-    def generator_step(self, low, high):
+    def generator_step(self, low, high, target):
         """One step of the generator -> its images before it."""
 
         def loss():
             generated = ops.cast(self.generator(low, training=True), "float32")
-            losses = self.losses_of(generated, high)
+            losses = self.losses_of(generated, target)
             x_r = ops.stop_gradient(self.discriminator(high, training=True))
             losses["generator_loss"] = ADVERSARIAL[self.adversarial][1](
                 x_r, self.discriminator(generated, training=True)
@@ -183,11 +185,11 @@ class ESRGAN(SuperResolution):
         accuracies = ops.mean(ops.cast(x_r > middle_r, "float32")), ops.mean(ops.cast(x_f <= middle_f, "float32"))
         self.update({"discriminator_loss": value, "real_accuracy": accuracies[0], "fake_accuracy": accuracies[1]})
 
-    def losses_of(self, generated, high):
+    def losses_of(self, generated, target):
         """Losses that need no discriminator: {"pixel_loss", "perceptual_loss"}."""
-        losses = {"pixel_loss": ops.mean(ops.abs(generated - high))}
+        losses = {"pixel_loss": ops.mean(ops.abs(generated - target))}
         if self.features:
-            losses["perceptual_loss"] = PERCEPTUAL[self.perceptual](self.features(generated), self.features(high))
+            losses["perceptual_loss"] = PERCEPTUAL[self.perceptual](self.features(generated), self.features(target))
         return losses
 
     def total_loss(self, losses):
@@ -198,8 +200,8 @@ class ESRGAN(SuperResolution):
 
     def test_step(self, data):
         """The pixel loss and the perceptual loss of a batch."""
-        low, high, _ = keras.utils.unpack_x_y_sample_weight(data)
-        self.update(self.losses_of(ops.cast(self(low, training=False), "float32"), high))
+        low, _, target = unpacked(data)
+        self.update(self.losses_of(ops.cast(self(low, training=False), "float32"), target))
         return {name: value for name, value in self.results().items() if name in ("pixel_loss", "perceptual_loss")}
 
     def update(self, values):
@@ -237,6 +239,12 @@ class ESRGAN(SuperResolution):
 
         shape = (None, None, self.channels)
         return {"upscale": Endpoint(upscale, [Image("images", shape), Float("alpha", 0, 1, default=1.0)])}
+
+
+def unpacked(data):
+    """A batch as (low, high, target)."""
+    low, high, _ = keras.utils.unpack_x_y_sample_weight(data)
+    return (low, *high) if isinstance(high, (tuple, list)) else (low, high, high)
 
 
 def interpolate(psnr, gan, alpha):

@@ -34,6 +34,9 @@ class SuperResolution(Recipe):
     """Folders of images of high resolution."""
     low_images: tuple[str, ...] = ()
     """Folders of the same images in low resolution, one for each of --images. Default: they are made."""
+    degradation: Literal["bicubic", "real"] = "bicubic"
+    """How images lose their resolution: bicubic interpolation, or the second-order degradation of Real-ESRGAN, blur,
+    noise and JPEG, for photographs of unknown history; targets are sharpened then, but not for the discriminator."""
     scale: int = 4
     """Factor by which images are enlarged."""
     patch: int = 32
@@ -53,6 +56,8 @@ class SuperResolution(Recipe):
         positive(**{name: getattr(self, name) for name in names})
         if self.data != "images" and (self.images or self.low_images):
             raise UserError("--images and --low-images are for --data images")
+        if self.low_images and self.degradation == "real":
+            raise UserError("--low-images are for --degradation bicubic; real makes them itself")
 
     # Data.
 
@@ -87,15 +92,32 @@ class SuperResolution(Recipe):
         return {"data": [pairs.digest for pairs in self.splits]}
 
     def crops(self, pairs, steps, seed):
-        """Random crops of pairs of images, as `pipelines.random_access.RandomAccessDataset`."""
-        from homl_models.pipelines import super_resolution
+        """`RandomAccessDataset` of random crops, (low, high), or for the real degradation (low, (high, sharpened))."""
+        from homl_models.pipelines import degradation, super_resolution
 
-        return super_resolution.crops(pairs, self.batch_size, self.patch, steps, seed)
+        real = self.degradation == "real"
+        made = {"degrade": degradation.Degradation(self.scale), "sharpen": degradation.sharpen} if real else {}
+        return super_resolution.crops(pairs, self.batch_size, self.patch, steps, seed, **made)
 
-    def datasets(self):
+    def crop_datasets(self):
+        """Crops of the training images, and of the validation images, the same ones each epoch."""
         train, valid = self.splits
         valid_steps = max(1, min(self.steps_per_epoch // 20, 4 * len(valid)))
         return self.crops(train, self.steps_per_epoch, self.seed), self.crops(valid, valid_steps, self.seed + 1)
+
+    def datasets(self):
+        """As `crop_datasets`, with one target."""
+        from homl_models.pipelines.random_access import RandomAccessDataset
+
+        def one_target(crops):
+            def batch(step):
+                low, high = crops.batch(step)
+                return low, high[1]
+
+            return RandomAccessDataset(batch, crops.steps)
+
+        both = self.crop_datasets()
+        return both if self.degradation == "bicubic" else tuple(map(one_target, both))
 
     # Training.
 
@@ -298,7 +320,13 @@ class ESRGAN(RRDB):
     def stages(self):
         """The error of the pixels (PSNR), unless there is a --start; then the adversarial stage."""
         gan = self.stage(
-            "gan", epochs=self.gan_epochs, model=self.gan, begin=self.begin, monitor="", monitor_mode="min", patience=0
+            "gan",
+            epochs=self.gan_epochs,
+            datasets=self.crop_datasets,
+            model=self.gan,
+            begin=self.begin,
+            monitor="",
+            patience=0,
         )
         return [gan] if self.start else [self.stage("psnr"), gan]
 

@@ -95,6 +95,19 @@ def test_a_step_moves_each_network_by_the_gradient_of_its_own_loss(discriminator
     checks.close(found["discriminator_loss"][0], loss_d)
 
 
+def test_a_target_of_its_own_is_for_the_pixels_and_the_features():
+    """With a weight of 0 for the adversarial loss the real images do not matter to the generator."""
+    moved = []
+    for high, target in ((HIGH, HIGH), (1 - HIGH, HIGH)):
+        model = small(adversarial_weight=0.0)
+        model.fit(tf.data.Dataset.from_tensors((LOW, (high, target))), verbose=0)
+        moved.append(model.generator.get_weights())
+    checks.close(*moved, 1e-6)
+    model = small(adversarial_weight=0.0)
+    model.fit(LOW, HIGH, batch_size=2, verbose=0)
+    checks.close(model.generator.get_weights(), moved[0], 1e-6)
+
+
 def test_evaluation_has_the_losses_that_need_no_discriminator():
     model = small()
     found = model.evaluate(LOW, HIGH, batch_size=2, verbose=0, return_dict=True)
