@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from homl_models.image_quality import luma, psnr, ssim
-from homl_models.super_resolution_evaluation import bicubic, evaluate_folder, quality, to_bytes
+from homl_models.pipelines.super_resolution import read_pairs
+from homl_models.super_resolution_evaluation import bicubic, evaluate_folder, evaluate_pairs, quality, to_bytes
 from tests import checks
 
 MATLAB = {"data_range": 255, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
@@ -93,6 +94,27 @@ def test_grey_images_are_measured_on_their_levels_and_crops_are_those_of_the_sca
         y = [x @ [65.481, 128.553, 24.966] / 255 if x.ndim == 3 else x for x in (result, image)]
         error = np.square(np.float64(y[0]) - y[1])[2:-2, 2:-2].mean()
         np.testing.assert_allclose(row["psnr_y"], 10 * np.log10(255**2 / error), atol=1e-3)
+
+
+def test_pairs_and_distances(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    colour = pair(48, 64, 3)[0]
+    folder, seen = save(tmp_path / "images", a=colour, b=colour[:24, :33]), []
+
+    def distance(image, real):
+        seen.append((image.dtype, image.shape, real.shape))
+        return float(len(image))
+
+    found = evaluate_pairs(bicubic(4), read_pairs(folder, 4), distance)
+    assert [row.pop("perceptual") for row in found.rows] == [48, 24]
+    assert seen == [(np.uint8, (48, 64, 3), (48, 64, 3)), (np.uint8, (24, 32, 3), (24, 32, 3))]
+    assert found.rows == evaluate_folder(bicubic(4), folder, 4).rows
+    lines = str(found).splitlines()
+    assert [line.split()[0] for line in lines[2:]] == ["mean", "a", "b"]
+    assert float(lines[2].split()[1]) == pytest.approx(np.mean([row["psnr_y"] for row in found.rows]), abs=1e-4)
+    grey = evaluate_pairs(bicubic(4), read_pairs(folder, 4, channels=1))
+    assert grey.means["psnr_y"] == grey.means["psnr_rgb"]
+    assert abs(grey.means["psnr_y"] - found.means["psnr_y"]) < 0.3  # Y is rounded to bytes
 
 
 def test_bad_folders(tmp_path):
