@@ -184,7 +184,7 @@ class SuperResolution(Recipe):
             top, left, length = self.scale * top, self.scale * left, self.scale * size
             columns = [*(function(low) for function in self.columns(model).values())]
             columns.append(high[top : top + length, left : left + length])
-            rows.append(np.float32(columns) / 255)
+            rows.append(np.squeeze(np.float32(columns) / 255, -1) if self.channels == 1 else np.float32(columns) / 255)
         reports.image_grid(rows, folder / "samples.png", scale=1)
         return "samples.png  crops of validation images: " + ", ".join([*self.columns(model), "original"])
 
@@ -281,8 +281,8 @@ class ESRGAN(RRDB):
     halvings: tuple[float, ...] = (0.125, 0.25, 0.5, 0.75)
     """Fractions of the second stage after which the learning rate is halved."""
     features: str = "vgg19"
-    """Classifier of the perceptual loss: vgg19, with the ImageNet weights of Keras' cache or the network, or an .npz file
-    of weights of VGG16 or SqueezeNet; see `models/perceptual.py`."""
+    """Classifier of the perceptual loss: vgg19, with the ImageNet weights of Keras' cache or the network, or an .npz
+    file of weights of VGG16 or SqueezeNet; see `models/perceptual.py`."""
     feature_layer: str = ""
     """Layer whose features are compared. Empty: the deepest convolution."""
     activated: bool = False
@@ -315,7 +315,9 @@ class ESRGAN(RRDB):
         if self.generator == "srresnet" and self.growth != type(self).growth:
             raise UserError("--growth is for --generator rrdb")
         if self.discriminator == "vgg" and (size := self.scale * self.patch) % (32 if size <= 128 else 64):
-            raise UserError(f"--patch times --scale is {size}; for --discriminator vgg a multiple of 32 (above 128: 64)")
+            raise UserError(
+                f"--patch times --scale is {size}; for --discriminator vgg a multiple of 32 (above 128: 64)"
+            )
 
     def stages(self):
         """The error of the pixels (PSNR), unless there is a --start; then the adversarial stage."""
@@ -372,7 +374,9 @@ class ESRGAN(RRDB):
         network = getattr(network, "generator", network)
         weights = network.get_weights()
         if [w.shape for w in weights] != [tuple(w.shape) for w in model.generator.weights]:
-            raise UserError(f"{self.start} is no generator of these sizes; take --filters, --num-blocks and --growth of it")
+            raise UserError(
+                f"{self.start} is no generator of these sizes; take --filters, --num-blocks and --growth of it"
+            )
         return weights
 
     def gan_optimizer(self):
