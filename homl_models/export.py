@@ -2,6 +2,7 @@
 
 It needs neither Keras nor this package: `tf.saved_model.load(folder).generate(tf.constant(["To be"]), ...)`.
 Beside the endpoints it holds `assets.extra/endpoints.json`: what they take and give, their documentation and defaults.
+With --to FILE.onnx: an RRDBNet or SRVGGNetCompact, which enlarge images, as a graph of ONNX for images of any size.
 """
 
 import sys
@@ -20,7 +21,7 @@ def main(argv=None):
 def _export_command(argv):
     parser = cli.Parser(prog="python -m homl_models.export", description=__doc__)
     parser.add_argument("run", help="a run folder, a preset, or a .keras file")
-    parser.add_argument("--to", type=Path, help="folder to write; default: saved_model in the run folder")
+    parser.add_argument("--to", type=Path, help="folder, or .onnx file; default: saved_model in the run folder")
     args = parser.parse_args(argv)
     run, to = args.run, args.to
     if run.endswith(".keras") and not Path(run).is_file():
@@ -33,7 +34,12 @@ def _export_command(argv):
         raise UserError(f"{to} is there already; choose another --to")
     environment.check_backend()
     cli.import_tensorflow()
-    export(run, to)
+    if to.suffix == ".onnx":
+        from homl_models.checkpoints.onnx import export_onnx
+
+        export_onnx(loading.load(run), to)
+    else:
+        export(run, to)
 
 
 if __name__ == "__main__":

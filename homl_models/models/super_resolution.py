@@ -58,7 +58,7 @@ class SuperResolution(Model):
                 16-bit levels, or floats in [0, 1]; or a `PIL.Image`.
             tile: pixels of the height and width that the network sees at once; 0 for the whole image.
             overlap: pixels that neighbouring tiles share, where one fades into the other. From twice the receptive
-                field on the result is that of the whole image; by default that and 8 more, but 32 at most.
+                field on the result is that of the whole image; by default that and 8 more, but 48 at most.
             outscale: factor of the result, which is resized to by Lanczos' filter; by default `scale`.
             progress: show a progress bar if there are several tiles.
         """

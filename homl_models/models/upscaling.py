@@ -11,7 +11,7 @@ import numpy as np
 
 from homl_models.errors import UserError
 
-TILE, OVERLAP, RAMP = 256, 32, 8  # default tile; at most, by default, shared by neighbours; of those, faded
+TILE, OVERLAP, RAMP = 256, 48, 8  # default tile; at most, by default, shared by neighbours; of those, faded
 LEVELS = {"uint8": 255, "uint16": 65535}
 LANCZOS = 3  # lobes of the filter on each side
 
