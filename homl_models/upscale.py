@@ -57,7 +57,7 @@ def parser():
     parser.add_argument("--out", type=Path, required=True, help="file for a single image, or folder")
     parser.add_argument("--format", default=".png", choices=list(image_writers.FORMATS), help="of files in a folder")
     parser.add_argument("--tile", type=int, default=256, help="pixels a side that the network sees at once; 0 for all")
-    overlap = "pixels that tiles share; default: as many as change the result, 32 at most"
+    overlap = "pixels that tiles share; default: as many as count, 48 at most"
     parser.add_argument("--overlap", type=int, help=overlap)
     parser.add_argument("--outscale", type=float, help="factor of the result, by Lanczos' filter; default: the model's")
     parser.add_argument(
