@@ -60,9 +60,7 @@ def parser():
     overlap = "pixels that tiles share; default: as many as count, 48 at most"
     parser.add_argument("--overlap", type=int, help=overlap)
     parser.add_argument("--outscale", type=float, help="factor of the result, by Lanczos' filter; default: the model's")
-    parser.add_argument(
-        "--alpha", type=float, help="of a run of ESRGAN: 0, smallest error, to 1, most detail (default)"
-    )
+    parser.add_argument("--alpha", type=float, help="for ESRGAN: 0, smallest error, to 1, most detail (default)")
     policies = "float32", "mixed_bfloat16", "mixed_float16"
     parser.add_argument("--precision", choices=policies, help="of the computation; default: the model's")
     return parser
