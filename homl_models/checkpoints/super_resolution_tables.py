@@ -29,21 +29,6 @@ class Network:
     """{name: shape} -> arguments of the model. `KeyError` of a name that is missing; `ValueError` for odd shapes."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Slopes(Tensor):
-    """Slopes of a PReLU, (f,) in a file and (1, 1, f) here."""
-
-    def to_file(self):
-        return super().to_file().reshape(-1)
-
-    def assign(self, array):
-        super().assign(array.reshape(self.variable.shape))
-
-    @property
-    def file_shape(self):
-        return (self.variable.shape[-1],)
-
-
 def rename(names):
     """{name in the file: name here}, for the dialects of ESRGAN: the first code, the second, and BasicSR's own."""
     if any(re.match(r"model\.1\.sub\.\d+\.RDB", name) for name in names):
@@ -118,7 +103,8 @@ def rrdb_settings(shapes):
     filters, inputs = shapes["conv_first.weight"][:2]
     channels = shapes["conv_last.weight"][0]
     factor = root(inputs / channels)
-    scale = 2 ** count(shapes, r"conv_up(\d)\.weight") / 2 / factor  # counted from 1
+    ups = max(count(shapes, r"conv_up(\d)\.weight") - 1, 0)  # numbered from 1
+    scale = 2**ups / factor
     if scale not in (1, 2, 4, 8) or factor not in (1, 2, 4):
         raise ValueError(f"a scale of {scale:g} by an unshuffling of {factor}")
     settings = {"scale": int(scale), "filters": filters, "num_blocks": count(shapes, r"body\.(\d+)\.")}
@@ -133,7 +119,7 @@ def srvgg_tensors(model):
     for i, layer in enumerate(model.convolutions):
         yield from conv(f"body.{2 * i}", layer)
     for i, layer in enumerate(model.activations):
-        yield f"body.{2 * i + 1}.weight", Slopes(layer.alpha)
+        yield f"body.{2 * i + 1}.weight", Tensor(layer.alpha)
 
 
 def srvgg_settings(shapes):
@@ -148,16 +134,16 @@ def srvgg_settings(shapes):
 
 def srresnet_tensors(model):
     yield from conv("conv_first", model.conv_first)
-    yield "act_first.weight", Slopes(model.act_first.alpha)
+    yield "act_first.weight", Tensor(model.act_first.alpha)
     for i, block in enumerate(model.body):
-        yield f"body.{i}.act.weight", Slopes(block.act.alpha)
+        yield f"body.{i}.act.weight", Tensor(block.act.alpha)
         yield from _residual(f"body.{i}", block)
     yield from conv("conv_body", model.conv_body)
     if model.batch_norm:
         yield from batch_norm("norm_body", model.norm_body)
     for i, (layer, act) in enumerate(zip(model.upconv, model.act_up), 1):
         yield from conv(f"upconv{i}", layer)
-        yield f"act_up{i}.weight", Slopes(act.alpha)
+        yield f"act_up{i}.weight", Tensor(act.alpha)
     yield from conv("conv_last", model.conv_last)
 
 
@@ -180,7 +166,7 @@ def _residual(name, block):
 
 def msrresnet_settings(shapes):
     filters, channels = shapes["conv_first.weight"][:2]
-    ups = count(shapes, r"upconv(\d)\.weight") - 1  # counted from 1
+    ups = count(shapes, r"upconv(\d)\.weight") - 1  # numbered from 1
     scale = root(shapes["upconv1.weight"][0] / filters) ** ups if ups > 0 else 1
     return {"scale": scale, "filters": filters, "num_blocks": count(shapes, r"body\.(\d+)\."), "channels": channels}
 

@@ -15,6 +15,7 @@ _PUBLIC = {
     "GroupNormalization": "normalization",
     "PositionalEncoding": "positional",
     "LearnedPositionalEmbedding": "positional",
+    "PReLU": "prelu",
     "GRU": "recurrent",
     "LSTM": "recurrent",
     "DenseTranspose": "tied",

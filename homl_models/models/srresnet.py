@@ -13,6 +13,7 @@ from keras import ops
 from homl_models.base import Layer
 from homl_models.errors import UserError
 from homl_models.layers.pixels import pixel_shuffle, upsample_bilinear
+from homl_models.layers.prelu import PReLU
 from homl_models.models.super_resolution import SuperResolution
 
 
@@ -20,11 +21,6 @@ def conv(filters, size, name, gain=1.0, **kwargs):
     """A convolution with He's initialization times `gain`."""
     initializer = keras.initializers.VarianceScaling(2 * gain**2, "fan_in", "untruncated_normal")
     return keras.layers.Conv2D(filters, size, padding="same", kernel_initializer=initializer, name=name, **kwargs)
-
-
-def prelu(name, **kwargs):
-    """Parametric ReLU, a slope per channel, 0.25 at first."""
-    return keras.layers.PReLU(keras.initializers.Constant(0.25), shared_axes=[1, 2], name=name, **kwargs)
 
 
 def factors(scale):
@@ -56,7 +52,9 @@ class ResidualBlock(Layer):
             for i in (1, 2)
             if batch_norm
         ]
-        self.act = prelu("act", dtype=dtype) if activation == "prelu" else keras.layers.ReLU(name="act", dtype=dtype)
+        self.act = (
+            PReLU(name="act", dtype=dtype) if activation == "prelu" else keras.layers.ReLU(name="act", dtype=dtype)
+        )
 
     def build(self, input_shape):
         for layer in (*self.convolutions, *self.norms, self.act):
@@ -87,14 +85,14 @@ class SRResNet(SuperResolution):
         self.filters, self.num_blocks, self.batch_norm = filters, num_blocks, batch_norm
         dtype = self.dtype_policy
         self.conv_first = conv(filters, 9, "conv_first", dtype=dtype)
-        self.act_first = prelu("act_first", dtype=dtype)
+        self.act_first = PReLU(name="act_first", dtype=dtype)
         self.body = [ResidualBlock(filters, batch_norm, name=f"body_{i}", dtype=dtype) for i in range(num_blocks)]
         self.conv_body = conv(filters, 3, "conv_body", dtype=dtype)
         norm = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name="norm_body", dtype=dtype)
         self.norm_body = norm if batch_norm else None
         self.factors = factors(scale)
         self.upconv = [conv(filters * r * r, 3, f"upconv{i}", dtype=dtype) for i, r in enumerate(self.factors, 1)]
-        self.act_up = [prelu(f"act_up{i}", dtype=dtype) for i in range(1, len(self.factors) + 1)]
+        self.act_up = [PReLU(name=f"act_up{i}", dtype=dtype) for i in range(1, len(self.factors) + 1)]
         self.conv_last = conv(channels, 9, "conv_last", dtype=dtype)
 
     @property

@@ -8,6 +8,7 @@ Deviations: none known. The initialization of the convolutions is Keras' own, wi
 import keras
 
 from homl_models.layers.pixels import pixel_shuffle, upsample_nearest
+from homl_models.layers.prelu import PReLU
 from homl_models.models.super_resolution import SuperResolution
 
 
@@ -28,10 +29,7 @@ class SRVGGNetCompact(SuperResolution):
         self.convolutions = [
             keras.layers.Conv2D(n, 3, padding="same", name=f"conv_{i}", dtype=dtype) for i, n in enumerate(sizes)
         ]
-        self.activations = [
-            keras.layers.PReLU(keras.initializers.Constant(0.25), shared_axes=[1, 2], name=f"act_{i}", dtype=dtype)
-            for i in range(num_convs + 1)
-        ]
+        self.activations = [PReLU(name=f"act_{i}", dtype=dtype) for i in range(num_convs + 1)]
 
     def build(self, input_shape=None):
         sizes = [self.channels] + [self.filters] * (self.num_convs + 1)
