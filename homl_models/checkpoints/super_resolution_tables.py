@@ -30,10 +30,12 @@ class Network:
 
 
 def rename(names):
-    """{name in the file: name here}, for the dialects of ESRGAN: the first code, the second, and BasicSR's own."""
+    """{name in the file: name here}, for ESRGAN's first and second code, BasicSR's first, and its present one."""
     if any(re.match(r"model\.1\.sub\.\d+\.RDB", name) for name in names):
         return {name: _of_first_code(name, _tail(names)) for name in names}
-    return {name: _of_second_code(name) for name in names}
+    if any(name.startswith("RRDB_trunk.") for name in names):
+        return {name: _of_second_code(name) for name in names}
+    return {name: re.sub(r"^recon_trunk\.", "body.", name).replace("HRconv.", "conv_hr.") for name in names}
 
 
 def _tail(names):
@@ -52,8 +54,11 @@ def _of_first_code(name, tail):
 
 def _of_second_code(name):
     name = re.sub(r"^RRDB_trunk\.(\d+)\.RDB(\d)\.", r"body.\1.rdb\2.", name)
-    name = re.sub(r"^recon_trunk\.", "body.", name)
-    return re.sub(r"^(trunk_conv|HRconv)\.", lambda m: {"trunk_conv": "conv_body.", "HRconv": "conv_hr."}[m[1]], name)
+    return (
+        re.sub(r"^upconv(\d)\.", r"conv_up\1.", name)
+        .replace("trunk_conv.", "conv_body.")
+        .replace("HRconv.", "conv_hr.")
+    )
 
 
 def conv(name, layer):

@@ -79,6 +79,17 @@ def test_scales_of_esrgans_first_code(scale, ups, tmp_path):
     checks.close(found.weights, model.weights, 0)
 
 
+def test_msrresnet_of_basicsrs_first_code(tmp_path):
+    model = models.MSRResNet(filters=4, num_blocks=1)
+    model.build()
+    old = {"body.": "recon_trunk.", "conv_hr.": "HRconv."}
+    weights = state_dict(model)
+    for new, name in old.items():
+        weights = {key.replace(new, name): array for key, array in weights.items()}
+    torch_files.save(tmp_path / "x.pth", weights)
+    checks.close(from_pretrained(tmp_path / "x.pth").weights, model.weights, 0)
+
+
 def test_averaged_weights_come_first(tmp_path):
     both = {"params": rrdb(), "params_ema": rrdb()}
     weights = {f"{kind}.{name}": array for kind, model in both.items() for name, array in state_dict(model).items()}
