@@ -93,7 +93,8 @@ def _find(weights, path):
         if any(re.match(network.pattern, name) for name in keys):
             return network, keys
     known = ", ".join(network.model.__name__ for network in NETWORKS)
-    raise UserError(f"{path} has {len(keys)} tensors ({shortened(sorted(bare))}) of none of {known}")
+    found = f"{len(keys)} tensors ({shortened(sorted(bare))})" if keys else "no tensors"
+    raise UserError(f"{path} has {found}; known networks are {known}")
 
 
 def _unwrapped(keys):

@@ -1,5 +1,9 @@
 """Files of networks for super-resolution: every dialect, equal to PyTorch and ncnn, and what cannot be read."""
 
+import os
+import pickle
+import zipfile
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -157,14 +161,35 @@ def test_other_networks_are_told_by_what_was_found(tmp_path):
     """SOF-VSR (Wang et al., 2018) has residual dense blocks as well, and is another network."""
     names = "OFR.RNN1.0.weight", "OFR.SR.0.weight", "SR.body.0.rdb1.conv1.weight", "SR.body.1.rdb1.conv1.weight"
     torch_files.save(tmp_path / "x.pth", {name: np.ones((4, 4, 3, 3)) for name in names})
-    checks.fails(
-        r"has 4 tensors \(OFR\.RNN1\.0\.weight, .*\) of none of RRDBNet, ", lambda: from_pretrained(tmp_path / "x.pth")
-    )
+    found = r"has 4 tensors \(OFR\.RNN1\.0\.weight, .*\); known networks are RRDBNet, "
+    checks.fails(found, lambda: from_pretrained(tmp_path / "x.pth"))
+    torch_files.save(tmp_path / "x.pth", {})
+    checks.fails("has no tensors", lambda: from_pretrained(tmp_path / "x.pth"))
     checks.fails("there is no file", lambda: from_pretrained(tmp_path / "none.pth"))
     (tmp_path / "y.safetensors").write_bytes(b"x" * 100)
     checks.fails("cannot be read", lambda: from_pretrained(tmp_path / "y.safetensors"))
     checks.fails("is no network that BasicSR knows", lambda: save_pretrained(models.FeatureNet(), tmp_path / "z.pth"))
     assert not (tmp_path / "z.pth").exists()
+
+
+class Evil:
+    """A pickle that runs code when it is read."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_code_beside_the_weights_is_refused_and_not_run(tmp_path):
+    code = pickle.dumps({"params": {}, "epoch": Evil(tmp_path / "ran")}, protocol=2)
+    with zipfile.ZipFile(tmp_path / "x.pth", "w") as file:
+        file.writestr("x/data.pkl", code)
+    checks.fails(
+        r"x\.pth carries \w+\.mkdir, which is no tensor, and was not run", lambda: homl_models.load(file.filename)
+    )
+    assert not (tmp_path / "ran").exists()
 
 
 # Real weights.
