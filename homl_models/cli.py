@@ -23,8 +23,11 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see {self.prog} --help")
 
 
-def run_command(command):
-    """Run a command; a user's mistake becomes one line on stderr and exit status 2."""
+def run_command(command, stopped="the same command resumes from the last checkpoint"):
+    """Run a command; a user's mistake becomes one line on stderr and exit status 2.
+
+    stopped: what the line after Ctrl-C says.
+    """
     environment.use_agg_backend()
     utf8_output()
     try:
@@ -40,7 +43,7 @@ def run_command(command):
         print(f"error: cannot write or read{where}: {error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; the same command resumes from the last checkpoint", file=sys.stderr)
+        print(f"stopped; {stopped}", file=sys.stderr)
         return 130
 
 

@@ -23,7 +23,7 @@ READABLE = {*image_writers.FORMATS, ".gif", ".jfif", ".jp2", ".pgm", ".ppm", ".p
 def main(argv=None):
     """The command: returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
-    return cli.run_command(lambda: run(argv))
+    return cli.run_command(lambda: run(argv), stopped="the image in work is not written")
 
 
 def run(argv):

@@ -122,6 +122,16 @@ def test_what_is_changed_or_lost_is_said(model, tmp_path, capsys):
         assert read(tmp_path / target).shape[:2] == (12, 20)
 
 
+def test_what_is_stopped_leaves_nothing(model, photo, tmp_path, capsys, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SRVGGNetCompact, "enlarge_array", stop)
+    assert upscale.main([str(model), str(photo), "--out", str(tmp_path / "big.png")]) == 130
+    assert capsys.readouterr().err == "stopped; the image in work is not written\n"
+    assert leftovers(tmp_path) == ["photo.png"]
+
+
 REFUSED = [
     (["gone.png", "--out", "x.png"], "cannot read gone.png: there is no such file"),
     (["PHOTO", "--out", "x.gif"], "images cannot be written to x.gif"),

@@ -99,7 +99,7 @@ class SuperResolution(Model):
 
     @functools.cached_property
     def compiled_enlarge(self):
-        """`enlarge` as one graph for all sizes: XLA would compile it for each."""
+        """`enlarge` by the number of channels: one graph for all sizes, which XLA, and JAX, would compile for each."""
         signatures = {c: [((None, None, None, c), "float32")] for c in (1, 3)}
         return {c: compiled(self.enlarge, jit_compile=False, inputs=inputs) for c, inputs in signatures.items()}
 
