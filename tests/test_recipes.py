@@ -140,7 +140,7 @@ def test_half_precision_trains_and_keeps_float32_weights(name, precision, tmp_pa
     data, _, model, progress = loop.prepare(recipe, recipe.stages()[0], tmp_path)
     before = [weight.numpy() for weight in model.trainable_weights]
     loop.fit_epoch(recipe, model, data, None, progress)
-    assert all(np.isfinite(value) for value in progress.history[0].values())
+    assert all(np.isfinite(value) for name, value in progress.history[0].items() if name != "stage")
     assert any((weight.numpy() != old).any() for weight, old in zip(model.trainable_weights, before, strict=True))
     model.save(tmp_path / "model.keras")
     for one in (model, homl_models.load(str(tmp_path / "model.keras"))):

@@ -132,15 +132,21 @@ class ESRGAN(SuperResolution):
     # Training.
 
     def compile(self, optimizer, features=None, **kwargs):
-        """`features`: images (b, h, w, c) in [0, 1] -> features, such as `perceptual.FeatureExtractor`; None: no
-        perceptual loss. It is no part of the model: neither checkpoints nor .keras files hold it."""
-        if features is None and self.perceptual_weight:
-            raise UserError("the perceptual loss needs features; give some, or perceptual_weight=0")
+        """`features`: images (b, h, w, c) in [0, 1] -> features, such as `perceptual.FeatureExtractor`.
+
+        They are no part of the model: neither checkpoints nor .keras files hold them.
+        """
         self.features = features and functools.partial(features)  # not a layer of this model
         super().compile(optimizer, **kwargs)
 
     def get_compile_config(self):
-        return None  # the features are not at hand where it is loaded
+        config = super().get_compile_config()
+        return config and config | {"auto_scale_loss": False}  # which Keras does not save
+
+    def compile_from_config(self, config):
+        """As Keras', which leaves out models with a `compile` of their own."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
 
     def train_step(self, *args):
         """Keras calls it with (data), on JAX with (state, data)."""
@@ -149,6 +155,8 @@ class ESRGAN(SuperResolution):
         return self._step(*args)
 
     def _step(self, data):
+        if self.perceptual_weight and not self.features:
+            raise UserError("the perceptual loss needs features: compile(..., features=...), or perceptual_weight=0")
         low, high, target = unpacked(data)
         generated = self.generator_step(low, high, target)
         self.discriminator_step(ops.stop_gradient(generated), high)

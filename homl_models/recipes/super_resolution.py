@@ -5,6 +5,7 @@ The models are in `models/srcnn.py`, `models/srresnet.py`, `models/rrdb.py` and 
 
 import dataclasses
 import functools
+import math
 import sys
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -12,6 +13,7 @@ from typing import ClassVar, Literal
 from homl_models.errors import UserError
 from homl_models.recipes.recipe import Recipe, positive
 
+CROPS_PER_IMAGE, VALID_BATCH, MAX_VALID_STEPS = 4, 8, 32  # of the validation after each epoch
 SAMPLES_SHOWN = 4
 CROP_SHOWN = 48  # pixels of low resolution
 ALPHAS = 0.0, 0.5, 1.0  # of the network interpolation that is shown
@@ -91,19 +93,22 @@ class SuperResolution(Recipe):
     def fingerprinted(self):
         return {"data": [pairs.digest for pairs in self.splits]}
 
-    def crops(self, pairs, steps, seed):
+    def crops(self, pairs, batch_size, steps, seed):
         """`RandomAccessDataset` of random crops, (low, high), or for the real degradation (low, (high, sharpened))."""
         from homl_models.pipelines import degradation, super_resolution
 
         real = self.degradation == "real"
         made = {"degrade": degradation.Degradation(self.scale), "sharpen": degradation.sharpen} if real else {}
-        return super_resolution.crops(pairs, self.batch_size, self.patch, steps, seed, **made)
+        return super_resolution.crops(pairs, batch_size, self.patch, steps, seed, **made)
 
     def crop_datasets(self):
         """Crops of the training images, and of the validation images, the same ones each epoch."""
         train, valid = self.splits
-        valid_steps = max(1, min(self.steps_per_epoch // 20, 4 * len(valid)))
-        return self.crops(train, self.steps_per_epoch, self.seed), self.crops(valid, valid_steps, self.seed + 1)
+        valid_steps = min(math.ceil(CROPS_PER_IMAGE * len(valid) / VALID_BATCH), MAX_VALID_STEPS)
+        return (
+            self.crops(train, self.batch_size, self.steps_per_epoch, self.seed),
+            self.crops(valid, VALID_BATCH, valid_steps, self.seed + 1),
+        )
 
     def datasets(self):
         """As `crop_datasets`, with one target."""

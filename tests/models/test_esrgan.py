@@ -165,7 +165,9 @@ def test_bad_arguments_are_one_line(wrong, message):
 
 def test_the_perceptual_loss_needs_features():
     model = ESRGAN(RRDBNet(4, 4, 1, 4, name="generator"), UNetDiscriminator(4))
+    model.build()
+    model.compile(GANOptimizer(keras.optimizers.SGD(), keras.optimizers.SGD()), auto_scale_loss=False)
     with pytest.raises(UserError, match="needs features"):
-        model.compile(GANOptimizer(keras.optimizers.SGD(), keras.optimizers.SGD()))
+        model.fit(LOW, HIGH, batch_size=2, verbose=0)
     with pytest.raises(UserError, match="alpha must lie"):
         model.interpolated(1.5)
