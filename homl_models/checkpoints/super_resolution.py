@@ -47,7 +47,7 @@ def from_pretrained(path, **settings):
     model = network.model(**(arguments | settings))
     model.build()
     table = dict(network.tensors(model))
-    _check(table, shapes, keys, path)
+    _check(table, shapes, keys, f"{path}, as {network.model.__name__},")
     for name, tensor in table.items():
         tensor.assign(weights[keys[name]])
     return model
@@ -111,16 +111,16 @@ def _settings(network, shapes, path):
         return network.settings(shapes)
     except KeyError as error:
         raise UserError(f"{path} looks like {network.model.__name__}, but lacks {error.args[0]}") from None
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, ArithmeticError) as error:
         raise UserError(f"{path} looks like {network.model.__name__}, but its shapes do not fit: {error}") from None
 
 
-def _check(table, shapes, keys, path):
-    """Raise `UserError` unless the file has what the table has."""
+def _check(table, shapes, keys, what):
+    """Raise `UserError` that begins with `what` unless the file has what the table has."""
     for names, problem in (
         ([name for name in table if name not in shapes], "lacks weights"),
         ([keys[name] for name in shapes if name not in table], "has unexpected weights"),
         ([keys[n] for n in table if n in shapes and shapes[n] != table[n].file_shape], "has odd shapes of"),
     ):
         if names:
-            raise UserError(f"{path} {problem}: {shortened(names)}")
+            raise UserError(f"{what} {problem}: {shortened(names)}")

@@ -132,6 +132,7 @@ def test_settings(tmp_path):
     found = homl_models.from_pretrained(tmp_path / "x.pth", scale=3, dtype="mixed_float16")
     assert found.scale == 3
     assert found.compute_dtype == "float16"
+    checks.fails("there is no folder", lambda: homl_models.from_pretrained(tmp_path / "none"))
     checks.fails("VDSR has no setting size", lambda: from_pretrained(tmp_path / "x.pth", size=3))
 
 
@@ -146,7 +147,7 @@ def changed(tmp_path, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda w: w.pop("body.0.rdb2.conv3.bias"), r"lacks weights: body\.0\.rdb2\.conv3\.bias$"),
+        (lambda w: w.pop("body.0.rdb2.conv3.bias"), r"as RRDBNet, lacks weights: body\.0\.rdb2\.conv3\.bias$"),
         (lambda w: w.pop("conv_first.weight"), r"looks like RRDBNet, but lacks conv_first\.weight"),
         (lambda w: w.update({"body.0.rdb1.conv1x1.weight": np.ones((2, 4, 1, 1))}), r"unexpected .*rdb1\.conv1x1"),
         (lambda w: w.update({"conv_hr.bias": np.ones(5)}), r"has odd shapes of: params\.conv_hr\.bias"),
