@@ -18,11 +18,15 @@ def main(argv=None):
     return cli.run_command(lambda: _export_command(argv))
 
 
-def _export_command(argv):
+def parser():
     parser = cli.Parser(prog="python -m homl_models.export", description=__doc__)
     parser.add_argument("run", help="a run folder, a preset, or a .keras file")
     parser.add_argument("--to", type=Path, help="folder, or .onnx file; default: saved_model in the run folder")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def _export_command(argv):
+    args = parser().parse_args(argv)
     run, to = args.run, args.to
     if run.endswith(".keras") and not Path(run).is_file():
         raise UserError(f"cannot read {run}: there is no such file; check the path")

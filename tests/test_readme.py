@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+from PIL import Image
 
 import homl_models
-from homl_models import evaluate, loading, predict, serving, train
+from homl_models import evaluate, export, loading, predict, serving, train, upscale
 from homl_models.checkpoints.huggingface import from_pretrained, save_pretrained
 from homl_models.errors import UserError
 from homl_models.models import Bert, BertConfig, BertForMaskedLM, BertForSequenceClassification, ddpm
@@ -54,7 +55,7 @@ def test_commands_are_found_with_comments_continued_lines_and_others_before_them
         "cd x && python -m homl_models.train a --b 'c d'  # e\npython -m homl_models.pack \\\n    f\npython -m pytest\n"
     )
     assert list(commands(text)) == [["train", "a", "--b", "c d"], ["pack", "f"]]
-    assert {name for name, *_ in COMMANDS} == {"train", "predict", "evaluate"}
+    assert {name for name, *_ in COMMANDS} == {"train", "predict", "evaluate", "export", "upscale"}
     assert len(COMMANDS) == README.count("\npython -m homl_models.") + README.count("&& python -m homl_models.") > 20
 
 
@@ -99,6 +100,8 @@ def parse(command, words, folders):
             run.mkdir(parents=True)
             (run / "recipe.json").write_text(json.dumps({"recipe": folders[words[0]], "settings": {}}))
         evaluate.parse(words)
+    elif command in ("export", "upscale"):
+        {"export": export, "upscale": upscale}[command].parser().parse_args(words)
     else:
         raise AssertionError(f"no test knows how to parse {command}")
 
@@ -155,7 +158,7 @@ def test_the_first_screen_is_short_and_its_links_lead_somewhere():
 
 PYTHON = [text for language, text in BLOCKS if language == "python"]
 TEN_LINES, MODELS, BERT, SAVED_MODEL = PYTHON
-CHARACTERS, TRANSLATION, AUTOENCODER, DIFFUSION = (
+CHARACTERS, TRANSLATION, AUTOENCODER, DIFFUSION, PHOTOGRAPHS = (
     f"import numpy as np\nimport homl_models\nmodel = {text}" for text in MODELS.split("\nmodel = ")[1:]
 )
 
@@ -238,6 +241,16 @@ def test_a_diffusion_model_does_what_is_shown(monkeypatch):
     found = executed(DIFFUSION.replace(shown, fewer), images=images)
     assert of(found, "model.sample").shape == of(found, "model.image_to_image").shape == (2, 28, 28)
     np.testing.assert_allclose(of(found, "model.inpaint")[:, mask == 1], images[:, mask == 1], atol=0.01)
+
+
+def test_a_photograph_is_enlarged_as_shown(tmp_path, monkeypatch):
+    """By a tiny network."""
+    monkeypatch.chdir(tmp_path)
+    get("rrdb_tiny").model().save("tiny.keras")
+    Image.new("RGB", (20, 12)).save("photo.jpg")
+    found = executed(PHOTOGRAPHS.replace("realesrgan_x4plus", "tiny.keras", 1), Image=Image)
+    assert of(found, "large =").size == (40, 24)
+    assert [image.size for image in of(found, "model.with_precision")] == [(40, 24), (40, 24)]
 
 
 WORDS = "the", "of", "is", "paris", "france", "capital", "what", "a", "film", "!", "."
