@@ -16,6 +16,7 @@ _PUBLIC = {
     "PositionalEncoding": "positional",
     "LearnedPositionalEmbedding": "positional",
     "PReLU": "prelu",
+    "SpectralNormConv2D": "spectral",
     "GRU": "recurrent",
     "LSTM": "recurrent",
     "DenseTranspose": "tied",

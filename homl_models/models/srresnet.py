@@ -32,7 +32,7 @@ def factors(scale):
 
 
 @keras.saving.register_keras_serializable("homl_models")
-class ResidualBlock(Layer):
+class SRResidualBlock(Layer):
     """Two 3x3 convolutions, added to their input: (b, h, w, f) -> (b, h, w, f).
 
     Args:
@@ -86,7 +86,7 @@ class SRResNet(SuperResolution):
         dtype = self.dtype_policy
         self.conv_first = conv(filters, 9, "conv_first", dtype=dtype)
         self.act_first = PReLU(name="act_first", dtype=dtype)
-        self.body = [ResidualBlock(filters, batch_norm, name=f"body_{i}", dtype=dtype) for i in range(num_blocks)]
+        self.body = [SRResidualBlock(filters, batch_norm, name=f"body_{i}", dtype=dtype) for i in range(num_blocks)]
         self.conv_body = conv(filters, 3, "conv_body", dtype=dtype)
         norm = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name="norm_body", dtype=dtype)
         self.norm_body = norm if batch_norm else None
@@ -135,7 +135,7 @@ class MSRResNet(SuperResolution):
         dtype = self.dtype_policy
         self.conv_first = conv(filters, 3, "conv_first", 0.1, dtype=dtype)
         self.body = [
-            ResidualBlock(filters, False, "relu", 0.1, name=f"body_{i}", dtype=dtype) for i in range(num_blocks)
+            SRResidualBlock(filters, False, "relu", 0.1, name=f"body_{i}", dtype=dtype) for i in range(num_blocks)
         ]
         self.upconv = [conv(filters * r * r, 3, f"upconv{i}", 0.1, dtype=dtype) for i, r in enumerate(self.factors, 1)]
         self.conv_hr = conv(filters, 3, "conv_hr", 0.1, dtype=dtype)

@@ -20,11 +20,15 @@ from homl_models.layers.gaussian import GaussianNoise, Sampling
 from homl_models.layers.minibatch import MinibatchStddev
 from homl_models.layers.normalization import GroupNormalization
 from homl_models.layers.positional import LearnedPositionalEmbedding, PositionalEncoding
+from homl_models.layers.prelu import PReLU
 from homl_models.layers.recurrent import GRU, LSTM
+from homl_models.layers.spectral import SpectralNormConv2D
 from homl_models.layers.tied import DenseTranspose
 from homl_models.models.bert_config import BertConfig
 from homl_models.models.bert_layers import BertBlock, BertEmbeddings, RelativeAttention
 from homl_models.models.gan_networks import Discriminator, Generator
+from homl_models.models.rrdb import RRDB, ResidualDenseBlock
+from homl_models.models.srresnet import SRResidualBlock
 from homl_models.models.unet import AttentionBlock, ResidualBlock, SeparableUNet, UNet
 
 
@@ -38,12 +42,12 @@ def built_dense():
 WHOLE = "ids", "timesteps", "labels"  # inputs that are whole numbers
 
 
-def row(settings, inputs, output, weights=0, seeds=0, frozen=0):
+def row(settings, inputs, output, weights=0, seeds=0, frozen=0, masks=True):
     """A layer, as arguments of `run_layer_test`.
 
     inputs: the shape of the input, or {name: shape} of several arguments. output: the shape, or shapes, that come out.
     weights, frozen: how many weights are trained, and are not; None for as many as after a call.
-    seeds: generators of random numbers.
+    seeds: generators of random numbers. masks: whether it passes masks on.
     """
     several = isinstance(inputs, dict)
     return {
@@ -56,7 +60,7 @@ def row(settings, inputs, output, weights=0, seeds=0, frozen=0):
         "expected_num_non_trainable_variables": None if frozen is None else frozen + seeds,
         "expected_num_seed_generators": seeds,
         "expected_num_losses": 0,
-        "supports_masking": True,
+        "supports_masking": masks,
     }, (tuple(inputs) if several else ())
 
 
@@ -97,6 +101,10 @@ ROWS = {
         row({"groups": -1, "scale": False}, MAPS, MAPS, 1),
         row({"groups": 2, "axis": 1}, MAPS, MAPS, 2),
     ],
+    PReLU: [row({"slope": 0.1}, MAPS, MAPS, 1)],
+    SpectralNormConv2D: [
+        row({"filters": 5, "kernel_size": (3, 3), "padding": "same"}, MAPS, (2, 4, 4, 5), 2, frozen=1, masks=False),
+    ],
     PositionalEncoding: [row({"max_wavelength": 100.0}, TEXT, TEXT)],
     LearnedPositionalEmbedding: [row({"max_length": 7}, TEXT, TEXT, 1)],
     GRU: [
@@ -126,6 +134,12 @@ ROWS = {
     ResidualBlock: [
         row({"filters": 8, "dropout": 0.1}, {"maps": MAPS, "condition": (2, 6)}, MAPS, 10, 1),
         row({"filters": 16}, {"maps": MAPS, "condition": (2, 6)}, (2, 4, 4, 16), 12),
+    ],
+    ResidualDenseBlock: [row({"filters": 8, "growth": 4}, MAPS, MAPS, 10)],
+    RRDB: [row({"filters": 8, "growth": 4}, MAPS, MAPS, 30)],
+    SRResidualBlock: [
+        row({"filters": 8}, MAPS, MAPS, 9, frozen=4),
+        row({"filters": 8, "batch_norm": False, "activation": "relu", "gain": 0.1}, MAPS, MAPS, 4),
     ],
     AttentionBlock: [row({"num_heads": 2}, MAPS, MAPS, 10)],
     UNet: [
@@ -182,7 +196,8 @@ def plain(setting):
     return saved["config"] if isinstance(saved, dict) and saved.get("class_name") == "function" else saved
 
 
-def test_every_layer_has_a_row():
+def test_every_layer_has_a_row_and_a_name_of_its_own():
+    assert len({cls.__name__ for cls in layer_classes()}) == len(layer_classes())
     assert {cls.__name__ for cls in layer_classes()} == {cls.__name__ for cls in ROWS}
 
 

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from homl_models import models
-from homl_models.models.srresnet import ResidualBlock
+from homl_models.models.srresnet import SRResidualBlock
 from tests import checks
 
 RNG = np.random.default_rng(0)
@@ -118,7 +118,7 @@ def test_every_weight_learns(kind):
 
 @pytest.mark.parametrize("batch_norm", [True, False])
 def test_residual_block(batch_norm):
-    block = ResidualBlock(4, batch_norm)
+    block = SRResidualBlock(4, batch_norm)
     x = RNG.normal(size=(2, 5, 6, 4)).astype("float32")
     y = block(x, training=False)
     assert y.shape == x.shape
