@@ -13,6 +13,7 @@ from homl_models.recipes import (
     classification,
     ddpm,
     electra,
+    esrgan,
     feature_net,
     gan,
     seq2seq,
@@ -26,7 +27,7 @@ from homl_models.training import files
 
 MODULES = (
     char_rnn, seq2seq, transformer, autoencoders, vae, feature_net, ddpm, gan, bert, electra, classification, tagging,
-    answering, super_resolution,
+    answering, super_resolution, esrgan,
 )  # fmt: skip
 RECIPES = {name: recipe for module in MODULES for name, recipe in module.RECIPES.items()}
 SUMMARIES = {name: line for module in MODULES for name, line in module.SUMMARIES.items()}
