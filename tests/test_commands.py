@@ -512,8 +512,8 @@ def test_predict_draws_of_a_class_and_fills_holes(trained, exported, tmp_path, c
     capsys.readouterr()
     for command, message in (
         ([*inpaint, str(tmp_path / "narrow.png")], "is 6x8 pixels, the model wants 8x8; resize it"),
-        ([run, "sample", "--labels", "10", "--out", str(out)], "labels must lie in 0 to 9"),
-        ([run, "sample", "--steps", "21", "--out", str(out)], "the number of steps must lie in 1 to 20"),
+        ([run, "sample", "--labels", "10", "--out", str(out)], "--labels must lie in -1 to 9, not 10; -1 is for none"),
+        ([run, "sample", "--steps", "21", "--out", str(out)], "--steps must lie in 1 to 20, not 21"),
         ([run, "sample", "--labels", "x", "--out", str(out)], "--labels must be int32"),
         ([str(exported("vae_tiny")), "sample", "--labels", "1", "--out", str(out)], "arguments: --labels"),
     ):
