@@ -74,6 +74,7 @@ def test_the_real_degradation_has_a_target_for_the_discriminator_and_one_for_the
         ({"scale": 0}, "--scale must be above 0"),
         ({"images": ("photos",)}, "--images and --low-images are for --data images"),
         ({"data": "images", "low_images": ("low",), "degradation": "real"}, "--low-images are for"),
+        ({"activated": True}, "need a --perceptual-weight above 0"),
         ({"halvings": (0.5, 1.0)}, "--halvings"),
         ({"pixel_weight": -1.0}, "--pixel-weight"),
         ({"patch": 20}, "--patch times --scale is 40"),

@@ -74,7 +74,7 @@ class NcnnLayer:
         return int(self.parameters.get(key, default))
 
     def numbers(self, key):
-        """Those of an array; such keys are stored as -23300 - key."""
+        """Numbers of an array; such keys are stored as -23300 - key."""
         return [float(x) for x in self.parameters.get(-23300 - key, "").split(",")[1:]]
 
 

@@ -82,7 +82,7 @@ def check_format(path, shape=None):
 
 
 def lost(kind, shape, dtype):
-    """What a format does not keep of such an image, in words; "" for nothing."""
+    """Properties of such an image that a format does not keep, in words; "" for none."""
     grey = len(shape) == 2 or shape[2] == 1
     parts = []
     if np.dtype(dtype) == np.uint16 and kind != "PNG" and not (kind == "TIFF" and grey):

@@ -20,7 +20,8 @@ class ESRGAN(RRDB):
 
     kind: ClassVar[str] = "stages"
     start: str = ""
-    """Run or preset of a network of the same sizes to begin the second stage with; the first stage is left out then."""
+    """Run or preset of a network of the same sizes to begin the second stage with; the first stage is left out then,
+    with --epochs, --learning-rate, --loss and --monitor, which are of that stage alone."""
     gan_epochs: int = 10
     """Epochs of the second stage."""
     gan_learning_rate: float = 1e-4
@@ -59,6 +60,11 @@ class ESRGAN(RRDB):
             raise UserError("--adversarial-weight, --perceptual-weight and --pixel-weight must be 0 or more")
         if any(not 0 < fraction < 1 for fraction in self.halvings):
             raise UserError("--halvings must be fractions between 0 and 1")
+        chosen = "features", "feature_layer", "activated", "perceptual"
+        if not self.perceptual_weight and any(getattr(self, name) != getattr(type(self), name) for name in chosen):
+            raise UserError(
+                "--features, --feature-layer, --activated and --perceptual need a --perceptual-weight above 0"
+            )
         if self.generator == "srresnet" and self.growth != type(self).growth:
             raise UserError("--growth is for --generator rrdb")
         if self.discriminator == "vgg" and (size := self.scale * self.patch) % (32 if size <= 128 else 64):

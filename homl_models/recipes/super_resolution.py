@@ -193,7 +193,7 @@ class SuperResolution(Recipe):
         return "samples.png  crops of validation images: " + ", ".join([*self.columns(model), "original"])
 
     def columns(self, model):
-        """What samples.png has beside the originals: {name: function that enlarges an image of bytes}."""
+        """Columns of samples.png beside the originals: {name: function that enlarges an image of bytes}."""
         from homl_models import super_resolution_evaluation as evaluation
 
         return {"bicubic": evaluation.bicubic(self.scale), "enlarged": functools.partial(model.upscale, progress=False)}
