@@ -7,7 +7,6 @@ Seconds are stretched where a core is slower or the machine does other work, by 
 import collections
 import os
 import re
-import resource
 import time
 from pathlib import Path
 
@@ -18,9 +17,10 @@ MEMORY = 4.0  # GB of a process of the tests
 LOOP = 0.05  # seconds of the loop in `pace` on the machine of the budget, a core of an Intel Xeon
 
 
-def gigabytes():
-    """Memory of this process."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e9
+def gigabytes(what="VmRSS"):
+    """Memory of this process: `VmRSS` now, `VmHWM` at its most (`ru_maxrss` is inherited from who started it)."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(rf"{what}:\s+(\d+) kB", status)[1]) * 1024 / 1e9
 
 
 def pace():
@@ -74,7 +74,7 @@ class Budget:
         self.memory[node.gateway.id] = getattr(node, "workeroutput", {}).get("gigabytes", 0)
 
     def pytest_sessionfinish(self, session):
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        peak = gigabytes("VmHWM")
         if hasattr(session.config, "workeroutput"):
             session.config.workeroutput["gigabytes"] = peak
             return

@@ -237,15 +237,14 @@ import numpy as np
 from homl_models.models.srvgg import SRVGGNetCompact
 from homl_models.models.upscaling import Upscaling
 from homl_models.pipelines.image_writers import write_image
+from tests.budget import gigabytes
 model = SRVGGNetCompact(scale=4, filters=8, num_convs=1)
 model.build()
 height, width = int(sys.argv[2]), 4000
 image = np.random.default_rng(0).integers(0, 256, (height // 10, width // 10, 3), np.uint8).repeat(10, 0).repeat(10, 1)
 work = Upscaling(model, image)
 write_image(Path(sys.argv[1]), "PNG", work.bands(progress=False), work.shape, image.dtype)
-# Not `ru_maxrss`, which a process inherits from the one that started it.
-peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-print(json.dumps([int(peak.split()[1]) / 1e6, *work.shape]))
+print(json.dumps([gigabytes("VmHWM"), *work.shape]))
 """
 
 
