@@ -97,7 +97,12 @@ def memory_is_given_back():
     if budget.gigabytes() < LARGE:
         return
     import keras
+    from tensorflow.python.framework import ops
 
+    # TensorFlow keeps each custom gradient that it traced, with its graph and all variables of the model.
+    registry = ops.gradient_registry._registry
+    for name in [name for name in registry if name.startswith("CustomGradient-")]:
+        del registry[name]
     keras.backend.clear_session()
     gc.collect()
     with contextlib.suppress(AttributeError):  # of another C library than GNU's
