@@ -88,9 +88,9 @@ def read_tagged(path, token_column=0, label_column=-1):
             if fits:
                 doubtful.append(str(number))
         elif not counted or columns[0].isdigit():
-            if counted and words and int(columns[0]) != count + 1:
+            before, count = count, int(columns[0]) if counted else 0
+            if counted and count not in ((before + 1,) if words else (0, 1)):
                 miscounted.append(str(number))
-            count = int(columns[0]) if counted else 0
             words.append(_field(path, number, columns, width, token_column))
             labels.append(_field(path, number, columns, width, label_column))
     if not sentences:

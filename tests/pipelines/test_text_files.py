@@ -435,6 +435,12 @@ def test_a_word_that_seems_to_be_missing_is_warned_of(tmp_path):
     assert len(warned) == 2
 
 
+def test_a_first_word_that_a_comment_has_swallowed_is_warned_of(tmp_path):
+    data = "# text = a\t1\tAda\tB\n2\tsang\tO\n\n1\t.\tO\n"
+    with pytest.warns(UserWarning, match=r"counted one by one.*\(line 2\)"):
+        assert tagged(tmp_path, data, 1, 2) == [(["sang"], ["O"]), (["."], ["O"])]
+
+
 NOT_TAGGED = {
     "missing": (None, (), "cannot read .*: No such file", "check the file"),
     "empty": ("", (), "is empty", "a word and its label"),
