@@ -67,6 +67,15 @@ def _to_8_bits(image):
         image.info["transparency"] = tuple(level >> 8 for level in key)  # as Pillow does with the pixels
     if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
         return image
+    levels, white = grey_levels(image)
+    grey = Image.fromarray(np.uint8(np.round(levels * (255 / white))))
+    if isinstance(key := image.info.get("transparency"), int):
+        grey.putalpha(Image.fromarray(np.uint8(255 * (levels != key))))
+    return grey
+
+
+def grey_levels(image):
+    """Levels (h, w) of a grey `PIL.Image` of more than 8 bits, and the level of white; `ValueError` for others."""
     if image.mode == "I" and image.format not in ("PNG", "PPM"):  # there Pillow scales to 0 to 65,535
         raise ValueError("it has 32 bits per level and no known white; save it with 8 or 16 bits")
     levels, white = np.asarray(image), 1 if image.mode == "F" else 65535
@@ -74,10 +83,7 @@ def _to_8_bits(image):
         raise ValueError(f"its levels are {levels.min():g} to {levels.max():g}, not 0 to {white}; scale them")
     if image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO:
         levels = white - levels
-    grey = Image.fromarray(np.uint8(np.round(levels * (255 / white))))
-    if isinstance(key := image.info.get("transparency"), int):
-        grey.putalpha(Image.fromarray(np.uint8(255 * (levels != key))))
-    return grey
+    return levels, white
 
 
 def orientation(image):

@@ -7,7 +7,7 @@ import dataclasses
 
 import numpy as np
 
-from homl_models.pipelines.image_files import PHOTOMETRIC, WHITE_IS_ZERO, opened, orientation
+from homl_models.pipelines.image_files import grey_levels, opened, orientation
 
 BITS_PER_SAMPLE = 0x0102  # tag of TIFF
 FLIPS = {2: (1,), 3: (0, 1), 4: (0,), 5: (), 6: (1,), 7: (0, 1), 8: (0,)}  # by EXIF orientation; from 5 on transposed
@@ -69,13 +69,7 @@ def _pixels(image):
 
 def _grey_of_16_bits(image):
     """Grey levels (h, w) uint16 of an image of more than 8 bits, or (h, w, 2) with alpha; `ValueError` for others."""
-    if image.mode == "I" and image.format not in ("PNG", "PPM"):  # there Pillow scales to 0 to 65,535
-        raise ValueError("it has 32 bits per level and no known white; save it with 8 or 16 bits")
-    levels, white = np.asarray(image), 1 if image.mode == "F" else 65535
-    if not (levels.min() >= 0 and levels.max() <= white):
-        raise ValueError(f"its levels are {levels.min():g} to {levels.max():g}, not 0 to {white}; scale them")
-    if image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO:
-        levels = white - levels
+    levels, _ = grey_levels(image)
     grey = np.uint16(np.round(levels * 65535.0) if image.mode == "F" else levels)
     if not isinstance(key := image.info.get("transparency"), int):
         return grey
