@@ -17,6 +17,7 @@ from homl_models.base import Layer
 from homl_models.errors import UserError
 from homl_models.layers.dense import Dense
 from homl_models.layers.dropout import Dropout
+from homl_models.layers.transformer_block import TransformerBlock
 
 MASK_VALUE = -1e9  # score of masked keys; finite, so that a row without any key gives no NaN
 
@@ -144,13 +145,17 @@ class MultiHeadAttention(Layer):
         """
         return ops.matmul(queries, ops.swapaxes(keys, 2, 3))
 
-    def attend(self, query, keys, values, mask=None, training=None, head_mask=None, query_offset=0):
+    def attend(self, query, keys, values, mask=None, training=None, head_mask=None, query_offset=0, bias=None):
         """Queries (b, t, d) -> (b, t, d), weights (b, h, t, s); the mask broadcasts to the weights' shape.
 
         head_mask: (h,), factors of the attention weights of each head. query_offset: see `scores`.
+        bias: added to the scores, such as one of relative positions; broadcasts to (b, h, t, s).
         """
         queries = self.heads(self.query_dense(query) * (1 / math.sqrt(self.size)))
-        weights = softmax(self.scores(queries, keys, query_offset), mask)
+        scores = self.scores(queries, keys, query_offset)
+        if bias is not None:
+            scores = ops.cast(scores, "float32") + ops.cast(bias, "float32")
+        weights = softmax(scores, mask)
         if head_mask is not None:
             weights = weights * ops.cast(head_mask, "float32")[:, None, None]
         dropped = self.dropout_layer(ops.cast(weights, values.dtype), training=training)
@@ -164,8 +169,8 @@ class MultiHeadAttention(Layer):
         return self.attend(query, keys, values, attention_mask, training)[0]
 
 
-class _Block(Layer):
-    """Transformer block: sub-layers with residuals and layer normalization, the last a feed-forward network.
+class _Block(TransformerBlock):
+    """Block of the translator: see `TransformerBlock`.
 
     A subclass names its attention layers in `attentions`. Arguments: see `DecoderBlock`.
     """
@@ -189,34 +194,15 @@ class _Block(Layer):
         self.dim, self.num_heads, self.hidden_units, self.head_dim = dim, num_heads, hidden_units, head_dim
         self.dropout, self.attention_dropout = dropout, attention_dropout
         self.pre_norm, self.activation, self.epsilon = pre_norm, activation, epsilon
-        dtype = self.dtype_policy
         for name in self.attentions:
-            layer = MultiHeadAttention(dim, num_heads, head_dim, attention_dropout, name=name, dtype=dtype)
+            layer = MultiHeadAttention(dim, num_heads, head_dim, attention_dropout, name=name, dtype=self.dtype_policy)
             setattr(self, name, layer)
-        self.hidden = Dense(hidden_units, activation, name="hidden", dtype=dtype)
-        self.output_dense = Dense(dim, name="output", dtype=dtype)
-        count = len(self.attentions) + 1
-        self.norms = [
-            keras.layers.LayerNormalization(epsilon=epsilon, name=f"norm_{i}", dtype=dtype) for i in range(count)
-        ]
-        self.dropouts = [Dropout(dropout, dtype=dtype) for _ in range(count)]
+        self.add_sublayers(len(self.attentions) + 1, hidden_units, dim, activation, dropout, epsilon)
 
     def build(self, input_shape, *others):
         for name in self.attentions:
             getattr(self, name).build((None, None, self.dim))
-        self.hidden.build((None, None, self.dim))
-        self.output_dense.build((None, None, self.hidden_units))
-        for norm in self.norms:
-            norm.build((None, None, self.dim))
-
-    def sublayer(self, i, x, function, training):
-        """Residual connection: x + dropout(function(x)), normalized before (`pre_norm`) or after."""
-        if self.pre_norm:
-            return x + self.dropouts[i](function(self.norms[i](x)), training=training)
-        return self.norms[i](x + self.dropouts[i](function(x), training=training))
-
-    def feed_forward(self, x):
-        return self.output_dense(self.hidden(x))
+        self.build_sublayers()
 
 
 @keras.saving.register_keras_serializable("homl_models")

@@ -1,4 +1,4 @@
-"""Dropout by counter-based random bits, a replacement of `keras.layers.Dropout`.
+"""Dropout by counter-based random bits, a replacement of `keras.layers.Dropout`, and stochastic depth.
 
 Under XLA on a CPU the random numbers of Keras' dropout take longer than the layers around it, 100 ns each. These bits
 are a hash of an element's index, keyed by the layer's seed and the step, which XLA fuses into the multiplication: two
@@ -59,9 +59,27 @@ class Dropout(keras.layers.Dropout):
         if self.rate == 1:
             return ops.zeros_like(inputs)
         seed = self.seed_generator.next() if self.fixed_seed is None else self.fixed_seed
-        bits = random_bits(ops.shape(inputs), seed)
+        bits = random_bits(self.units_shape(inputs), seed)
         kept = bits >= np.uint32(self.rate * 2**32)
         return ops.where(kept, inputs / (1 - self.rate), 0)
+
+    def units_shape(self, inputs):
+        """Shape of what is dropped independently of each other; it broadcasts to the inputs'."""
+        return ops.shape(inputs)
+
+
+@keras.saving.register_keras_serializable("homl_models")
+class DropPath(Dropout):
+    """Stochastic depth (Huang et al., 2016, https://arxiv.org/abs/1603.09382), for the output of a residual branch.
+
+    In training a fraction `rate` of examples (b, ...) is 0 and the rest is scaled by 1 / (1 - rate).
+
+    Args:
+        rate, seed: as of `keras.layers.Dropout`.
+    """
+
+    def units_shape(self, inputs):
+        return (ops.shape(inputs)[0], *(1,) * (len(inputs.shape) - 1))
 
 
 @contextlib.contextmanager

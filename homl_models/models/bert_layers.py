@@ -15,8 +15,8 @@ from keras import ops
 from homl_models.base import Layer
 from homl_models.errors import UserError
 from homl_models.layers.attention import MultiHeadAttention
-from homl_models.layers.dense import Dense
 from homl_models.layers.dropout import Dropout, rematerialized
+from homl_models.layers.transformer_block import TransformerBlock
 
 
 def embedding_table(layer):
@@ -108,7 +108,7 @@ class RelativeAttention(MultiHeadAttention):
 
 
 @keras.saving.register_keras_serializable("homl_models")
-class BertBlock(Layer):
+class BertBlock(TransformerBlock):
     """Encoder block: (b, t, d) -> (b, t, d), attention weights (b, h, t, s), and those of cross-attention, if any.
 
     Each sub-layer is followed by dropout, the residual and layer normalization.
@@ -122,20 +122,22 @@ class BertBlock(Layer):
         super().__init__(**kwargs)
         self.config, self.pruned_heads = config, pruned_heads
         self.heads = [i for i in range(config.num_attention_heads) if i not in pruned_heads]
-        dtype, size = self.dtype_policy, config.hidden_size
-        start = {"kernel_initializer": config.initializer, "dtype": dtype}
         self.attention = self._attention(len(self.heads), config.position_embedding_type, "attention")
         self.cross_attention = None
         if config.add_cross_attention:
             self.cross_attention = self._attention(config.num_attention_heads, "absolute", "cross")
         self.attentions = [layer for layer in (self.attention, self.cross_attention) if layer]
         for dense in (dense for attention in self.attentions for dense in attention.projections):
-            dense.kernel_initializer = start["kernel_initializer"]
-        self.hidden = Dense(config.intermediate_size, config.activation, name="hidden", **start)
-        self.output_dense = Dense(size, name="output", **start)
-        count = len(self.attentions) + 1
-        self.norms = [_layer_norm(config, dtype=dtype) for _ in range(count)]
-        self.dropouts = [Dropout(config.hidden_dropout_prob, dtype=dtype) for _ in range(count)]
+            dense.kernel_initializer = config.initializer
+        self.add_sublayers(
+            len(self.attentions) + 1,
+            config.intermediate_size,
+            config.hidden_size,
+            config.activation,
+            config.hidden_dropout_prob,
+            config.layer_norm_eps,
+            (config.initializer, config.initializer),
+        )
 
     def _attention(self, num_heads, positions, name):
         config = self.config
@@ -146,9 +148,9 @@ class BertBlock(Layer):
         return RelativeAttention(config.hidden_size, num_heads, positions, config.max_position_embeddings, **settings)
 
     def build(self, input_shape):
-        for layer in (*self.attentions, self.hidden, *self.norms):
-            layer.build((None, None, self.config.hidden_size))
-        self.output_dense.build((None, None, self.config.intermediate_size))
+        for attention in self.attentions:
+            attention.build((None, None, self.config.hidden_size))
+        self.build_sublayers()
 
     def call(
         self,
@@ -182,26 +184,32 @@ class BertBlock(Layer):
         memory: keys and values of the `encoder_hidden_states`, if any.
         """
 
-        def add_and_norm(i, x, y):
-            return self.norms[i](x + self.dropouts[i](y, training=training))
-
         own_mask = None if head_mask is None else ops.take(head_mask, self.heads, axis=0)
-        y, weights = self.attention.attend(x, *keys_values, attention_mask, training, own_mask, query_offset)
-        x, cross = add_and_norm(0, x, y), None
-        if memory:
-            y, cross = self.cross_attention.attend(x, *memory, memory_mask, training, head_mask)
-            x = add_and_norm(1, x, y)
-        return add_and_norm(-1, x, self.feed_forward(x)), weights, cross
+        all_weights = []
+
+        def own_attention(x):
+            y, weights = self.attention.attend(x, *keys_values, attention_mask, training, own_mask, query_offset)
+            all_weights.append(weights)
+            return y
+
+        def cross_attention(x):
+            y, weights = self.cross_attention.attend(x, *memory, memory_mask, training, head_mask)
+            all_weights.append(weights)
+            return y
+
+        x = self.sublayer(0, x, own_attention, training)
+        x = self.sublayer(1, x, cross_attention, training) if memory else x
+        return self.sublayer(-1, x, self.feed_forward, training), all_weights[0], all_weights[1] if memory else None
 
     def feed_forward(self, x):
         """The feed-forward network, on chunks of `chunk_size_feed_forward` tokens where that is set."""
         size = self.config.chunk_size_feed_forward
         if not size:
-            return self.output_dense(self.hidden(x))
+            return super().feed_forward(x)
         rows, length, d = *ops.shape(x)[:2], self.config.hidden_size
         count = -(-length // size)
         x = ops.pad(x, [(0, 0), (0, count * size - length), (0, 0)])
         x = ops.transpose(ops.reshape(x, (rows, count, size, d)), (1, 0, 2, 3))
-        x = ops.map(lambda chunk: self.output_dense(self.hidden(chunk)), x)
+        x = ops.map(super().feed_forward, x)
         x = ops.reshape(ops.transpose(x, (1, 0, 2, 3)), (rows, count * size, d))
         return x[:, :length]

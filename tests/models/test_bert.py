@@ -547,6 +547,14 @@ def test_quantized_kernels_are_whole_numbers_of_8_bits_and_outputs_near(kind, tm
     checks.close(keras.models.load_model(tmp_path / "model.keras")(INPUTS), after)
 
 
+def test_the_kernels_of_a_new_block_differ():
+    block = BertBlock(BertConfig(hidden_size=8, num_attention_heads=2, intermediate_size=8))
+    block.build((None, None, 8))
+    kernels = [np.array(weight) for weight in block.weights if weight.name == "kernel"]
+    assert len(kernels) == 6
+    assert all((a != b).all() for i, a in enumerate(kernels) for b in kernels[:i])
+
+
 @pytest.mark.parametrize("memory", [False, True])
 def test_a_block_is_called_on_symbols_with_and_without_cross_attention(memory):
     sizes = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16}
