@@ -1,7 +1,5 @@
 """BERT in folders of Hugging Face: names of its tensors, rules of its configuration."""
 
-import math
-
 from homl_models.checkpoints.family import Family, dense, norm, table
 from homl_models.models import bert_generation, bert_heads, bert_pretraining
 from homl_models.models.bert import Bert
@@ -67,40 +65,18 @@ def no_tensors(head):
     return ()
 
 
-def _whole_numbers(values):
-    return isinstance(values, (list, tuple)) and all(type(value) is int for value in values)
-
-
 RULES = {
     "a whole number above 0": (
-        lambda value: type(value) is int and value > 0,
-        ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-        + ("max_position_embeddings", "type_vocab_size", "embedding_size", "num_labels"),
+        "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+        "max_position_embeddings", "type_vocab_size", "embedding_size", "num_labels",
     ),
-    "in [0, 1)": (
-        lambda value: type(value) in (int, float) and 0 <= value < 1,
-        ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"),
-    ),
-    "a number, 0 or more": (
-        lambda value: type(value) in (int, float) and 0 <= value < math.inf,
-        ("layer_norm_eps", "initializer_range", "chunk_size_feed_forward"),
-    ),
-    "true or false": (
-        lambda value: type(value) is bool,
-        ("is_decoder", "add_cross_attention", "tie_word_embeddings", "gradient_checkpointing"),
-    ),
-    "a text": (lambda value: type(value) is str, ("hidden_act", "position_embedding_type", "problem_type")),
-    "{layer: [heads]}": (
-        lambda value: (
-            isinstance(value, dict) and all(str(i).isdigit() and _whole_numbers(some) for i, some in value.items())
-        ),
-        ("pruned_heads",),
-    ),
-    "{number: label}, counted from 0": (
-        lambda value: isinstance(value, dict) and {str(i) for i in value} == {str(i) for i in range(len(value))},
-        ("id2label",),
-    ),
-}
+    "in [0, 1)": ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"),
+    "a number, 0 or more": ("layer_norm_eps", "initializer_range", "chunk_size_feed_forward"),
+    "true or false": ("is_decoder", "add_cross_attention", "tie_word_embeddings", "gradient_checkpointing"),
+    "a text": ("hidden_act", "position_embedding_type", "problem_type"),
+    "{layer: [heads]}": ("pruned_heads",),
+    "{number: label}, counted from 0": ("id2label",),
+}  # fmt: skip
 
 FAMILY = Family(
     model_type="bert",

@@ -1,9 +1,36 @@
 """Checks of a config.json of Hugging Face, before anything is built."""
 
+import math
 import re
 
 from homl_models.checkpoints.hub import shape_of
 from homl_models.errors import UserError
+
+
+def _whole_numbers(values):
+    return isinstance(values, (list, tuple)) and all(type(value) is int for value in values)
+
+
+def _sizes(value):
+    values = value if isinstance(value, (list, tuple)) and len(value) == 2 else [value]
+    return _whole_numbers(values) and min(values) > 0
+
+
+TESTS = {  # what values must be
+    "a whole number above 0": lambda value: type(value) is int and value > 0,
+    "a whole number above 0, or two": _sizes,
+    "whole numbers": _whole_numbers,
+    "in [0, 1)": lambda value: type(value) in (int, float) and 0 <= value < 1,
+    "a number, 0 or more": lambda value: type(value) in (int, float) and 0 <= value < math.inf,
+    "true or false": lambda value: type(value) is bool,
+    "a text": lambda value: type(value) is str,
+    "{layer: [heads]}": lambda value: (
+        isinstance(value, dict) and all(str(i).isdigit() and _whole_numbers(some) for i, some in value.items())
+    ),
+    "{number: label}, counted from 0": lambda value: (
+        isinstance(value, dict) and {str(i) for i in value} == {str(i) for i in range(len(value))}
+    ),
+}
 
 
 def check_config(config, family, weights, path):
@@ -14,10 +41,10 @@ def check_config(config, family, weights, path):
 
 
 def _check_values(config, family, path):
-    for words, (fits, names) in family.rules.items():
+    for words, names in family.rules.items():
         for name in names:
             value = config.get(name)
-            if name in config and not fits(value) and not (value is None and name in family.nullable):
+            if name in config and not TESTS[words](value) and not (value is None and name in family.nullable):
                 raise UserError(f"{path}: {name} must be {words}, not {value!r}")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
+from homl_models.checkpoints import tokenizer_files
 from homl_models.errors import UserError
 
 
@@ -20,10 +21,13 @@ class Tensor:
         variable: the Keras variable.
         axes: permutation from the file's axes to ours; None for the same. A dense kernel of PyTorch, (out, in), has
             (1, 0), a convolution's, (out, in, h, w), (2, 3, 1, 0).
+        resize: function from an array of the file, of another size, to one for the variable, or None where it cannot
+            be; None where no other size will do.
     """
 
     variable: object
     axes: tuple | None = None
+    resize: Callable | None = None
 
     def to_file(self):
         """The variable as a float32 array in the file's layout."""
@@ -42,15 +46,16 @@ class Tensor:
         return shape if self.axes is None else tuple(shape[axis] for axis in np.argsort(self.axes))
 
 
-def table(name, variable):
-    """Entry of a variable that is stored as it is, such as an embedding table or a bias."""
-    yield name, Tensor(variable)
+def table(name, variable, resize=None):
+    """Entry of a variable that is stored as it is, such as an embedding table or a bias. resize: see `Tensor`."""
+    yield name, Tensor(variable, resize=resize)
 
 
 def dense(name, layer):
-    """Entries of a dense layer: its kernel, transposed, and its bias."""
+    """Entries of a dense layer: its kernel, transposed, and its bias, if it has one."""
     yield f"{name}.weight", Tensor(layer.kernel, (1, 0))
-    yield f"{name}.bias", Tensor(layer.bias)
+    if layer.use_bias:
+        yield f"{name}.bias", Tensor(layer.bias)
 
 
 def norm(name, layer):
@@ -78,13 +83,17 @@ class Family:
     anchor: str = "embeddings.word_embeddings.weight"
     """Name of a tensor that every folder has, by which a prefix of all names is found."""
     aliases: dict = dataclasses.field(default_factory=dict)
-    """{name of a tensor: its name in some folders}, where the first is missing."""
+    """{regular expression of a tensor's name: its name in some folders}, where the first is missing."""
     ignored: tuple = ()
     """Prefixes of tensors that a model may lack: of other heads, and buffers."""
+    buffers: tuple = ()
+    """Ends of the names of further tensors that a model may lack."""
     optional: tuple = ()
     """Parts of the names of backbone tensors that a folder may lack."""
+    preprocessing: object = tokenizer_files
+    """Module for the files that say how inputs are made: `tokenizer_files` or `image_processor_files`."""
     rules: dict = dataclasses.field(default_factory=dict)
-    """{what values must be, in words: (test of a value, names in config.json)}."""
+    """{what values must be, one of `configuration.TESTS`: names in config.json}."""
     nullable: tuple = ()
     """Names in config.json whose values may be null."""
     sizes: tuple = ()

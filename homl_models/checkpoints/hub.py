@@ -13,6 +13,7 @@ CONFIGS = "config.json", "bert_config.json"  # the second is Google's name
 PATTERNS = [
     *CONFIGS, "vocab.txt", "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json",
     "modules.json", "sentence_bert_config.json", "*_Pooling/config.json",
+    "preprocessor_config.json",
     "*.safetensors", "*.safetensors.index.json",
 ]  # fmt: skip
 

@@ -1,8 +1,9 @@
 """Models from and to the folders of Hugging Face's `transformers`, for every family in `FAMILIES`.
 
 A folder has config.json, the weights (model.safetensors, or pytorch_model.bin, in one file or in shards), and the files
-of a tokenizer (`tokenizer_files.py`); one of `sentence-transformers` names the pooling as well. A `Family` has the
-table of tensors of its models, by which both directions go.
+of a tokenizer (`tokenizer_files.py`) or of an image processor (`image_processor_files.py`); one of
+`sentence-transformers` names the pooling as well. A `Family` has the table of tensors of its models, by which both
+directions go.
 """
 
 import os
@@ -10,7 +11,7 @@ import warnings
 
 import safetensors.numpy
 
-from homl_models.checkpoints import bert, electra, sentence_transformers, tokenizer_files
+from homl_models.checkpoints import beit, bert, electra, sentence_transformers, tokenizer_files, vit
 from homl_models.checkpoints.configuration import check_config
 from homl_models.checkpoints.hub import CONFIGS, read_json, resolve_folder, weights_of
 from homl_models.checkpoints.weights import load_weights
@@ -18,10 +19,11 @@ from homl_models.errors import UserError
 from homl_models.models.bert_heads import TextEmbedder
 from homl_models.training import files
 
-FAMILIES = {family.model_type: family for family in (bert.FAMILY, electra.FAMILY)}
+FAMILIES = {family.model_type: family for family in (bert.FAMILY, electra.FAMILY, beit.FAMILY, vit.FAMILY, vit.DEIT)}
 HEADS = {name: head for family in FAMILIES.values() for name, head in family.heads.items()}
 # Arguments of heads that are not in config.json, or under another name.
-NOT_IN_CONFIG = {"backbone", "labels", "pooling", "normalize", *tokenizer_files.ARGUMENTS}
+NOT_IN_CONFIG = {"backbone", "labels", "pooling", "normalize"}
+NOT_IN_CONFIG |= {name for family in FAMILIES.values() for name in family.preprocessing.ARGUMENTS}
 
 
 def family_of(model):
@@ -42,8 +44,8 @@ def from_pretrained(path, head=None, **settings):
     Args:
         path: the folder or the name.
         head: a class of `HEADS`, by default the one that config.json names; layers of the head that are missing, or
-            have other shapes, are newly initialized, with a warning that names them. Also the class of the backbone,
-            which then has the attribute `tokenizer_settings`.
+            have other shapes, are newly initialized, with a warning that names them. Also the class of the backbone;
+            one of texts then has the attribute `tokenizer_settings`.
         settings: fields of the configuration, arguments of the head, or `dtype`, instead of those of the folder.
 
     Raises:
@@ -62,17 +64,17 @@ def from_pretrained(path, head=None, **settings):
             message = f"{path} is a {architecture}, which is not known here: its {head.__name__} is read"
             warnings.warn(message, stacklevel=2)
     _check_settings(family, head, settings, path)
-    tokenizer = tokenizer_files.read(folder, config, settings)
+    inputs = family.preprocessing.read(folder, config, settings)
     if head is TextEmbedder:
-        tokenizer |= sentence_transformers.read(folder, tokenizer.get("model_max_length"))
-    config = {name: value for name, value in config.items() if name not in NOT_IN_CONFIG} | tokenizer
+        inputs |= sentence_transformers.read(folder, inputs.get("model_max_length"))
+    config = {name: value for name, value in config.items() if name not in NOT_IN_CONFIG} | inputs
     check_config(config | settings, family, weights, path)
     config.pop("dtype", None)  # of the weights
     model = from_config(family, head, config | settings)
     model.build()
     load_weights(model, family, weights, path)
-    if head is family.backbone:
-        model.tokenizer_settings = tokenizer
+    if head is family.backbone and family.preprocessing is tokenizer_files:
+        model.tokenizer_settings = inputs
     return model
 
 
@@ -120,7 +122,8 @@ def _find_family(model_type, architecture, weights, path, config_name):
             raise UserError(f'{path} does not say what it is; add "model_type": {known} to its {config_name}')
         return found[0]
     if not isinstance(model_type, str) or model_type not in FAMILIES:
-        known = " and ".join(FAMILIES)
+        *others, last = FAMILIES
+        known = f"{', '.join(others)} and {last}"
         raise UserError(f"{path} is a model of type {model_type!r}; those of type {known} can be read")
     return FAMILIES[model_type]
 
@@ -128,7 +131,8 @@ def _find_family(model_type, architecture, weights, path, config_name):
 def _check_settings(family, head, settings, path):
     """Raise `UserError` unless the family has that head, and the head those settings."""
     if head not in (family.backbone, *family.heads.values()):
-        raise UserError(f"{path} is a model of type {family.model_type}, which has no {head.__name__}")
+        known = ", ".join((family.backbone.__name__, *family.heads))
+        raise UserError(f"{path} is a model of type {family.model_type}, which has no {head.__name__}; it has {known}")
     unknown = set(settings) - {*family.config.field_names(), *_arguments(family, head), "dtype"}
     if unknown:
         raise UserError(f"{head.__name__} has no setting {', '.join(sorted(unknown))}")
@@ -171,13 +175,14 @@ def save_pretrained(model, path):
     """
     family = family_of(model)
     if family is None:
-        raise UserError(f"a {type(model).__name__} has no such folder; save its `discriminator`, or a head of BERT")
+        kinds = ", ".join(kind.backbone.__name__ for kind in FAMILIES.values())
+        hint = f"save its `discriminator`, or a model of {kinds}"
+        raise UserError(f"a {type(model).__name__} has no such folder; {hint}")
     os.makedirs(path, exist_ok=True)
     with files.atomic_write(os.path.join(path, "model.safetensors")) as aside:
         safetensors.numpy.save_file(state_dict(model), aside, {"format": "pt"})
     files.write_json(os.path.join(path, "config.json"), _config_json(model, family))
-    if getattr(model, "vocabulary", ()):
-        tokenizer_files.write(path, model)
+    family.preprocessing.write(path, model)
     if isinstance(model, TextEmbedder):
         sentence_transformers.write(path, model)
 
@@ -188,9 +193,10 @@ def _config_json(model, family):
     architecture = f"{type(backbone).__name__}Model" if bare else type(model).__name__
     names = [] if model is backbone else [name for name in model.argument_names() if name not in NOT_IN_CONFIG]
     config = _fields(backbone.config) | {name: getattr(model, name) for name in names}
-    config = {name: value for name, value in config.items() if value is not None}
+    own = family.preprocessing.ARGUMENTS
+    config = {name: value for name, value in config.items() if value is not None and name not in own}
     if config.pop("num_labels", None):
         labels = dict(enumerate(model.label_names))
         config |= {"id2label": labels, "label2id": {label: i for i, label in labels.items()}}
-    config |= {"pad_token_id": 0, "torch_dtype": "float32"}
+    config |= family.preprocessing.CONFIG | {"torch_dtype": "float32"}
     return {"model_type": family.model_type, "architectures": [architecture]} | config

@@ -15,6 +15,7 @@ from homl_models.training import files
 ARGUMENTS = ("vocabulary", "model_max_length", *SETTINGS)  # of `TextModel`
 KINDS = ("BertTokenizer", "ElectraTokenizer", "DistilBertTokenizer", "PreTrainedTokenizer")  # also with "Fast"
 SPECIAL_KEYS = "pad_token", "unk_token", "cls_token", "sep_token", "mask_token"
+CONFIG = {"pad_token_id": 0}  # entries of config.json
 NO_LIMIT = 1 << 30  # a model_max_length of this or more means none
 
 
@@ -170,7 +171,9 @@ def _guess_lowercase(tokens, folder):
 
 
 def write(folder, model):
-    """vocab.txt and tokenizer_config.json of a `TextModel` with a vocabulary."""
+    """vocab.txt and tokenizer_config.json of a `TextModel`, if it has a vocabulary."""
+    if not getattr(model, "vocabulary", ()):
+        return
     with files.atomic_write(os.path.join(folder, "vocab.txt")) as aside:
         aside.write_text("\n".join(model.vocabulary) + "\n", encoding="utf-8")
     tokenizer = {

@@ -1,5 +1,6 @@
 """Loading of foreign weights into a model by its table of tensors (`family.Family`)."""
 
+import re
 import warnings
 
 from homl_models.errors import UserError
@@ -20,6 +21,8 @@ def load_weights(model, family, weights, path):
         if name not in keys:
             continue
         array = weights[keys[name]]
+        if array.shape != tensor.file_shape and tensor.resize and array.ndim == len(tensor.file_shape):
+            array = tensor.resize(array)
         if array.shape == tensor.file_shape:
             tensor.assign(array)
         elif name in backbone:
@@ -39,9 +42,9 @@ def match_keys(weights, tensors, family, path):
         if name in keys:
             raise UserError(f"{path} has two weights for {name}: {keys[name]} and {key}")
         keys[name] = key
-    for name, alias in family.aliases.items():
-        if name in tensors and name not in keys and alias in keys:
-            keys[name] = keys[alias]
+    for pattern, alias in family.aliases.items():
+        missing = [name for name in tensors if name not in keys and re.fullmatch(pattern, name)]
+        keys |= {name: keys[alias] for name in missing if alias in keys}
     return keys
 
 
@@ -61,7 +64,11 @@ def _canonical_name(key, tensors, family):
 
 
 def _check_unexpected(keys, tensors, family, path):
-    unexpected = [key for name, key in keys.items() if name not in tensors and not name.startswith(family.ignored)]
+    unexpected = [
+        key
+        for name, key in keys.items()
+        if name not in tensors and not name.startswith(family.ignored) and not name.endswith(family.buffers)
+    ]
     if unexpected:
         raise UserError(f"{path} has unexpected weights: {shortened(unexpected)}")
 

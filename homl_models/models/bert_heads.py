@@ -11,68 +11,25 @@ from keras import ops
 
 from homl_models.errors import UserError
 from homl_models.layers.attention import MASK_VALUE
-from homl_models.layers.dense import Dense
 from homl_models.layers.dropout import Dropout
+from homl_models.models.backbone_head import BackboneHead, checked_label_names
 from homl_models.models.bert import named_inputs
-from homl_models.models.scoring import IGNORE_INDEX, SupervisedModel, label_weights
+from homl_models.models.scoring import IGNORE_INDEX, label_weights
 from homl_models.models.text_model import TextModel
 from homl_models.models.text_pipelines import Embedding, QuestionAnswering, TextClassification, TokenClassification
 
 
-class Head(SupervisedModel, TextModel):
-    """A backbone with layers on top of it: inputs -> logits, or a dictionary of them.
-
-    With `output_hidden_states` or `output_attentions` always a dictionary, which has those as well.
-    A subclass has `logits(outputs, training)`, of the backbone's outputs, and what `SupervisedModel` asks for.
+class Head(BackboneHead, TextModel):
+    """A backbone of texts with layers on top of it; see `BackboneHead`.
 
     Args:
         backbone: a `Bert` or an `Electra`.
         vocabulary, ...: see `text_model.TextModel`.
     """
 
-    uses_pooler = False  # whether it takes the pooler's output
-    required_config = {}  # of the backbone, {field: value}
-
     def __init__(self, backbone, **kwargs):
-        super().__init__(**kwargs)
-        if self.uses_pooler and not backbone.pooler:
-            raise UserError(f"{type(self).__name__} needs a backbone with add_pooling_layer")
-        for name, value in self.required_config.items():
-            if getattr(backbone.config, name) != value:
-                raise UserError(f"{type(self).__name__} needs a backbone with {name}={value}")
-        self.backbone = backbone
+        super().__init__(backbone, **kwargs)
         self.check_vocabulary()
-
-    def dense(self, units, **settings):
-        """A dense layer that is initialized as the backbone's."""
-        start = self.backbone.config.initializer
-        return Dense(units, kernel_initializer=start, dtype=self.dtype_policy, **settings)
-
-    def build(self, input_shape=None):
-        if not self.backbone.built:
-            self.backbone.build()
-        for layer in self.head_layers():
-            layer.build((None, self.backbone.config.hidden_size))
-        self.built = True
-
-    def head_layers(self):
-        """The layers to build, whose inputs have the hidden size."""
-        return []
-
-    def call(self, inputs, training=None, output_hidden_states=False, output_attentions=False):
-        inputs, head_inputs = self.split_inputs(inputs)
-        options = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
-        outputs = self.backbone(inputs, training=training, **options)
-        logits = self.logits(outputs | head_inputs, training)
-        if not any(options.values()):
-            return logits
-        names = "hidden_states", "attentions", "cross_attentions"
-        more = {name: outputs[name] for name in names if name in outputs}
-        return (logits if isinstance(logits, dict) else {"logits": logits}) | more
-
-    def split_inputs(self, inputs):
-        """Inputs -> those of the backbone, and a dictionary of those of the head."""
-        return inputs, {}
 
 
 class Classifier(Head):
@@ -88,10 +45,8 @@ class Classifier(Head):
 
     def __init__(self, backbone, classifier_dropout=None, labels=(), **kwargs):
         super().__init__(backbone, **kwargs)
-        if labels and len(labels) != self.num_labels:
-            raise UserError(f"{len(labels)} names are given for {self.num_labels} labels")
         self.classifier_dropout, self.labels = classifier_dropout, tuple(labels)
-        self.label_names = self.labels or tuple(f"LABEL_{i}" for i in range(self.num_labels))
+        self.label_names = checked_label_names(self.labels, self.num_labels)
         rate = backbone.config.hidden_dropout_prob if classifier_dropout is None else classifier_dropout
         self.dropout_layer = Dropout(rate, dtype=self.dtype_policy)
         self.classifier = self.dense(self.num_labels, name="classifier")

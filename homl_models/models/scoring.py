@@ -1,4 +1,4 @@
-"""Losses and metrics of the heads of BERT and ELECTRA, as weighted means over labels.
+"""Losses and metrics of heads, of BERT, ELECTRA and vision Transformers, as weighted means over labels.
 
 A batch gives pairs (weighted sum, total weight) of losses and of correct predictions. The loss that a step minimizes is
 the mean over its batch; the reported loss is the mean over all batches, the same for every batch size and any rows of
@@ -54,6 +54,15 @@ def cross_entropy(labels, logits, sample_weight=None):
     correct = ops.cast(fast_argmax(logits) == labels, "float32")
     total = ops.sum(weights)
     return (ops.sum(weights * (ops.logsumexp(logits, axis=-1) - chosen)), total), (ops.sum(weights * correct), total)
+
+
+def soft_cross_entropy(labels, logits, sample_weight=None):
+    """Distributions (b, v), logits (b, v) -> pairs (sum, total) of cross-entropies and of correct predictions."""
+    labels, logits = ops.cast(labels, "float32"), ops.cast(logits, "float32")
+    weights = label_weights(fast_argmax(labels), sample_weight)
+    correct = ops.cast(fast_argmax(logits) == fast_argmax(labels), "float32")
+    loss, total = -ops.sum(labels * ops.log_softmax(logits), axis=-1), ops.sum(weights)
+    return (ops.sum(weights * loss), total), (ops.sum(weights * correct), total)
 
 
 def binary_cross_entropy(labels, logits, sample_weight=None):
@@ -149,6 +158,7 @@ class SupervisedModel(WeightedLossModel):
     """
 
     num_classes = None
+    takes_distributions = False  # whether labels of the shape of the logits are distributions over classes
 
     def labels_and_logits(self, labels, outputs):
         return {"labels": ("logits", labels, outputs["logits"] if isinstance(outputs, dict) else outputs)}
@@ -208,9 +218,10 @@ class SupervisedModel(WeightedLossModel):
         """
         arguments = {}
         for name, (output, own, logits) in self.labels_and_logits(labels, outputs).items():
-            weights = label_weights(own, _of_label(sample_weight, name))
+            soft = self.takes_distributions and len(own.shape) == len(logits.shape)
+            weights = label_weights(own[..., 0] if soft else own, _of_label(sample_weight, name))
             own = ops.where(own == IGNORE_INDEX, ops.zeros_like(own), own)
-            if len(own.shape) == len(logits.shape):
+            if len(own.shape) == len(logits.shape) and not soft:
                 own, logits = own[..., None], logits[..., None]
             arguments[output] = own, logits, weights
         if len(arguments) == 1:

@@ -140,7 +140,7 @@ def rewritten(folder, change):
     [
         (lambda f: (f / "config.json").unlink(), "has no config.json: it is not the folder of a Hugging Face model"),
         (lambda f: (f / "config.json").write_text("{"), "config.json cannot be read"),
-        (lambda f: edit(f, model_type="gpt2"), "is a model of type 'gpt2'; those of type bert and electra can be read"),
+        (lambda f: edit(f, model_type="gpt2"), "is a model of type 'gpt2'; those of type bert, electra, beit, vit and deit can be read"),
         (lambda f: (f / "model.safetensors").unlink(), "has neither model.safetensors nor pytorch_model.bin"),
         (
             lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:5000]),
@@ -448,9 +448,10 @@ def test_loading_takes_the_weights_once_and_the_largest_tensor(form, tmp_path):
     assert taken < size + 16 * 2 + 60  # a tensor as it is read, and transposed; 60 for all else
 
 
-@pytest.mark.parametrize("family", huggingface.FAMILIES.values(), ids=huggingface.FAMILIES)
+@pytest.mark.parametrize("family", ["bert", "electra"])
 def test_replace_head_equals_loading_the_folder_with_that_head(family, tmp_path):
     """`replace_head` gives what saving and `from_pretrained` give, without the folder."""
+    family = huggingface.FAMILIES[family]
     small = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     small |= {"intermediate_size": 24, "max_position_embeddings": 24}
     pretrained, other = BertForMaskedLM, ElectraForPreTraining

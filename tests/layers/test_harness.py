@@ -15,7 +15,7 @@ from keras.src import testing
 from homl_models import layers, models
 from homl_models.layers.attention import Attention, DecoderBlock, EncoderBlock, MultiHeadAttention
 from homl_models.layers.dense import Dense
-from homl_models.layers.dropout import Dropout
+from homl_models.layers.dropout import Dropout, DropPath
 from homl_models.layers.gaussian import GaussianNoise, Sampling
 from homl_models.layers.minibatch import MinibatchStddev
 from homl_models.layers.normalization import GroupNormalization
@@ -24,12 +24,15 @@ from homl_models.layers.prelu import PReLU
 from homl_models.layers.recurrent import GRU, LSTM
 from homl_models.layers.spectral import SpectralNormConv2D
 from homl_models.layers.tied import DenseTranspose
+from homl_models.layers.transformer_block import LayerScale
 from homl_models.models.bert_config import BertConfig
 from homl_models.models.bert_layers import BertBlock, BertEmbeddings, RelativeAttention
 from homl_models.models.gan_networks import Discriminator, Generator
 from homl_models.models.rrdb import RRDB, ResidualDenseBlock
 from homl_models.models.srresnet import SRResidualBlock
 from homl_models.models.unet import AttentionBlock, ResidualBlock, SeparableUNet, UNet
+from homl_models.models.vit_config import BeitConfig, DeiTConfig, ViTConfig
+from homl_models.models.vit_layers import PatchEmbedding, ViTBlock, ViTEmbeddings
 
 
 def built_dense():
@@ -64,8 +67,11 @@ def row(settings, inputs, output, weights=0, seeds=0, frozen=0, masks=True):
     }, (tuple(inputs) if several else ())
 
 
+PIXELS = {"image_mean": 0.5, "image_std": 0.5}
 BERT = {"vocab_size": 9, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 12}
 DECODER = {"is_decoder": True, "add_cross_attention": True}
+VISION = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12}
+VISION |= {"image_size": 8, "patch_size": 4, "num_channels": 1}
 BLOCK = {"dim": 8, "num_heads": 2, "hidden_units": 12}
 TEXT, MEMORY, MAPS, IMAGES = (2, 5, 8), (2, 3, 8), (2, 4, 4, 8), (2, 8, 8, 1)
 NOISY = {"images": IMAGES, "timesteps": (2,), "labels": (2,)}
@@ -93,6 +99,8 @@ ROWS = {
         row({"rate": 0.5, "seed": 1}, TEXT, TEXT, seeds=1),
         row({"rate": 0.5, "noise_shape": (None, 1, 8)}, TEXT, TEXT, seeds=1),
     ],
+    DropPath: [row({"rate": 0.5, "seed": 1}, TEXT, TEXT, seeds=1)],
+    LayerScale: [row({"initial_value": 0.5}, TEXT, TEXT, 1)],
     GaussianNoise: [row({"stddev": 1.5, "seed": 1}, TEXT, TEXT, seeds=1)],
     Sampling: [row({"seed": 1}, ((2, 3), (2, 3)), (2, 3), seeds=1)],
     MinibatchStddev: [row({}, MAPS, (2, 4, 4, 9)), row({}, (4, 6), (4, 7))],
@@ -130,6 +138,17 @@ ROWS = {
         row({"config": BertConfig(**BERT, **DECODER, gradient_checkpointing=True)},
             {"x": TEXT, "encoder_hidden_states": MEMORY},
             (TEXT, (2, 2, 5, 5), (2, 2, 5, 3)), 26, 5),
+    ],
+    PatchEmbedding: [row({"config": ViTConfig(**VISION)}, IMAGES, (2, 4, 8), 2)],
+    ViTEmbeddings: [
+        row({"config": DeiTConfig(**VISION, **PIXELS)}, {"images": IMAGES}, (2, 6, 8), 5),
+        row({"config": BeitConfig(**VISION, use_mask_token=True)},
+            {"images": IMAGES, "bool_masked_pos": (2, 4)}, TEXT, 4),
+    ],
+    ViTBlock: [
+        row({"config": ViTConfig(**VISION, qkv_bias=False)}, {"x": TEXT}, (TEXT, (2, 2, 5, 5)), 13),
+        row({"config": BeitConfig(**VISION, use_relative_position_bias=True), "index": 1},
+            {"x": TEXT}, (TEXT, (2, 2, 5, 5)), 18, 2),
     ],
     ResidualBlock: [
         row({"filters": 8, "dropout": 0.1}, {"maps": MAPS, "condition": (2, 6)}, MAPS, 10, 1),
@@ -170,7 +189,8 @@ def layer_classes():
                 own = cls.__module__ == module.__name__ and not name.startswith("_")
                 saved = keras.saving.get_registered_name(cls) != name
                 if own and issubclass(cls, keras.layers.Layer) and not issubclass(cls, keras.Model):
-                    found |= {cls} if saved or package is layers else set()
+                    called = cls.call is not keras.layers.Layer.call  # or else it is a base class
+                    found |= {cls} if called and (saved or package is layers) else set()
     return found
 
 
