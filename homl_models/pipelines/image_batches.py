@@ -1,5 +1,8 @@
 """Image batches: arrays in memory, gathered by index in a seeded order; float32 in [0, 1]."""
 
+import numpy as np
+
+from homl_models.errors import UserError
 from homl_models.pipelines.random_access import RandomAccessDataset, permuted
 
 
@@ -21,7 +24,7 @@ def batches(images, batch_size, seed=None, targets=None, augment=None):
 
     def gather(index, step):
         x = tf.gather(images, index)
-        x = tf.cast(x, tf.float32) / 255 if x.dtype == tf.uint8 else x
+        x = to_floats(x)
         if augment is not None and seed is not None:
             x = augment(x, tf.stack([tf.cast(seed, tf.int64), step]))
         return x, x if targets is None else tf.gather(targets, index)
@@ -31,7 +34,60 @@ def batches(images, batch_size, seed=None, targets=None, augment=None):
         return gather(tf.range(first, tf.minimum(first + batch_size, count)), step)
 
     def shuffled(step):
-        example = step * batch_size + tf.range(batch_size, dtype=tf.int64)
-        return gather(permuted(example % count, count, seed, example // count, 0), step)
+        return gather(shuffled_indices(step, batch_size, count, seed), step)
 
     return RandomAccessDataset(in_order if seed is None else shuffled, steps)
+
+
+def augmented_views(images, batch_size, augmentation, seed):
+    """`RandomAccessDataset` of batches (views, indices (b,)) in random order, a view float32 (b, h, w) or (b, h, w, 3).
+
+    images: sequence of (h, w) for grey or of (h, w, 3), of any sizes; bytes, or floats in [0, 1], which become bytes.
+    augmentation: (image, `np.random.Generator`) -> tuple of images, such as an `image_augmentation.Augmentation`, whose
+        `sizes` are those of the views.
+    `UserError` for images of other channels.
+    """
+    import tensorflow as tf
+
+    count, channels = len(images), check_channels(images)
+
+    def make_batch(indices, step):
+        generator = np.random.default_rng((seed, int(step)))
+        return [np.stack(view) for view in zip(*(augmentation(to_bytes(images[i]), generator) for i in indices))]
+
+    def batch(step):
+        indices = shuffled_indices(step, batch_size, count, seed)
+        views = tf.nest.flatten(tf.numpy_function(make_batch, [indices, step], [tf.uint8] * len(augmentation.sizes)))
+        shapes = [(batch_size, *size, *channels) for size in augmentation.sizes]
+        return tuple(to_floats(tf.ensure_shape(view, shape)) for view, shape in zip(views, shapes)), indices
+
+    return RandomAccessDataset(batch, max(1, count // batch_size))
+
+
+def shuffled_indices(step, batch_size, count, seed):
+    """Indices (b,) int64 of a step, of a shuffled order without replacement, anew in each pass over `count` images."""
+    import tensorflow as tf
+
+    example = step * batch_size + tf.range(batch_size, dtype=tf.int64)
+    return permuted(example % count, count, seed, example // count, 0)
+
+
+def check_channels(images):
+    """Shape of the channels of a sequence of images, () for grey or (3,); `UserError` for others."""
+    shapes = {image.shape[2:] for image in images}
+    if shapes not in ({()}, {(3,)}):
+        found = " and ".join(str(shape[0]) if shape else "1" for shape in sorted(shapes))
+        raise UserError(f"images must all be grey (h, w) or in colour (h, w, 3); these have {found or 'no'} channels")
+    return shapes.pop()
+
+
+def to_bytes(image):
+    """An image of bytes, or of floats in [0, 1], as bytes."""
+    return image if image.dtype == np.uint8 else np.uint8(np.round(255 * image))
+
+
+def to_floats(x):
+    """A tensor of bytes, or of floats in [0, 1], as float32 in [0, 1]."""
+    import tensorflow as tf
+
+    return tf.cast(x, tf.float32) / 255 if x.dtype == tf.uint8 else x

@@ -231,13 +231,14 @@ def _natural(name):
 # NumPy files.
 
 
-def read_array(path, size=None, channels=1):
+def read_array(path, size=None, channels=1, name="images"):
     """`Images` of an .npy file, or of an .npz file with `images` (or one array of images) and, if any, `labels`.
 
     Labels are whole numbers from 0, (n,) or (n, 1), or names of classes. `UserError` for other shapes or labels.
+    name: of the array of images; the labels of x_train are y_train.
     """
     try:
-        images, labels = _load_arrays(path)
+        images, labels = _load_arrays(path, name)
     except UserError:
         raise
     except Exception as error:  # whatever a damaged file makes the readers raise
@@ -258,14 +259,22 @@ def read_array(path, size=None, channels=1):
     return Images(images, *_check_labels(labels, len(images), path))
 
 
-def _load_arrays(path):
+def array_names(path):
+    """Names of the arrays in an .npz file; none for all else."""
+    try:
+        with np.load(path, allow_pickle=False) as loaded:
+            return tuple(loaded.files)
+    except Exception:  # whatever anything else makes the readers raise; `read_array` says what it is
+        return ()
+
+
+def _load_arrays(path, name):
     """The arrays of images, and of labels or None, of a NumPy file."""
     loaded = np.load(path, allow_pickle=False)
     if not isinstance(loaded, np.lib.npyio.NpzFile):
         return loaded, None
     with loaded:
         arrays = {name: loaded[name] for name in loaded.files}
-    name = "images"
     if name not in arrays:
         candidates = [name for name, array in arrays.items() if array.ndim in (3, 4) or len(arrays) == 1]
         if len(candidates) != 1:

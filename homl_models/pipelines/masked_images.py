@@ -1,0 +1,53 @@
+"""Masked images for the pre-training of BEiT (Bao et al., 2021, https://arxiv.org/abs/2106.08254, section 2.3).
+
+Of each image a random crop is taken, seen by the model at one size and by its tokenizer at another, half as large where
+nothing else is said, and a part of its patches is masked. Labels are not needed.
+
+Shapes: b batch, c channels, h and w rows and columns of patches.
+"""
+
+import dataclasses
+
+from homl_models.errors import UserError
+from homl_models.pipelines import blockwise_masking
+from homl_models.pipelines.image_augmentation import Augmentation
+from homl_models.pipelines.image_batches import augmented_views
+from homl_models.pipelines.random_access import RandomAccessDataset
+
+
+def patch_grid(size, patch):
+    """(h, w) of the patches of an image of a size (height, width); `UserError` unless the patches fill it."""
+    if patch < 1 or size[0] % patch or size[1] % patch or min(size) < patch:
+        sizes = f"{size[1]}x{size[0]}" if size[0] != size[1] else f"{size[0]}"
+        raise UserError(f"patches of {patch} pixels do not fill images of {sizes}; take a size that they divide")
+    return size[0] // patch, size[1] // patch
+
+
+def batches(images, batch_size, size, patch, seed, token_size=None, masked=blockwise_masking.RATIO, augmentation=None):
+    """`RandomAccessDataset` of batches {"images": ..., "token_images": ..., "mask": ...}, in random order.
+
+    images and token_images are the two views of a crop, (b, height, width) or (b, height, width, 3) float32 in [0, 1];
+    mask (b, h, w) bool is True where a patch is masked, as many in each image.
+
+    Args:
+        images: (n, height, width) or (n, height, width, 3), or a sequence of arrays without the first axis; see
+            `image_batches.augmented_views`.
+        size: (height, width) of the images. patch: height and width of a patch.
+        token_size: (height, width) of the images for the tokenizer; default: half of `size`, rounded down.
+        masked: share of the patches; the authors mask 75 of 196.
+        augmentation: an `Augmentation`, of which the sizes are replaced.
+    """
+    import tensorflow as tf
+
+    h, w = patch_grid(size, patch)
+    count = blockwise_masking.num_masked(h, w, masked)
+    sizes = tuple(size), tuple(token_size or (size[0] // 2, size[1] // 2))
+    augmentation = dataclasses.replace(augmentation or Augmentation(), sizes=sizes, filters=("bicubic", "lanczos"))
+    views = augmented_views(images, batch_size, augmentation, seed)
+
+    def batch(step):
+        (first, second), _ = views.batch(step)
+        mask = blockwise_masking.masks(batch_size, h, w, count, tf.stack([tf.cast(seed, tf.int64), step]))
+        return {"images": first, "token_images": second, "mask": mask}
+
+    return RandomAccessDataset(batch, views.steps)
