@@ -79,9 +79,12 @@ class GANOptimizer(keras.optimizers.Optimizer):
         return cls(**config | both)
 
 
+UNDECAYED = "bias", "gamma", "beta", "cls_token", "distillation_token", "position_embeddings"  # ends of names
+
+
 @keras.saving.register_keras_serializable("homl_models")
 class LayerwiseAdamW(ReplicaClipping, keras.optimizers.Adam):
-    """AdamW with layer-wise learning-rate decay; biases and normalizations have no weight decay.
+    """AdamW with layer-wise learning-rate decay; biases, normalizations and class tokens have no weight decay.
 
     Args:
         learning_rate: of the last layers.
@@ -110,7 +113,7 @@ class LayerwiseAdamW(ReplicaClipping, keras.optimizers.Adam):
 
     def build(self, variables):
         self.lr_multipliers = [self.lr_multiplier(variable.path) for variable in variables]
-        self.decays = [not variable.name.endswith(("bias", "gamma", "beta")) for variable in variables]
+        self.decays = [not variable.name.endswith(UNDECAYED) for variable in variables]
         super().build(variables)
 
     def update_step(self, gradient, variable, learning_rate):
