@@ -40,26 +40,30 @@ def batches(images, batch_size, seed=None, targets=None, augment=None):
 
 
 def augmented_views(images, batch_size, augmentation, seed):
-    """`RandomAccessDataset` of batches (views, indices (b,)) in random order, a view float32 (b, h, w) or (b, h, w, 3).
+    """`RandomAccessDataset` of batches (views, indices (b,)) in random order, a view float32 (b, h, w[, c]) in [0, 1].
 
-    images: sequence of (h, w) for grey or of (h, w, 3), of any sizes; bytes, or floats in [0, 1], which become bytes.
-    augmentation: (image, `np.random.Generator`) -> tuple of images, such as an `image_augmentation.Augmentation`, whose
-        `sizes` are those of the views.
+    images: sequence of (h, w), (h, w, 1) or (h, w, 3), of any sizes; bytes, or floats in [0, 1], which become bytes.
+    augmentation: (image (h, w) or (h, w, 3), `np.random.Generator`) -> tuple of images, such as an
+        `image_augmentation.Augmentation`, whose `sizes` are those of the views.
     `UserError` for images of other channels.
     """
     import tensorflow as tf
 
     count, channels = len(images), check_channels(images)
 
+    def augmented(i, generator):
+        image = to_bytes(images[i])
+        return augmentation(image[..., 0] if channels == (1,) else image, generator)
+
     def make_batch(indices, step):
         generator = np.random.default_rng((seed, int(step)))
-        return [np.stack(view) for view in zip(*(augmentation(to_bytes(images[i]), generator) for i in indices))]
+        return [np.stack(view) for view in zip(*(augmented(i, generator) for i in indices))]
 
     def batch(step):
         indices = shuffled_indices(step, batch_size, count, seed)
         views = tf.nest.flatten(tf.numpy_function(make_batch, [indices, step], [tf.uint8] * len(augmentation.sizes)))
         shapes = [(batch_size, *size, *channels) for size in augmentation.sizes]
-        return tuple(to_floats(tf.ensure_shape(view, shape)) for view, shape in zip(views, shapes)), indices
+        return tuple(to_floats(tf.reshape(view, shape)) for view, shape in zip(views, shapes)), indices
 
     return RandomAccessDataset(batch, max(1, count // batch_size))
 
@@ -73,11 +77,11 @@ def shuffled_indices(step, batch_size, count, seed):
 
 
 def check_channels(images):
-    """Shape of the channels of a sequence of images, () for grey or (3,); `UserError` for others."""
+    """Shape of the channels of a sequence of images, () or (1,) for grey, or (3,); `UserError` for others."""
     shapes = {image.shape[2:] for image in images}
-    if shapes not in ({()}, {(3,)}):
+    if shapes not in ({()}, {(1,)}, {(3,)}):
         found = " and ".join(str(shape[0]) if shape else "1" for shape in sorted(shapes))
-        raise UserError(f"images must all be grey (h, w) or in colour (h, w, 3); these have {found or 'no'} channels")
+        raise UserError(f"images must all have 1 channel or all 3; these have {found or 'no'} channels")
     return shapes.pop()
 
 

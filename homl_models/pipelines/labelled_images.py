@@ -110,7 +110,7 @@ def one_hot(labels, num_classes):
 
 
 def batches(images, labels, batch_size, num_classes, seed, augmentation, mix=None):
-    """`RandomAccessDataset` of batches (images (b, h, w) or (b, h, w, 3), targets (b, k)) in random order, augmented.
+    """`RandomAccessDataset` of batches (images (b, h, w[, c]), targets (b, k)) in random order, augmented.
 
     Images are float32 in [0, 1]; targets are one-hot, or mixed of two classes.
 

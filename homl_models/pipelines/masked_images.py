@@ -3,7 +3,7 @@
 Of each image a random crop is taken, seen by the model at one size and by its tokenizer at another, half as large where
 nothing else is said, and a part of its patches is masked. Labels are not needed.
 
-Shapes: b batch, c channels, h and w rows and columns of patches.
+Shapes: b batch, c channels, h and w rows and columns of patches, k masked patches.
 """
 
 import dataclasses
@@ -24,14 +24,13 @@ def patch_grid(size, patch):
 
 
 def batches(images, batch_size, size, patch, seed, token_size=None, masked=blockwise_masking.RATIO, augmentation=None):
-    """`RandomAccessDataset` of batches {"images": ..., "token_images": ..., "mask": ...}, in random order.
+    """`RandomAccessDataset` of batches in random order, dictionaries of four arrays.
 
-    images and token_images are the two views of a crop, (b, height, width) or (b, height, width, 3) float32 in [0, 1];
-    mask (b, h, w) bool is True where a patch is masked, as many in each image.
+    images and token_images, the two views of a crop, (b, height, width, c) float32 in [0, 1]; bool_masked_pos (b, h, w)
+    bool, True where a patch is masked; masked_positions (b, k) int32, the numbers of these patches, row by row.
 
     Args:
-        images: (n, height, width) or (n, height, width, 3), or a sequence of arrays without the first axis; see
-            `image_batches.augmented_views`.
+        images: sequence of (height, width, c), of any sizes; see `image_batches.augmented_views`.
         size: (height, width) of the images. patch: height and width of a patch.
         token_size: (height, width) of the images for the tokenizer; default: half of `size`, rounded down.
         masked: share of the patches; the authors mask 75 of 196.
@@ -48,6 +47,12 @@ def batches(images, batch_size, size, patch, seed, token_size=None, masked=block
     def batch(step):
         (first, second), _ = views.batch(step)
         mask = blockwise_masking.masks(batch_size, h, w, count, tf.stack([tf.cast(seed, tf.int64), step]))
-        return {"images": first, "token_images": second, "mask": mask}
+        positions = tf.reshape(tf.where(tf.reshape(mask, (-1, h * w)))[:, 1], (batch_size, count))
+        return {
+            "images": first,
+            "token_images": second,
+            "bool_masked_pos": mask,
+            "masked_positions": tf.cast(positions, tf.int32),
+        }
 
     return RandomAccessDataset(batch, views.steps)

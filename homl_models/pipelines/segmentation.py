@@ -78,7 +78,9 @@ def random_crop(photograph, size, generator):
 
     A photograph that is smaller is enlarged to hold it.
     """
-    image = Image.fromarray(to_bytes(photograph)).convert("RGB")
+    photograph = to_bytes(photograph)
+    photograph = photograph[..., 0] if photograph.shape[2:] == (1,) else photograph
+    image = Image.fromarray(photograph).convert("RGB")
     enlarge = max(size[0] / image.height, size[1] / image.width, 1)
     if enlarge > 1:
         width, height = (max(n, round(enlarge * m)) for n, m in zip((size[1], size[0]), image.size))

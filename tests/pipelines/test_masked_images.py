@@ -24,7 +24,7 @@ def ramps(*sizes, channels=3):
 def test_both_views_are_of_the_same_crop():
     images = ramps(*[(100, 120)] * 6)
     batch = batches(images, 6, (32, 48), 8, seed=1, augmentation=SMOOTH).batch(0)
-    first, second, mask = (batch[name].numpy() for name in ("images", "token_images", "mask"))
+    first, second, mask = (batch[name].numpy() for name in ("images", "token_images", "bool_masked_pos"))
     assert first.shape == (6, 32, 48, 3)
     assert second.shape == (6, 16, 24, 3)
     assert first.dtype == second.dtype == np.float32
@@ -35,14 +35,23 @@ def test_both_views_are_of_the_same_crop():
     assert mask.dtype == bool
     assert (mask.sum((1, 2)) == 9).all()  # 0.4 of 24
     assert len({m.tobytes() for m in mask}) > 1
+    assert [row.tolist() for row in batch["masked_positions"].numpy()] == [np.flatnonzero(m).tolist() for m in mask]
 
 
 def test_every_image_once_in_a_pass():
     dataset = batches(ramps(*[(9, 9)] * 12), 4, (8, 8), 4, seed=1, augmentation=SMOOTH)
     assert dataset.steps == 3
     for first in (0, 3):
-        found = [np.round(255 * dataset.batch(step)["images"][:, 0, 0, 2]) for step in range(first, first + 3)]
+        found = [np.round(255 * dataset.batch(step)["images"].numpy()[:, 0, 0, 2]) for step in range(first, first + 3)]
         assert sorted(np.concatenate(found)) == list(range(12))
+
+
+def test_grey_images_with_an_axis_of_channels():
+    images = ramps((33, 17), (20, 40), channels=1)
+    expected = batches(images, 2, (16, 24), 8, seed=1).batch(0)
+    found = batches([image[..., None] for image in images], 2, (16, 24), 8, seed=1).batch(0)
+    for name in ("images", "token_images"):
+        checks.close(found[name], expected[name][..., None], 0)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -56,7 +65,7 @@ def test_a_batch_is_a_function_of_seed_and_step(channels):
     checks.close(next(iter(dataset(3).dataset(2, 3))), whole[2], 0)
     checks.close(dataset(3).batch(3), whole[3], 0)
     assert whole[0]["token_images"].shape == (3, 6, 9, 3)[: 4 if channels == 3 else 3]
-    assert (np.sum(whole[0]["mask"], (1, 2)) == 3).all()
+    assert (np.sum(whole[0]["bool_masked_pos"], (1, 2)) == 3).all()
     assert len({batch["images"].numpy().tobytes() for batch in whole}) == 4
     assert (dataset(4).batch(0)["images"].numpy() != whole[0]["images"].numpy()).any()
 
@@ -74,7 +83,10 @@ def test_floats_become_bytes():
         ({"patch": 0}, "patches of 0 pixels do not fill images of 32"),
         ({"patch": 64}, "patches of 64 pixels do not fill images of 32"),
         ({"masked": 1.5}, "1.5 of 4x4 patches cannot be masked"),
-        ({"images": np.zeros((2, 9, 9, 4), np.uint8)}, r"all be grey .* these have 4 channels"),
+        (
+            {"images": np.zeros((2, 9, 9, 4), np.uint8)},
+            "images must all have 1 channel or all 3; these have 4 channels",
+        ),
         ({"images": ramps((9, 9)) + ramps((9, 9), channels=1)}, "these have 1 and 3 channels"),
         ({"images": np.zeros((0, 9, 9), np.uint8)}, "these have no channels"),
     ],
