@@ -2,8 +2,8 @@
 
 Keras' layers keep the state of their random numbers, so that a resumed pipeline would go another way. But what is
 random in them, `get_random_transformation`, takes a seed generator: `StepSeeds` counts within a step and keeps nothing
-between steps. Label smoothing is the `label_smoothing` of `keras.losses.CategoricalCrossentropy`: it is linear, so it
-makes no difference whether labels are mixed before or after.
+between steps. Labels are smoothed in `labelled_images.batches`, or by `keras.losses.CategoricalCrossentropy`: whether
+before they are mixed or after makes no difference.
 
 Shapes: b batch, h height, w width, c channels, k classes.
 

@@ -23,26 +23,24 @@ HELD_OUT = 10  # a tenth of the training images, where there is no split for val
 Splits = collections.namedtuple("Splits", ["train", "valid", "test", "classes"])  # three splits, names of the classes
 
 
-def read_splits(path, size=None, channels=1, seed=0):
+def read_splits(path, size=None, channels=1, seed=0, labelled=True):
     """`Splits` of a folder of images, or of an .npy or .npz file.
 
     A folder of splits (train, and validation, test or both) has in each of them a subfolder for each class; an .npz
     file of splits has x_train, y_train, x_test and y_test. Classes of validation and test images are matched with the
     classes of the training images by name. A single split beside the training images is for the test, and of the
     training images a tenth, taken at random, for validation. Of all else 80, 10 and 10 % are taken at random.
-    size, channels: see `images.read`.
+    size, channels: see `images.read`. labelled: False where labels do not matter, and may be missing.
     `UserError` for images without a label, or of a class that is not among the training images.
     """
     parts = _read_folders(path, size, channels) or _read_arrays(path, size, channels)
     if not parts:
-        data = _labelled(image_arrays.read(path, size, channels), path)
+        data = image_arrays.read(path, size, channels)
+        data = _labelled(data, path) if labelled else data
         return Splits(*image_arrays.split(data, seed, path), data.classes)
-    train = _labelled(parts.pop("train"), path)
-    num_classes = len(train.classes) or int(train.labels.max()) + 1
-    others = []
+    train, others = parts.pop("train"), []
     for name in sorted(parts, reverse=True):  # valid before test
-        data, where = _labelled(parts[name], f"{path} ({name})"), f"{path} ({name})"
-        data = image_arrays.match_labels(data, train.classes, num_classes, where)
+        data = _matched(parts[name], _labelled(train, path), f"{path} ({name})") if labelled else parts[name]
         others.append((data.images, data.labels))
     if len(others) == 1:
         return Splits(*_held_out(train, seed, path), *others, train.classes)
@@ -67,6 +65,12 @@ def _read_arrays(path, size, channels):
     """{name of a split: `Images`} of an .npz file of splits; {} for all else."""
     names = ("train", "test") if {"x_train", "x_test"} <= set(image_arrays.array_names(path)) else ()
     return {name: image_arrays.read_array(path, size, channels, f"x_{name}") for name in names}
+
+
+def _matched(data, train, path):
+    """`Images` with the labels of the training images' classes."""
+    num_classes = len(train.classes) or int(train.labels.max()) + 1
+    return image_arrays.match_labels(_labelled(data, path), train.classes, num_classes, path)
 
 
 def _held_out(data, seed, path):
@@ -109,21 +113,23 @@ def one_hot(labels, num_classes):
     return np.eye(num_classes, dtype=np.float32)[labels]
 
 
-def batches(images, labels, batch_size, num_classes, seed, augmentation, mix=None):
+def batches(images, labels, batch_size, num_classes, seed, augmentation, mix=None, label_smoothing=0.0):
     """`RandomAccessDataset` of batches (images (b, h, w[, c]), targets (b, k)) in random order, augmented.
 
-    Images are float32 in [0, 1]; targets are one-hot, or mixed of two classes.
+    Images are float32 in [0, 1]; targets are one-hot, smoothed, and mixed of two classes.
 
     Args:
         images: as for `image_batches.augmented_views`.
         labels: (n,).
         augmentation: of single images, an `image_augmentation.Augmentation` of one size.
         mix: of batches, a `batch_augmentation.BatchAugmentation`; None: none.
+        label_smoothing: probability that is spread over all classes.
     """
     import tensorflow as tf
 
     views = image_batches.augmented_views(images, batch_size, augmentation, seed)
-    targets = tf.constant(one_hot(labels, num_classes))
+    hot = one_hot(labels, num_classes)
+    targets = tf.constant(hot + np.float32(label_smoothing) * (1 / np.float32(num_classes) - hot))
 
     def batch(step):
         (x,), indices = views.batch(step)

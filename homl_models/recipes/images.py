@@ -113,7 +113,8 @@ class ImageRecipe(Recipe):
 
     def compiled(self, model):
         """`model`, built and compiled."""
-        model.build()
+        if not model.built:
+            model.build()
         model.compile(self.optimizer(self.epochs * self.datasets()[0].steps), **self.compile_kwargs())
         return model
 

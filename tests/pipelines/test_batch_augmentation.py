@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from homl_models.errors import UserError
-from homl_models.pipelines.batch_augmentation import BatchAugmentation
+from homl_models.pipelines.batch_augmentation import BatchAugmentation, StepSeeds
 from homl_models.pipelines.random_access import RandomAccessDataset
 
 SIZE, CLASSES = 16, 8
@@ -85,6 +85,14 @@ def test_a_function_of_seed_and_step_in_a_pipeline_and_out_of_it():
     assert whole[0][0].shape == (SIZE, 9, 7, 3)
     assert len({x.tobytes() for x, _ in whole}) == 5
     assert (dataset(4).batch(0)[0].numpy() != whole[0][0]).any()
+
+
+def test_seeds_differ_by_key_use_and_number():
+    seeds = [tuple(StepSeeds(key(*at), use).next().numpy()) for at in ((0, 0), (0, 1), (1, 0)) for use in (0, 1)]
+    generator = StepSeeds(key(0, 0), 0)
+    seeds += [tuple(generator.next().numpy()) for _ in range(3)]
+    assert len(set(seeds)) == 8  # the first of a generator is that of another with the same key and use
+    assert seeds[0] == seeds[6]
 
 
 def test_the_state_of_keras_generators_is_not_touched():

@@ -70,7 +70,7 @@ def test_the_authors_algorithm_by_hand():
     assert found[:7, :7].all()
     assert found.sum() == 49  # ten attempts within it
     second = (0.0, 0.5, 0.999, 0.999)  # 4x4 in the other corner, at the tenth attempt
-    found = released_mask(14, 14, 65, numbers(first, *[inside] * 9, second, *[inside] * 10))
+    found = released_mask(14, 14, 65, numbers(too_high, first, *[inside] * 9, second, *[inside] * 10))
     assert found[:6, :6].all()  # s = 40.5
     assert found[10:, 10:].all()
     assert found.sum() == 52

@@ -102,7 +102,7 @@ def test_grey_images_have_no_saturation():
 
 X = noise(10, 10)
 EXPECTED = {
-    ("posterize", 0.5): X & 0b11111100,  # 8 - round(4 * 0.5) bits
+    ("posterize", 1.0): X & 0b11110000,
     ("solarize", 0.25): np.where(X < 192, X, 255 - X),
     ("brightness", -0.5): X * 0.55,
     ("translate_x", 2 / 4.5): np.concatenate([X[:, 2:], np.full((10, 2, 3), 128)], 1),

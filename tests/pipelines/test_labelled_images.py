@@ -117,6 +117,16 @@ def test_classes_and_labels_that_are_not_there_are_refused(tmp_path):
     checks.fails(r"images of shape \(12, 4, 4, 4\), not", lambda: read_splits(tmp_path / "e.npz", channels=3), "e.npz")
 
 
+def test_labels_may_be_missing_where_they_do_not_matter(tmp_path):
+    write(tmp_path / "a" / "train", bag=10)
+    (tmp_path / "a" / "test").mkdir()
+    Image.new("L", (6, 8)).save(tmp_path / "a" / "test" / "0.png")
+    assert [len(images) for images, _ in read_splits(tmp_path / "a", labelled=False)[:3]] == [9, 1, 1]
+    np.save(tmp_path / "b.npy", np.zeros((20, 4, 4), np.uint8))
+    assert [len(images) for images, _ in read_splits(tmp_path / "b.npy", labelled=False)[:3]] == [16, 2, 2]
+    checks.fails("20 of 20 images", lambda: read_splits(tmp_path / "b.npy"))
+
+
 def test_few_labels_in_proportion_and_each_class_once():
     labels = np.repeat([0, 1, 2], [60, 30, 2])
     images = np.arange(92)
@@ -143,9 +153,9 @@ def test_augmented_batches_keep_their_labels_and_are_functions_of_seed_and_step(
     images = images if channels == 1 else np.stack([images] * 3, axis=-1)
     labels = np.arange(12)
 
-    def dataset(seed, mix=None):
+    def dataset(seed, mix=None, label_smoothing=0.0):
         augmentation = Augmentation(((8, 6),), ("bicubic",), color_jitter=0.0, num_ops=0)
-        return labelled_images.batches(images, labels, 4, 12, seed, augmentation, mix)
+        return labelled_images.batches(images, labels, 4, 12, seed, augmentation, mix, label_smoothing)
 
     whole = list(dataset(1).dataset())
     assert len(whole) == dataset(1).steps == 3
@@ -153,6 +163,7 @@ def test_augmented_batches_keep_their_labels_and_are_functions_of_seed_and_step(
         assert x.shape == (4, 8, 6, 3)[: 3 if channels == 1 else 4]
         np.testing.assert_allclose(np.asarray(x).reshape(4, -1).mean(1) * 255 / 20, np.argmax(y, 1), atol=1e-4)
     assert sorted(np.concatenate([np.argmax(y, 1) for _, y in whole])) == list(range(12))
+    np.testing.assert_allclose(dataset(1, None, 0.3).batch(0)[1], 0.7 * whole[0][1] + 0.3 / 12, atol=1e-6)
     mix = BatchAugmentation(0.8, 1.0, 0.25)
     checks.close(dataset(1, mix).batch(7), next(iter(dataset(1, mix).dataset(7, 8))), 1e-6)
     assert (dataset(2).batch(0)[0].numpy() != whole[0][0].numpy()).any()
