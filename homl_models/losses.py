@@ -1,5 +1,7 @@
 """Losses that Keras lacks, and the weighted mean over a batch that is split over replicas."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -17,6 +19,16 @@ def mean(values, weights=None):
         return ops.sum(values) / devices.all_reduce_sum(ops.cast(ops.size(values), "float32"))
     weights = ops.broadcast_to(ops.cast(weights, "float32"), ops.shape(values))
     return ops.divide_no_nan(ops.sum(values * weights), devices.all_reduce_sum(ops.sum(weights)))
+
+
+def logit_laplace(x, mu, ln_b):
+    """Negative log-density of the logit-Laplace distribution, elementwise: x in (0, 1), mu and ln_b -> ln(1 / f(x)).
+
+    f(x) = exp(-|logit(x) - mu| / b) / (2 b x (1 - x)) (Ramesh et al., 2021, https://arxiv.org/abs/2102.12092,
+    equation 2): the distribution of sigmoid(y) for y of a Laplace distribution of location mu and scale b.
+    """
+    logit = ops.log(x) - ops.log1p(-x)
+    return math.log(2.0) + ln_b + ops.log(x) + ops.log1p(-x) + ops.abs(logit - mu) * ops.exp(-ln_b)
 
 
 @keras.saving.register_keras_serializable("homl_models")

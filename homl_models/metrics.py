@@ -1,4 +1,4 @@
-"""Metrics: token accuracy, PSNR, translation, tagging, question answering, generated images."""
+"""Metrics: token accuracy, PSNR, codebook usage, translation, tagging, question answering, generated images."""
 
 import collections
 import re
@@ -50,6 +50,36 @@ class PSNR(keras.metrics.Mean):
         error = ops.cast(y_true, "float32") - ops.clip(ops.cast(y_pred, "float32"), 0, 1)
         mse = ops.maximum(ops.mean(ops.square(error), axis=(1, 2, 3)), 1e-10)  # 100 dB at most
         super().update_state(-10 * ops.log10(mse), sample_weight)
+
+
+@keras.saving.register_keras_serializable("homl_models")
+class CodebookUsage(keras.metrics.Metric):
+    """Codes of a codebook in use: {"codebook_usage": fraction of all codes, "perplexity": 1 to `vocab_size`}.
+
+    The perplexity is exp(-sum p ln p) of the frequencies p of the codes. Tokens (...) are whole numbers.
+
+    Args:
+        vocab_size: number of codes.
+    """
+
+    def __init__(self, vocab_size, name="codebook", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.vocab_size = vocab_size
+        self.counts = self.add_variable(shape=(vocab_size,), initializer="zeros", name="counts")
+
+    def update_state(self, tokens, sample_weight=None):
+        tokens = ops.reshape(tokens, (-1,))
+        ones = ops.ones_like(tokens, dtype="float32")
+        self.counts.assign_add(ops.segment_sum(ones, tokens, num_segments=self.vocab_size))
+
+    def result(self):
+        p = self.counts / ops.maximum(ops.sum(self.counts), 1.0)
+        entropy = -ops.sum(p * ops.log(ops.maximum(p, 1e-30)))
+        used = ops.mean(ops.cast(self.counts > 0, "float32"))
+        return {"codebook_usage": used, "perplexity": ops.exp(entropy)}
+
+    def get_config(self):
+        return {**super().get_config(), "vocab_size": self.vocab_size}
 
 
 def translation(translations, references):

@@ -1,4 +1,4 @@
-"""Schedules over the training steps: learning rates, and the probability of teacher forcing."""
+"""Schedules over the training steps: learning rates, temperatures, weights, the probability of teacher forcing."""
 
 import math
 
@@ -72,6 +72,28 @@ class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
     def get_config(self):
         names = "peak", "steps", "warmup_steps", "shape", "end", "power"
         return {name: getattr(self, name) for name in names}
+
+
+@keras.saving.register_keras_serializable("homl_models")
+class Cosine(keras.optimizers.schedules.LearningRateSchedule):
+    """Half a cosine from `start` at step 0 to `end` at step `steps`, and `end` from there on.
+
+    Args:
+        start, end: values of the schedule.
+        steps: above 0; `UserError` for others.
+    """
+
+    def __init__(self, start, end, steps):
+        if steps <= 0:
+            raise UserError(f"a cosine schedule takes a number of steps above 0, not {steps}")
+        self.start, self.end, self.steps = start, end, steps
+
+    def __call__(self, step):
+        done = ops.minimum(ops.cast(step, "float32") / self.steps, 1.0)
+        return self.end + (self.start - self.end) * (1 + ops.cos(math.pi * done)) / 2
+
+    def get_config(self):
+        return {"start": self.start, "end": self.end, "steps": self.steps}
 
 
 def teacher_forcing_probability(schedule, k, step):

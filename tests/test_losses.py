@@ -1,12 +1,15 @@
-"""Cross-entropy with label smoothing, against its formula, Keras and PyTorch."""
+"""Cross-entropy with label smoothing, and the logit-Laplace density, against formulas, Keras, scipy and PyTorch."""
 
 import keras
 import numpy as np
 import pytest
+import scipy.integrate
+import scipy.special
+import scipy.stats
 import tensorflow as tf
 from keras import ops
 
-from homl_models.losses import SmoothedCrossentropy
+from homl_models.losses import SmoothedCrossentropy, logit_laplace
 from tests import checks
 
 B, T, V = 3, 4, 7
@@ -110,3 +113,24 @@ def test_config_round_trip():
     assert type(copy) is SmoothedCrossentropy
     assert (copy.smoothing, copy.reduction, copy.name) == (0.25, "sum", "mine")
     checks.close(copy(TARGETS, LOGITS), formula(LOGITS, TARGETS, 0.25).sum())
+
+
+PARAMETERS = [(0.0, 0.0), (-1.5, -0.5), (2.0, -1.5), (0.3, -0.2)]  # mu and ln b
+
+
+@pytest.mark.parametrize(("mu", "ln_b"), PARAMETERS)
+def test_the_logit_laplace_density_integrates_to_one(mu, ln_b):
+    def density(x):
+        return float(np.exp(-np.float64(logit_laplace(np.float32(x), np.float32(mu), np.float32(ln_b)))))
+
+    mode = float(scipy.special.expit(mu))
+    total = sum(scipy.integrate.quad(density, *part, epsabs=1e-4, epsrel=1e-4)[0] for part in ((0, mode), (mode, 1)))
+    assert total == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize(("mu", "ln_b"), PARAMETERS)
+def test_the_logit_laplace_density_is_that_of_a_squashed_laplace_variable(mu, ln_b):
+    """With y = logit(x): f(x) = Laplace(y) dy/dx, and dy/dx = 1 / (x (1 - x))."""
+    x = np.linspace(0.1, 0.9, 17)
+    expected = -scipy.stats.laplace.logpdf(scipy.special.logit(x), mu, np.exp(ln_b)) + np.log(x * (1 - x))
+    checks.close(logit_laplace(np.float32(x), np.float32(mu), np.float32(ln_b)), expected, 1e-5)

@@ -629,6 +629,7 @@ def test_samples_that_no_classifier_judges_are_compared_by_their_pixels():
 # All of them.
 
 DRAWN = {"vae_tiny": 0.15, "ddpm_tiny": 0.1, "electra_pretrain_tiny": 0.05}  # with other noise in other batches
+CANCELLED = {"dvae_tiny": 1e-3}  # the KL divergence of nearly uniform codes is the difference of larger numbers
 
 
 # Not the one that has no validation, nor those that read each part as one stream.
@@ -653,4 +654,4 @@ def test_every_metric_is_that_of_all_examples_for_every_size_of_batches(name, mo
         found.append(model.evaluate(made.datasets()[1].dataset(), return_dict=True, verbose=0))
     assert found[0].keys() >= {"loss"}
     for other in found[1:]:
-        assert other == pytest.approx(found[0], rel=DRAWN.get(name, 2e-5))
+        assert other == pytest.approx(found[0], rel=(DRAWN | CANCELLED).get(name, 2e-5))

@@ -6,7 +6,14 @@ import pytest
 import tensorflow as tf
 
 from homl_models.errors import UserError
-from homl_models.schedules import SHAPES, InverseSquareRoot, WarmUp, check_teacher_forcing, teacher_forcing_probability
+from homl_models.schedules import (
+    SHAPES,
+    Cosine,
+    InverseSquareRoot,
+    WarmUp,
+    check_teacher_forcing,
+    teacher_forcing_probability,
+)
 
 STEPS = np.array([0, 1, 5, 398, 399, 400, 1000, 99_999])
 
@@ -110,6 +117,21 @@ def test_warm_up_and_decay(shape, warmup):
     np.testing.assert_allclose([float(schedule(step)) for step in range(60)], expected, rtol=1e-5)
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(schedule))
     assert float(copy(17)) == float(schedule(17))
+
+
+@pytest.mark.parametrize(("start", "end"), [(1.0, 1 / 16), (0.0, 6.6)])
+def test_half_a_cosine_from_start_to_end(start, end):
+    schedule, steps = Cosine(start, end, 50), np.arange(70.0)
+    expected = start + (end - start) * np.sin(np.pi / 2 * np.minimum(steps / 50, 1)) ** 2
+    np.testing.assert_allclose([float(schedule(step)) for step in range(70)], expected, rtol=1e-5, atol=1e-6)
+    assert float(schedule(0)) == pytest.approx(start, abs=1e-7)
+    assert float(schedule(25)) == pytest.approx((start + end) / 2, rel=1e-6)
+    for step in (50, 51, 10**6):
+        assert float(schedule(step)) == np.float32(end)
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(schedule))
+    assert float(copy(17)) == float(schedule(17))
+    with pytest.raises(UserError, match="a number of steps above 0, not 0"):
+        Cosine(start, end, 0)
 
 
 def test_invalid_warm_ups_are_refused():

@@ -14,6 +14,7 @@ _PUBLIC = {
     "TransformerBlock": "transformer_block",
     "GaussianNoise": "gaussian",
     "Sampling": "gaussian",
+    "GumbelSoftmax": "gumbel",
     "MinibatchStddev": "minibatch",
     "GroupNormalization": "normalization",
     "PositionalEncoding": "positional",

@@ -45,13 +45,10 @@ class ImageModel(Model):
         `UserError` for another shape or values outside [0, 1].
         """
         images = np.asarray(images)
-        images = np.float32(images / 255) if images.dtype == np.uint8 else np.float32(images)
         if images.shape[1:] != self.image_shape:
             wanted = ", ".join(map(str, self.image_shape))
             raise UserError(f"images must have the shape (n, {wanted}), not {images.shape}; resize them")
-        if images.size and not (images.min() >= 0 and images.max() <= 1):
-            raise UserError(f"images must lie in [0, 1], not between {images.min():g} and {images.max():g}")
-        return images
+        return checked_range(images)
 
     @functools.cached_property
     def _compiled(self):
@@ -155,6 +152,14 @@ class EMAModel(ImageModel):
         if labels.min() < 0 or labels.max() >= self.num_classes:
             raise UserError(f"labels must lie in 0 to {self.num_classes - 1}, not {labels.min()} to {labels.max()}")
         return np.resize(labels, count).astype(np.int32)
+
+
+def checked_range(images):
+    """An array of images as float32 in [0, 1], bytes divided by 255; `UserError` for values outside [0, 1]."""
+    images = np.float32(images / 255) if images.dtype == np.uint8 else np.float32(images)
+    if images.size and not (images.min() >= 0 and images.max() <= 1):
+        raise UserError(f"images must lie in [0, 1], not between {images.min():g} and {images.max():g}")
+    return images
 
 
 def checked_count_and_seed(count, seed):

@@ -39,6 +39,28 @@ def batches(images, batch_size, seed=None, targets=None, augment=None):
     return RandomAccessDataset(in_order if seed is None else shuffled, steps)
 
 
+def crop_and_flip(images, seed, margin):
+    """Random crops of images (b, h, w, ...) reflected at their borders, each mirrored with probability 1/2.
+
+    A crop has the size of the image, moved by a whole number of pixels, `margin` at most, in each direction.
+    seed: (2,); a pure function of it, in TensorFlow operations.
+    """
+    import tensorflow as tf
+
+    images = tf.convert_to_tensor(images)
+    count, height, width = (tf.shape(images)[i] for i in range(3))
+    rest = [(0, 0)] * (images.shape.rank - 3)
+    padded = tf.pad(images, [(0, 0), (margin, margin), (margin, margin), *rest], "REFLECT")
+    seeds = tf.random.experimental.stateless_split(seed, 2)
+    moves = tf.random.stateless_uniform((2, count, 1), seeds[0], 0, 2 * margin + 1, tf.int32)
+    mirrored = tf.random.stateless_uniform((count, 1), seeds[1]) < 0.5
+    rows, columns = (
+        moves[0] + tf.range(height),
+        moves[1] + tf.where(mirrored, width - 1 - tf.range(width), tf.range(width)),
+    )
+    return tf.gather(tf.gather(padded, rows, batch_dims=1), columns, axis=2, batch_dims=1)
+
+
 def augmented_views(images, batch_size, augmentation, seed):
     """`RandomAccessDataset` of batches (views, indices (b,)) in random order, a view float32 (b, h, w[, c]) in [0, 1].
 

@@ -12,6 +12,7 @@ from homl_models.recipes import (
     char_rnn,
     classification,
     ddpm,
+    dvae,
     electra,
     esrgan,
     feature_net,
@@ -26,8 +27,8 @@ from homl_models.recipes.families import FAMILIES
 from homl_models.training import files
 
 MODULES = (
-    char_rnn, seq2seq, transformer, autoencoders, vae, feature_net, ddpm, gan, bert, electra, classification, tagging,
-    answering, super_resolution, esrgan,
+    char_rnn, seq2seq, transformer, autoencoders, vae, dvae, feature_net, ddpm, gan, bert, electra, classification,
+    tagging, answering, super_resolution, esrgan,
 )  # fmt: skip
 RECIPES = {name: recipe for module in MODULES for name, recipe in module.RECIPES.items()}
 SUMMARIES = {name: line for module in MODULES for name, line in module.SUMMARIES.items()}

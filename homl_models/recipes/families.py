@@ -90,6 +90,13 @@ FAMILIES = [
         ("vae_conv",),
     ),
     Family(
+        "Discrete VAE",
+        {"Ramesh 2021": arxiv("2102.12092")},
+        "models/dvae.py",
+        "vae",
+        ("dvae",),
+    ),
+    Family(
         "GANs",
         {
             "Goodfellow 2014": arxiv("1406.2661"),

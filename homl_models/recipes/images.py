@@ -41,6 +41,10 @@ class ImageRecipe(Recipe):
         positive(steps_per_execution=self.steps_per_execution)
         if min(self.size, self.num_images) < 0:
             raise UserError("--size and --num-images must be 0 or more")
+        self.check_data()
+
+    def check_data(self):
+        """`UserError` for settings of the data that do not go together."""
         if self.data == "mnist" and not self.images:
             raise UserError("--data mnist needs --images, the folder of its four IDX files")
         if (self.size or self.channels != 1) and (self.data == "mnist" or not self.images):

@@ -112,6 +112,16 @@ def image_grid(rows, path, scale=2, gap=4):
         Image.fromarray(pixels).save(aside, format="PNG")
 
 
+def index_colours(count):
+    """Colours (count, 3) in [0, 1] of indices: hues by the golden ratio, in three brightnesses; neighbours differ."""
+    import numpy as np
+    from matplotlib.colors import hsv_to_rgb
+
+    index = np.arange(count)
+    hue, value = index * (5**0.5 - 1) / 2 % 1, np.array([1.0, 0.7, 0.45])[index % 3]
+    return hsv_to_rgb(np.stack([hue, np.full(count, 0.75), value], axis=-1))
+
+
 def coding_map(codings, labels, images, path, seed=0):
     """Codings (n, k) in two dimensions, coloured by label, with some of their images, as a PNG -> "by t-SNE" or not.
 

@@ -17,6 +17,7 @@ from homl_models.layers.attention import Attention, DecoderBlock, EncoderBlock, 
 from homl_models.layers.dense import Dense
 from homl_models.layers.dropout import Dropout, DropPath
 from homl_models.layers.gaussian import GaussianNoise, Sampling
+from homl_models.layers.gumbel import GumbelSoftmax
 from homl_models.layers.minibatch import MinibatchStddev
 from homl_models.layers.normalization import GroupNormalization
 from homl_models.layers.positional import LearnedPositionalEmbedding, PositionalEncoding
@@ -27,6 +28,7 @@ from homl_models.layers.tied import DenseTranspose
 from homl_models.layers.transformer_block import LayerScale
 from homl_models.models.bert_config import BertConfig
 from homl_models.models.bert_layers import BertBlock, BertEmbeddings, RelativeAttention
+from homl_models.models.dvae_networks import BottleneckBlock, ConvDecoder, ConvEncoder, DalleDecoder, DalleEncoder
 from homl_models.models.gan_networks import Discriminator, Generator
 from homl_models.models.rrdb import RRDB, ResidualDenseBlock
 from homl_models.models.srresnet import SRResidualBlock
@@ -103,6 +105,10 @@ ROWS = {
     LayerScale: [row({"initial_value": 0.5}, TEXT, TEXT, 1)],
     GaussianNoise: [row({"stddev": 1.5, "seed": 1}, TEXT, TEXT, seeds=1)],
     Sampling: [row({"seed": 1}, ((2, 3), (2, 3)), (2, 3), seeds=1)],
+    GumbelSoftmax: [
+        row({"seed": 1}, MAPS, MAPS, seeds=1),
+        row({"straight_through": True}, TEXT, TEXT, seeds=1),
+    ],
     MinibatchStddev: [row({}, MAPS, (2, 4, 4, 9)), row({}, (4, 6), (4, 7))],
     GroupNormalization: [
         row({"groups": 2}, MAPS, MAPS, 2),
@@ -167,6 +173,14 @@ ROWS = {
     SeparableUNet: [
         row({"filters": (4, 8), "time_dim": 8, "num_classes": 3}, NOISY, IMAGES, None, 0, frozen=None),
     ],
+    BottleneckBlock: [
+        row({"filters": 8, "hidden_filters": 2, "gain": 0.1}, MAPS, MAPS, 8),
+        row({"filters": 6, "hidden_filters": 3, "kernel_sizes": (3, 1)}, MAPS, (2, 4, 4, 6), 6),
+    ],
+    ConvEncoder: [row({"vocab_size": 5, "dim": 8, "num_blocks": 1}, IMAGES, (2, 1, 1, 5), 12)],
+    ConvDecoder: [row({"output_channels": 2, "vocab_size": 8, "dim": 8, "num_blocks": 1}, MAPS, (2, 32, 32, 2), 14)],
+    DalleEncoder: [row({"vocab_size": 5, "dim": 4, "num_blocks": 1}, IMAGES, (2, 1, 1, 5), 42)],
+    DalleDecoder: [row({"output_channels": 2, "vocab_size": 8, "dim": 4, "num_blocks": 1}, MAPS, (2, 32, 32, 2), 44)],
     Generator: [
         row({"coding_size": 3, "image_shape": IMAGES[1:], "hidden_units": (6, 5)}, (2, 3), IMAGES, 6),
         row({"coding_size": 3, "image_shape": IMAGES[1:], "filters": (6, 5)}, (2, 3), IMAGES, 10, frozen=4),

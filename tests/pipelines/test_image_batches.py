@@ -4,7 +4,7 @@ import numpy as np
 import scipy.stats
 import tensorflow as tf
 
-from homl_models.pipelines.image_batches import batches
+from homl_models.pipelines.image_batches import batches, crop_and_flip
 from tests import checks
 
 NUMBERED = np.arange(50, dtype=np.uint8)[:, None, None] * np.ones((1, 2, 3), np.uint8)  # image i is all i
@@ -72,3 +72,18 @@ def test_augmentation_depends_on_seed_and_step_alone_and_leaves_validation_out()
     assert run(1, 5, 9) == whole[5:9]
     assert not set(run(2, 0, 12)) & set(whole)
     assert run(None, 0, 4) == [0.0] * 4
+
+
+def test_crops_are_whole_shifts_of_reflected_images_and_their_mirror_images():
+    """Each of the 2 (2 m + 1)^2 ways about as often; the same for the same seed."""
+    image = np.random.default_rng(0).uniform(size=(5, 6, 3)).astype("float32")
+    padded = np.pad(image, [(2, 2), (2, 2), (0, 0)], "reflect")
+    shifts = [padded[i : i + 5, j : j + 6] for i in range(5) for j in range(5)]
+    ways = {crop.tobytes(): number for number, crop in enumerate(shifts + [crop[:, ::-1] for crop in shifts])}
+    many, seed = np.repeat(image[None], 5_000, 0), tf.constant([3, 4], tf.int64)
+    crops = tf.function(crop_and_flip)(many, seed, 2).numpy()
+    found = np.bincount([ways[crop.tobytes()] for crop in crops], minlength=50)
+    assert scipy.stats.chisquare(found).pvalue > 1e-3
+    np.testing.assert_array_equal(crop_and_flip(many, seed, 2), crops)
+    grey = crop_and_flip(image[None, ..., 0], [1, 2], 2).numpy()[0]
+    assert grey.tobytes() in {crop[..., 0].tobytes() for crop in shifts + [crop[:, ::-1] for crop in shifts]}
