@@ -18,7 +18,7 @@ import keras
 
 from homl_models.errors import UserError
 
-ERASED = 0.02, 1 / 3  # smallest and largest share of the area
+ERASED = 0.02, 1 / 3  # smallest and largest fraction of the area
 
 
 class StepSeeds(keras.random.SeedGenerator):

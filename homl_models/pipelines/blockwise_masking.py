@@ -3,16 +3,16 @@
 Rectangular blocks of random size, aspect ratio and position are masked until there are enough masked patches.
 `paper_mask` is Algorithm 1 as it is printed: its last block may go beyond 0.4 N, so masks differ in their number of
 patches. `released_mask` is the algorithm of the authors' code: at most `count` patches (75 of 196 there), because a
-block that would mask more is not placed; the aspect ratio is log-uniform, and ten blocks in vain end it, at times short
-of `count`. `masks` is the released algorithm for a batch in TensorFlow operations; so that all masks of a batch have
-exactly `count` patches, single patches at random make up for those that are missing, as in the authors' later code of
-BEiT v2.
+block that would mask more is not placed; the aspect ratio is log-uniform, and ten blocks in a row that cannot be placed
+end it, at times short of `count`. `masks` is the released algorithm for a batch in TensorFlow operations; so that all
+masks of a batch have exactly `count` patches, single patches at random make up for those that are missing, as in the
+authors' later code of BEiT v2.
 
 Shapes: b batch, h and w rows and columns of patches, N = h w of them. A mask is True where a patch is masked.
 
 What Algorithm 1 leaves open: the sides of a block are rounded, and limited to those of the grid; once less than the
-smallest block is missing, blocks are of the smallest size. At other sizes than 14x14 the smallest block keeps its share
-of the patches, 16 of 196.
+smallest block is missing, blocks are of the smallest size. In other grids than 14x14 the smallest block is the same
+fraction of the patches, 16 of 196.
 """
 
 import numpy as np
@@ -20,7 +20,7 @@ import numpy as np
 from homl_models.errors import UserError
 
 RATIO = 0.4  # of patches that are masked
-SMALLEST = 16 / 196  # block, as a share of the patches
+SMALLEST = 16 / 196  # block, as a fraction of the patches
 ASPECT = 0.3  # smallest aspect ratio of a block; the largest is its reciprocal
 ATTEMPTS = 10  # at a block, in the authors' code
 
@@ -28,12 +28,12 @@ ATTEMPTS = 10  # at a block, in the authors' code
 def num_masked(h, w, ratio=RATIO):
     """Number of masked patches of a grid, rounded down; `UserError` unless some patches are masked and some are not."""
     if not 0 < ratio < 1 or not 0 < (count := int(ratio * h * w)) < h * w:
-        raise UserError(f"{ratio:g} of {h}x{w} patches cannot be masked; take smaller patches or another share")
+        raise UserError(f"{ratio:g} of {h}x{w} patches cannot be masked; take smaller patches or another fraction")
     return count
 
 
 def smallest_block(h, w):
-    """Least number of patches of a block: 16 of 14x14, and as large a share of other grids."""
+    """Least number of patches of a block: 16 of 14x14, and as large a fraction of other grids."""
     return max(1, round(SMALLEST * h * w))
 
 

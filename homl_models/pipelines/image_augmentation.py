@@ -3,15 +3,15 @@
 BEiT (Bao et al., 2021, https://arxiv.org/abs/2106.08254, section 2.3 and appendix) sees one crop twice: at 224 pixels,
 by bicubic interpolation, where it takes patches, and at 112 pixels, by Lanczos', where its tokenizer looks. For
 classification it adds RandAugment (Cubuk et al., 2019, https://arxiv.org/abs/1909.13719), MixUp, CutMix and random
-erasing, which take batches and are in `batch_augmentation.py`. What is random is drawn from the generator that is
-passed on, so that a batch is a function of (seed, step).
+erasing, which take batches and are in `batch_augmentation.py`. All random numbers come from the generator that is
+given, so that a batch is a function of (seed, step).
 
 Shapes: h height, w width, c channels; an image is (h, w) for grey or (h, w, 3) for colour, of bytes.
 
 Deviations: colours are jittered after the crop, which is faster; the authors do so before, which is the same but for
 the mean grey that contrast is relative to. `keras.layers.RandAugment` takes no seed for an image, applies the same
-operations to all images of a batch, in one direction, and computes every operation for each of them: 330 images of 64
-pixels per second on a core, against 3,800 here.
+operations to all images of a batch, in one direction, and computes every operation for each of them: it takes 15 times
+as long for images of 64 pixels (`benchmarks/image_pipelines.py`).
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ class Augmentation:
     Args:
         sizes: (h, w) of each view.
         filters: interpolation of each view, "bilinear", "bicubic" or "lanczos".
-        scale: range of the area of a crop, as a share of the image.
+        scale: range of the area of a crop, as a fraction of the image.
         ratio: range of its aspect ratio, width / height.
         flip: probability to mirror it.
         color_jitter: brightness, contrast and saturation are multiplied by 1 - color_jitter to 1 + color_jitter.

@@ -97,7 +97,7 @@ def few(images, labels, count, seed):
     A pure function of the seed; fewer images than `count` are all taken.
     """
     order = np.random.default_rng(seed).permutation(len(images))
-    rank = np.zeros(len(images))  # of an image within its class, as a share of the class
+    rank = np.zeros(len(images))  # of an image within its class, as a fraction of the class
     for label in np.unique(labels):
         members = order[labels[order] == label]
         rank[members] = np.arange(len(members)) / len(members)

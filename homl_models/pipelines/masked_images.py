@@ -33,7 +33,7 @@ def batches(images, batch_size, size, patch, seed, token_size=None, masked=block
         images: sequence of (height, width, c), of any sizes; see `image_batches.augmented_views`.
         size: (height, width) of the images. patch: height and width of a patch.
         token_size: (height, width) of the images for the tokenizer; default: half of `size`, rounded down.
-        masked: share of the patches; the authors mask 75 of 196.
+        masked: fraction of the patches; the authors mask 75 of 196.
         augmentation: an `Augmentation`, of which the sizes are replaced.
     """
     import tensorflow as tf

@@ -33,7 +33,7 @@ class Pasting:
     Args:
         size: (h, w).
         objects: smallest and largest number of cut-outs; later ones hide those before.
-        scale: smallest and largest height of a cut-out, as a share of the smaller side of `size`.
+        scale: smallest and largest height of a cut-out, as a fraction of the smaller side of `size`.
         border: pixels on either side of the border between two classes that are `IGNORED`.
     """
 

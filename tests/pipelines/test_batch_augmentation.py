@@ -36,9 +36,9 @@ def test_mixup_mixes_labels_as_images():
 
 def test_cutmix_weighs_labels_by_area():
     x, y = run(BatchAugmentation(cutmix=1.0), shape=(60, 60))
-    share = np.stack([np.isclose(x, level).mean((1, 2)) for level in LEVELS], axis=1)
-    np.testing.assert_allclose(share.sum(1), 1)  # each pixel is of one image
-    np.testing.assert_allclose(share, y, atol=0.035)  # sides are cut to whole pixels
+    fraction = np.stack([np.isclose(x, level).mean((1, 2)) for level in LEVELS], axis=1)
+    np.testing.assert_allclose(fraction.sum(1), 1)  # each pixel is of one image
+    np.testing.assert_allclose(fraction, y, atol=0.035)  # sides are cut to whole pixels
     assert ((y > 0.1) & (y < 0.9)).any(1).sum() > SIZE / 3
 
 

@@ -112,8 +112,8 @@ def test_no_corner_is_preferred_and_all_masks_have_their_share():
     for axes in ((1,), (2,), (1, 2)):
         same_places(found, np.flip(found, axes))
     same_places(found, found.swapaxes(1, 2))
-    share = found.mean(0)
-    assert share[0, 0] < share[0, 7] < share[7, 7]
+    fraction = found.mean(0)
+    assert fraction[0, 0] < fraction[0, 7] < fraction[7, 7]
 
 
 def test_sizes_and_aspect_ratios_of_blocks():
