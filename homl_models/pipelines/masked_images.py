@@ -10,9 +10,9 @@ import dataclasses
 
 from homl_models.errors import UserError
 from homl_models.pipelines import blockwise_masking
-from homl_models.pipelines.image_augmentation import Augmentation
-from homl_models.pipelines.image_batches import augmented_views
-from homl_models.pipelines.random_access import RandomAccessDataset
+from homl_models.pipelines.image_augmentation import Augmentation, center_crops
+from homl_models.pipelines.image_batches import augmented_views, check_channels, to_bytes, to_floats
+from homl_models.pipelines.random_access import RandomAccessDataset, num_batches
 
 
 def patch_grid(size, patch):
@@ -47,12 +47,44 @@ def batches(images, batch_size, size, patch, seed, token_size=None, masked=block
     def batch(step):
         (first, second), _ = views.batch(step)
         mask = blockwise_masking.masks(batch_size, h, w, count, tf.stack([tf.cast(seed, tf.int64), step]))
-        positions = tf.reshape(tf.where(tf.reshape(mask, (-1, h * w)))[:, 1], (batch_size, count))
-        return {
-            "images": first,
-            "token_images": second,
-            "bool_masked_pos": mask,
-            "masked_positions": tf.cast(positions, tf.int32),
-        }
+        return _inputs(first, second, mask, count)
 
     return RandomAccessDataset(batch, views.steps)
+
+
+def eval_batches(images, batch_size, size, patch, seed, token_size=None, masked=blockwise_masking.RATIO):
+    """As `batches`, of the middle of each image, in order and with the same masks each time; the last batch is smaller.
+
+    images: sequence of (height, width) or (height, width, c).
+    """
+    import tensorflow as tf
+
+    h, w = patch_grid(size, patch)
+    count, number = blockwise_masking.num_masked(h, w, masked), len(images)
+    channels = check_channels(images)
+    levels = [to_bytes(image[..., 0] if channels == (1,) else image) for image in images]
+    views = [
+        tf.constant(center_crops(levels, shape).reshape(number, *shape, *channels))
+        for shape in (size, token_size or (size[0] // 2, size[1] // 2))
+    ]
+    masks = blockwise_masking.masks(number, h, w, count, (seed, 0))
+
+    def batch(step):
+        rows = slice(step * batch_size, (step + 1) * batch_size)
+        return _inputs(*(to_floats(view[rows]) for view in views), masks[rows], count)
+
+    return RandomAccessDataset(batch, num_batches(number, batch_size))
+
+
+def _inputs(images, token_images, mask, count):
+    """A batch, with the numbers of its masked patches."""
+    import tensorflow as tf
+
+    patches = tf.where(tf.reshape(mask, (tf.shape(mask)[0], -1)))[:, 1]
+    positions = tf.reshape(tf.cast(patches, tf.int32), (-1, count))
+    return {
+        "images": images,
+        "token_images": token_images,
+        "bool_masked_pos": mask,
+        "masked_positions": tf.ensure_shape(positions, (mask.shape[0], count)),
+    }

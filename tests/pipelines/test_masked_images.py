@@ -5,7 +5,7 @@ import pytest
 
 from homl_models.errors import UserError
 from homl_models.pipelines.image_augmentation import Augmentation
-from homl_models.pipelines.masked_images import batches, patch_grid
+from homl_models.pipelines.masked_images import batches, eval_batches, patch_grid
 from tests import checks
 
 SMOOTH = Augmentation(flip=0.0, color_jitter=0.0, scale=(0.5, 1.0))
@@ -74,6 +74,24 @@ def test_floats_become_bytes():
     floats = np.random.default_rng(0).uniform(size=(4, 8, 8)).astype("float32")
     bytes_ = np.uint8(np.round(255 * floats))
     checks.close(*(batches(x, 2, (8, 8), 4, seed=1).batch(0) for x in (floats, bytes_)))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_evaluation_has_each_image_once_with_the_same_mask_for_every_size_of_batches(channels):
+    images = ramps(*[(20 + i, 30) for i in range(7)], channels=channels)
+    images = [image[..., None] if channels == 1 else image for image in images]
+    found = [
+        [np.concatenate(parts) for parts in zip(*(map(np.asarray, batch.values()) for batch in dataset.dataset()))]
+        for dataset in (eval_batches(images, n, (16, 16), 4, 1) for n in (3, 7))
+    ]
+    checks.close(*found, 0)
+    views, halves, masks, positions = found[0]
+    assert views.shape == (7, 16, 16, channels)
+    assert halves.shape == (7, 8, 8, channels)
+    np.testing.assert_allclose(views[:, [0, -1], 8, 0].mean(1) * 255, [(19 + i) / 2 for i in range(7)], atol=0.6)
+    assert (masks.sum((1, 2)) == 6).all()
+    assert len({mask.tobytes() for mask in masks}) > 4
+    assert [row.tolist() for row in positions] == [np.flatnonzero(mask).tolist() for mask in masks]
 
 
 @pytest.mark.parametrize(
