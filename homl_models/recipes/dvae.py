@@ -34,6 +34,8 @@ class DVAE(ImageRecipe):
     monitor: str = "val_reconstruction"
     data: Literal["images", "digits"] = "images"
     """The images of --images, or scikit-learn's digits, to try it."""
+    images: str = ""
+    """Your own images: a folder (what is transparent lies on white), or an .npy or .npz file."""
     size: int = 64
     """Height and width to bring the images of a folder to, a multiple of 8. 0: those of the first."""
     channels: Literal[1, 3] = 3
