@@ -160,8 +160,8 @@ class RelativePositionBias(Layer):
     def call(self, window=None):
         window = window or self.config.window
         table, index = self.interpolated(self.table, self.config.window, window), relative_position_index(*window)
-        heads = ops.take(ops.transpose(table), index.ravel(), axis=1)
-        return ops.reshape(heads, (-1, *index.shape))
+        pairs = ops.reshape(ops.take(table, index.ravel(), axis=0), (*index.shape, -1))  # (t, t, heads)
+        return ops.transpose(pairs, (2, 0, 1))
 
     def interpolated(self, table, old, new):
         """The table of a window of patches for a new one."""
