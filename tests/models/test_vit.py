@@ -239,6 +239,9 @@ def test_a_teachers_labels_train_the_second_class_token():
     first = cross_entropy(outputs["cls_logits"], np.eye(3)[LABELS]).mean()
     second = cross_entropy(outputs["distillation_logits"], np.eye(3)[[1, 1, 0]]).mean()
     checks.close(outputs["logits"], (outputs["cls_logits"] + outputs["distillation_logits"]) / 2)
+    x = np.array(model.backbone(IMAGES)["last_hidden_state"])[:, 1]
+    kernel, bias = model.distillation_classifier.get_weights()
+    checks.close(outputs["distillation_logits"], x @ kernel + bias)
     model.compile(keras.optimizers.Adam(1e-2), run_eagerly=True)
     result = model.evaluate(IMAGES, labels, return_dict=True, verbose=0)
     checks.close(result["loss"], (first + second) / 2)
