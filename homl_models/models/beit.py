@@ -41,8 +41,8 @@ class Beit(VisionTransformer):
         if self.add_pooling_layer:
             self.pooler = self.layer_norm("pooler") if mean else keras.layers.Identity(name="pooler")
 
-    def pool(self, x):
-        return self.pooler(ops.mean(self.patch_tokens(x), axis=1) if self.config.use_mean_pooling else x[:, 0])
+    def pooled_tokens(self, x):
+        return ops.mean(self.patch_tokens(x), axis=1) if self.config.use_mean_pooling else x[:, 0]
 
 
 @keras.saving.register_keras_serializable("homl_models")

@@ -54,11 +54,14 @@ class ImageEmbedding(Model):
         return {}
 
     def call_in_batches(self, name, images, size):
-        """The method `name` on a list or an array of images of any sizes -> (n, size), float32."""
+        """The method `name` on a list or an array of images of any sizes -> (n, size), float32.
+
+        size: of the rows that no images give.
+        """
         if name not in self._compiled:
             shape = (None, *self.vision_config.image_shape, self.vision_config.num_channels)
             self._compiled[name] = compiled(getattr(self, name), False, [(shape, "float32")])
-        rows = [np.zeros((0, size), "float32")]
+        rows = [] if len(images) else [np.zeros((0, size), "float32")]
         for i in range(0, len(images), BATCH_SIZE):
             batch = np.concatenate([self.checked_image(image) for image in images[i : i + BATCH_SIZE]])
             rows.append(ops.convert_to_numpy(self._compiled[name](ops.convert_to_tensor(batch))))

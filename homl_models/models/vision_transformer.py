@@ -27,7 +27,7 @@ class VisionTransformer(ImageEmbedding):
     `output_hidden_states` hidden_states, those of the embeddings and of each block; with `output_attentions`
     attentions, the weights (b, heads, t, t) of each block.
 
-    Base class: a subclass defines `add_norm_and_pooler`, which sets `norm` and `pooler`, and `pool(hidden states)`.
+    Base class: a subclass defines `add_norm_and_pooler`, which sets `norm` and `pooler`.
 
     Args:
         config: of `vit_config.py`.
@@ -54,9 +54,9 @@ class VisionTransformer(ImageEmbedding):
         """Set the final normalization and the pooler, None for none."""
         raise NotImplementedError
 
-    def pool(self, x):
-        """Last hidden states (b, t, d) -> a vector of each image, by the pooler."""
-        raise NotImplementedError
+    def pooled_tokens(self, x):
+        """Last hidden states (b, t, d) -> what represents an image (b, d), before the pooler: that of [CLS]."""
+        return x[:, 0]
 
     def build(self, input_shape=None):
         for layer in (self.embeddings, self.relative_position_bias):
@@ -82,7 +82,7 @@ class VisionTransformer(ImageEmbedding):
         x = self.norm(x) if self.norm else x
         outputs = {"last_hidden_state": x}
         if self.pooler:
-            outputs["pooler_output"] = self.pool(x)
+            outputs["pooler_output"] = self.pooler(self.pooled_tokens(x))
         if output_hidden_states:
             outputs["hidden_states"] = tuple(hidden_states)
         if output_attentions:
@@ -116,9 +116,9 @@ class VisionTransformer(ImageEmbedding):
         return x[:, len(self.config.class_tokens) :]
 
     def vectors(self, images):
-        """Images -> a vector of each (b, d): of the pooler, or else the hidden state of [CLS]."""
+        """Images -> a vector of each (b, d): the pooler's output, or else what it would get."""
         outputs = self(images, training=False)
-        x = outputs["pooler_output"] if self.pooler else outputs["last_hidden_state"][:, 0]
+        x = outputs["pooler_output"] if self.pooler else self.pooled_tokens(outputs["last_hidden_state"])
         return ops.cast(x, "float32")
 
 

@@ -35,9 +35,6 @@ class ViT(VisionTransformer):
             start = {"kernel_initializer": self.config.initializer, "dtype": self.dtype_policy}
             self.pooler = keras.layers.Dense(units or self.config.hidden_size, activation, name="pooler", **start)
 
-    def pool(self, x):
-        return self.pooler(x[:, 0])
-
 
 @keras.saving.register_keras_serializable("homl_models")
 class ViTForImageClassification(ImageClassifier):

@@ -333,6 +333,8 @@ def test_pooling_takes_the_normalized_mean_over_patches_or_cls():
     x = np.float64(outputs["last_hidden_state"])[:, 1:].mean(1)
     x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-12)
     checks.close(outputs["pooler_output"], np.float32(x * np.float64(mean.pooler.gamma) + np.float64(mean.pooler.beta)))
+    bare = make(Beit, backbone={"add_pooling_layer": False})
+    checks.close(bare.embed(IMAGES), np.float64(bare(IMAGES)["last_hidden_state"])[:, 1:].mean(1))
     outputs = first(IMAGES, output_hidden_states=True)
     checks.close(outputs["last_hidden_state"], first.norm(outputs["hidden_states"][-1]))
     checks.close(outputs["pooler_output"], outputs["last_hidden_state"][:, 0], 0)
@@ -347,3 +349,30 @@ def test_a_classifier_comes_back_and_is_exported(tmp_path):
     loaded = tf.saved_model.load(str(tmp_path / "model"))
     assert loaded.classify(tf.constant(IMAGES))["labels"].dtype == tf.string
     assert model.backbone.config == BeitConfig(**SIZES | OWN | NORMALIZATION)
+
+
+JAX = """
+import json, sys
+sys.modules["tensorflow"] = None
+import keras, numpy as np
+from homl_models import models
+models.Beit, models.BeitForMaskedImageModeling
+model = keras.models.load_model(f"{sys.argv[1]}/model.keras")
+batch = dict(np.load(f"{sys.argv[1]}/batch.npz"))
+labels = batch.pop("labels")
+logits = np.array(model(batch))
+model.compile(keras.optimizers.Adam(1e-2), jit_compile=True)
+losses = model.fit(batch, labels, epochs=4, batch_size=3, verbose=0).history["loss"]
+print(json.dumps([logits.tolist(), losses]))
+"""
+
+
+@pytest.mark.slow
+def test_on_jax_without_tensorflow_it_gives_the_same_and_trains(tmp_path):
+    model = make(BeitForMaskedImageModeling, config=SHARED | {"gradient_checkpointing": True})
+    model.save(tmp_path / "model.keras")
+    batch = {"images": IMAGES, "bool_masked_pos": MASK}
+    np.savez(tmp_path / "batch.npz", labels=MASKED, **batch)
+    logits, losses = checks.in_fresh_process(JAX, tmp_path, KERAS_BACKEND="jax")
+    checks.close(np.float32(logits), model(batch), 1e-4)
+    assert losses[-1] < 0.9 * losses[0]

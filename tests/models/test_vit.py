@@ -275,6 +275,7 @@ def test_images_of_any_size_are_classified_and_embedded(tmp_path):
     checks.close(p[1:], np.float32(expected[1:2]), 1e-2)
     checks.close(model.embed(IMAGES), model.backbone(resized)["last_hidden_state"][:, 0])
     assert model.embed([]).shape == (0, 32)
+    assert make(config={"pooler_output_size": 24}).embed(IMAGES).shape == (3, 24)
     checks.export_agrees(model, tmp_path / "model", {"classify": [LARGER], "embed": [IMAGES]})
     loaded = tf.saved_model.load(str(tmp_path / "model"))
     found = loaded.classify(tf.constant(IMAGES))
