@@ -1,0 +1,277 @@
+"""Recipes of BEiT (`models/beit.py`): pre-training by masked patches, and classification of images."""
+
+import dataclasses
+import functools
+from typing import ClassVar, Literal
+
+from homl_models.errors import UserError
+from homl_models.recipes import dvae
+from homl_models.recipes.images import GRID_COLUMNS, ImageRecipe, eval_batch_size
+from homl_models.recipes.recipe import positive, rate
+
+SIZES = "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "patch_size"
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionTransformer(ImageRecipe):
+    """Settings of BEiT: images, the size of the model, augmentation and the optimizer."""
+
+    data: Literal["images", "digits"] = "images"
+    """The images of --images, or scikit-learn's digits, to try it."""
+    images: str = ""
+    """A folder of images, a subfolder for each class, or of such folders named train, validation and test; or an .npz
+    file with `images` and `labels`, or with x_train, y_train, x_test and y_test."""
+    size: int = 64
+    """Height and width that the model sees, a multiple of --patch-size. Image files are brought to --stored-size."""
+    stored_size: int = 0
+    """Height and width of the images that crops are taken from. 0: --size, or for an .npz file its own."""
+    channels: Literal[1, 3] = 3
+    """1: grey, 3: colour."""
+    batch_size: int = 64
+    steps_per_execution: int = 5
+    """Training steps per call of the compiled function; more costs less time."""
+    patch_size: int = 8
+    """Height and width of a patch."""
+    hidden_size: int = 192
+    """Size of a patch's hidden states."""
+    num_hidden_layers: int = 6
+    """Blocks of the Transformer."""
+    num_attention_heads: int = 3
+    """Attention heads of a block."""
+    intermediate_size: int = 768
+    """Hidden units of the feed-forward networks."""
+    drop_path: float = 0.1
+    """Stochastic depth: probability to skip the last block; of earlier ones it is less."""
+    crop_scale: float = 0.3
+    """Smallest area of a random crop, as a fraction of the image; 0.08 is that of the paper, for ImageNet."""
+    color_jitter: float = 0.4
+    """Brightness, contrast and saturation change by this fraction at most."""
+    warmup: float = 0.1
+    """Fraction of the training in which the learning rate rises; then it falls, as a cosine, to 0."""
+    decay: float = 0.05
+    """Weight decay, of all but biases and normalizations."""
+    layer_decay: ClassVar[float] = 1.0
+    labelled: ClassVar[bool] = True  # whether every image must have a label
+
+    def __post_init__(self):
+        super().__post_init__()
+        positive(**{name: getattr(self, name) for name in SIZES}, size=self.size)
+        rate(drop_path=self.drop_path, warmup=self.warmup, color_jitter=self.color_jitter)
+        if self.size % self.patch_size:
+            raise UserError(f"--patch-size {self.patch_size} does not divide --size {self.size}")
+        if self.hidden_size % self.num_attention_heads:
+            raise UserError(
+                f"--num-attention-heads {self.num_attention_heads} does not divide --hidden-size {self.hidden_size}"
+            )
+        if not 0 < self.crop_scale <= 1:
+            raise UserError(f"--crop-scale must lie in (0, 1], not {self.crop_scale}")
+        if min(self.decay, self.stored_size) < 0:
+            raise UserError("--decay and --stored-size must be 0 or more")
+
+    def check_data(self):
+        if self.data == "digits" and (self.images or self.channels != 1):
+            raise UserError("--data digits is grey: it takes --channels 1, and no --images")
+
+    # Data.
+
+    @functools.cached_property
+    def found(self):
+        """`labelled_images.Splits` of the data, images (n, h, w, c)."""
+        from homl_models.pipelines import image_datasets, labelled_images
+
+        if self.data == "digits":
+            splits = labelled_images.Splits(*image_datasets.digits(), tuple(map(str, range(10))))
+        elif not self.images:
+            wanted = "a folder of images or an .npz file; or --data digits --channels 1 to try it"
+            raise UserError(f"--images is needed: {wanted}")
+        else:
+            size = None if self.images.endswith(".npz") else (self.stored_size or self.size,) * 2
+            splits = labelled_images.read_splits(self.images, size, self.channels, self.seed, self.labelled)
+        return labelled_images.Splits(*((with_channels(x), y) for x, y in splits[:3]), splits.classes)
+
+    @functools.cached_property
+    def splits(self):
+        train, valid, test = self.found[:3]
+        return tuple(x[: self.num_images or None] for x in train), valid, test
+
+    def fingerprinted(self):
+        return {"data": self.splits, "classes": self.class_names}
+
+    @property
+    def class_names(self):
+        return self.found.classes
+
+    def augmentation(self, **settings):
+        """Random crops and flips, as an `image_augmentation.Augmentation`."""
+        from homl_models.pipelines.image_augmentation import Augmentation
+
+        return Augmentation(((self.size,) * 2,), ("bicubic",), (self.crop_scale, 1.0), **settings)
+
+    # Training.
+
+    def config(self, **settings):
+        """A new `BeitConfig`."""
+        from homl_models.models.vit_config import BeitConfig
+
+        sizes = {name: getattr(self, name) for name in SIZES}
+        own = {"image_size": self.size, "num_channels": self.channels, "drop_path_rate": self.drop_path}
+        return BeitConfig(**sizes, **own, layer_norm_eps=1e-6, **settings)
+
+    def optimizer(self, steps):
+        from homl_models.optimizers import LayerwiseAdamW
+        from homl_models.schedules import WarmUp
+
+        schedule = WarmUp(self.learning_rate, steps, int(self.warmup * steps), "cosine")
+        layers = {"num_layers": self.num_hidden_layers, "layer_decay": self.layer_decay}
+        return LayerwiseAdamW(schedule, self.decay, **layers, global_clipnorm=3.0)
+
+    def compile_kwargs(self):
+        jit_compile = self.precision == "float32" or "auto"  # XLA has no fast products in half precision on a CPU
+        return {"jit_compile": jit_compile, "steps_per_execution": self.steps_per_execution}
+
+
+def with_channels(images):
+    """Images (n, h, w[, c]) with their axis of channels."""
+    return images if images.ndim == 4 else images[..., None]
+
+
+def without_grey_channel(rows):
+    """Rows of images (n, h, w, c), as `reports.image_grid` takes them."""
+    return [row if row.shape[-1] == 3 else row[..., 0] for row in rows]
+
+
+@dataclasses.dataclass(frozen=True)
+class BeitPretrain(VisionTransformer):
+    """BEiT pre-trained on images without labels: the visual tokens of masked patches.
+
+    --tokenizer is a run of `dvae`, trained on images of the same channels.
+    """
+
+    kind: ClassVar[str] = "fit"
+    epochs: int = 100
+    learning_rate: float = 1.5e-3
+    tokenizer: str = ""
+    """The run of a discrete VAE; or the name of its recipe, for an untrained one."""
+    masked: float = 0.4
+    """Fraction of the patches that are masked."""
+    labelled: ClassVar[bool] = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 < self.masked < 1:
+            raise UserError(f"--masked must lie in (0, 1), not {self.masked}")
+
+    @functools.cached_property
+    def visual_tokenizer(self):
+        """The discrete VAE of --tokenizer."""
+        from homl_models import loading
+        from homl_models.models.dvae import DVAE
+
+        if not self.tokenizer:
+            raise UserError("--tokenizer is needed: the folder of a run of dvae")
+        if self.tokenizer in dvae.RECIPES:
+            model = dataclasses.replace(dvae.RECIPES[self.tokenizer], seed=self.seed).model()
+        else:
+            model = loading.load(self.tokenizer)
+        if not isinstance(model, DVAE):
+            raise UserError(f"{self.tokenizer} is a {type(model).__name__}, no tokenizer: give the run of a dvae")
+        if model.channels != self.channels:
+            raise UserError(f"{self.tokenizer} takes images of {model.channels} channels: --channels {model.channels}")
+        return model
+
+    def masked_batches(self, images, batch_size, seed):
+        """`RandomAccessDataset` of two views of crops of images (n, h, w, c), with masks."""
+        from homl_models.pipelines import masked_images
+
+        token_size = (self.size // self.patch_size * self.visual_tokenizer.stride,) * 2
+        augmentation = self.augmentation(color_jitter=self.color_jitter)
+        size, masked = (self.size,) * 2, self.masked
+        return masked_images.batches(images, batch_size, size, self.patch_size, seed, token_size, masked, augmentation)
+
+    def datasets(self):
+        train, valid, _ = self.splits
+        size = eval_batch_size(valid, self.splits[1:])
+        return (
+            self.masked_batches(train[0], self.batch_size, self.seed),
+            self.masked_batches(valid[0], min(size, self.batch_size), self.seed + 1),
+        )
+
+    def model(self):
+        from homl_models.models.beit import Beit, BeitForMaskedImageModeling
+        from homl_models.models.beit_pretraining import BeitPretrainer
+
+        tokenizer = self.visual_tokenizer
+        position = {"use_shared_relative_position_bias": True, "use_mask_token": True}
+        backbone = Beit(self.config(vocab_size=tokenizer.vocab_size, **position), False, dtype=self.precision)
+        head = BeitForMaskedImageModeling(backbone, dtype=self.precision)
+        return self.compiled(BeitPretrainer(head, tokenizer, dtype=self.precision))
+
+    def evaluate(self, model, images=""):
+        """Loss and accuracy of masked tokens, of crops of the validation and test images, or of `images`, a folder.
+
+        most_frequent_token is the accuracy of always naming the token that is most frequent there; perplexity is of all
+        tokens.
+        """
+        from homl_models.pipelines import images as pipeline
+
+        if images:
+            size = (self.stored_size or self.size,) * 2
+            splits = {"": with_channels(pipeline.read(images, size, self.channels).images)}
+        else:
+            splits = {"val_": self.splits[1][0], "test_": self.splits[2][0]}
+        metrics = {}
+        for prefix, split in splits.items():
+            dataset = self.masked_batches(split, min(self.batch_size, len(split)), self.seed + 1).dataset()
+            found = model.evaluate(dataset, return_dict=True, verbose=0) | token_statistics(model, dataset)
+            metrics |= {prefix + name: float(value) for name, value in found.items()}
+        return metrics
+
+    def show(self, model, folder):
+        """masked.png: validation images, their masks, and the images that the tokenizer decodes from tokens."""
+        import numpy as np
+
+        from homl_models.training import reports
+
+        batch = self.masked_batches(self.splits[1][0], GRID_COLUMNS, self.seed + 1).batch(0)
+        mask, images = np.asarray(batch["bool_masked_pos"]), np.asarray(batch["images"])
+        patches = np.kron(mask, np.ones((1, self.patch_size, self.patch_size)))[..., None]
+        filled = model.filled(batch["images"], batch["token_images"], mask)
+        own = model.filled(batch["images"], batch["token_images"], np.zeros_like(mask))
+        decoded = [resized(model.tokenizer.decode(np.asarray(tokens)), self.size) for tokens in (own, filled)]
+        rows = [images, np.where(patches > 0, 0.5, images), *decoded]
+        reports.image_grid(without_grey_channel(rows), folder / "masked.png")
+        right = np.mean(np.asarray(own)[mask] == np.asarray(filled)[mask])
+        return (
+            "masked.png  crops of validation images, with their masks, decoded from all their tokens, and with those\n"
+            f"            of masked patches predicted, {100 * right:.0f} % of them right"
+        )
+
+
+def token_statistics(model, dataset):
+    """Fraction of the most frequent visual token, and perplexity of all of them, in batches of masked images."""
+    import numpy as np
+
+    counts = np.zeros(model.config.vocab_size)
+    for batch in dataset:
+        counts += np.bincount(np.asarray(model.tokens(batch["token_images"])).ravel(), minlength=len(counts))
+    p = counts[counts > 0] / counts.sum()
+    return {"most_frequent_token": p.max(), "perplexity": np.exp(-(p * np.log(p)).sum())}
+
+
+def resized(images, size):
+    """Images (n, h, w[, c]) in [0, 1] -> (n, size, size, c)."""
+    import keras
+
+    images = with_channels(images)
+    return keras.ops.convert_to_numpy(keras.ops.image.resize(images, (size, size), data_format="channels_last"))
+
+
+TINY = {"data": "digits", "channels": 1, "size": 8, "patch_size": 2, "hidden_size": 16, "num_hidden_layers": 2}
+TINY |= {"num_attention_heads": 2, "intermediate_size": 16, "epochs": 2, "batch_size": 16, "steps_per_execution": 1}
+
+RECIPES = {
+    "beit_pretrain": BeitPretrain(),
+    "beit_pretrain_tiny": BeitPretrain(**TINY, num_images=64, tokenizer="dvae_tiny"),
+}
+SUMMARIES = {"beit_pretrain": "BEiT pre-trained on images without labels: the visual tokens of masked patches"}
+RESULTS = []

@@ -1,0 +1,172 @@
+"""Recipe of image classification with BEiT (`models/beit.py`), from pre-training or from scratch."""
+
+import dataclasses
+import functools
+from typing import ClassVar, Literal
+
+from homl_models.errors import UserError
+from homl_models.recipes.beit import SIZES, TINY, VisionTransformer, with_channels, without_grey_channel
+from homl_models.recipes.images import GRID_COLUMNS
+from homl_models.recipes.recipe import rate
+
+
+@dataclasses.dataclass(frozen=True)
+class BeitClassify(VisionTransformer):
+    """BEiT as a classifier of images, whose classes are folders; their names are kept in the model.
+
+    --start is a run of `beit_pretrain`, or a Hugging Face folder of BEiT.
+    """
+
+    kind: ClassVar[str] = "layerwise"
+    epochs: int = 60
+    learning_rate: float = 1e-3
+    monitor: str = "val_accuracy"
+    monitor_mode: Literal["min", "max"] = "max"
+    start: str = ""
+    """Start from this model: a run of beit_pretrain, or the folder (or name) of a Hugging Face model. Empty: from
+    scratch."""
+    layer_decay: float = 0.75
+    """Learning rate of each block as a fraction of that of the block above it; 1 is without."""
+    num_labels: int = 0
+    """Labelled training images, at most, chosen at random by --seed, of each class in proportion. 0: all."""
+    num_ops: int = 2
+    """Operations of RandAugment on each image; with them there is no --color-jitter."""
+    magnitude: float = 9.0
+    """Their magnitude, 0 to 10."""
+    mixup: float = 0.8
+    """Alpha of MixUp; 0: none."""
+    cutmix: float = 1.0
+    """Alpha of CutMix; 0: none. With both, a batch has one of them."""
+    erasing: float = 0.25
+    """Probability to fill a box of an image with noise."""
+    label_smoothing: float = 0.1
+    """Probability that is spread over all classes."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        rate(label_smoothing=self.label_smoothing)
+        if not 0 < self.layer_decay <= 1:
+            raise UserError(f"--layer-decay must lie in (0, 1], not {self.layer_decay}")
+        if self.num_labels < 0:
+            raise UserError("--num-labels must be 0 or more")
+
+    # Data.
+
+    @functools.cached_property
+    def splits(self):
+        """Training split as it is, or --num-labels of it; validation and test split at the size of the model."""
+        from homl_models.pipelines import labelled_images
+
+        train, valid, test = super().splits
+        if self.num_labels:
+            train = labelled_images.few(*train, self.num_labels, self.seed)
+        return train, self.fitted(valid), self.fitted(test)
+
+    def fitted(self, split):
+        """A split (images, labels) at the size of the model."""
+        from homl_models.pipelines.image_augmentation import center_crops
+        from homl_models.pipelines.image_batches import to_bytes
+
+        grey = self.channels == 1
+        images = [to_bytes(image[..., 0] if grey else image) for image in split[0]]
+        return with_channels(center_crops(images, (self.size, self.size))), split[1]
+
+    def targets(self, split):
+        return split[1]
+
+    def datasets(self):
+        from homl_models.pipelines import labelled_images
+        from homl_models.pipelines.batch_augmentation import BatchAugmentation
+
+        colors = {"num_ops": self.num_ops, "magnitude": self.magnitude}
+        colors["color_jitter"] = 0.0 if self.num_ops else self.color_jitter
+        train = labelled_images.batches(
+            *self.splits[0],
+            self.batch_size,
+            self.num_classes,
+            self.seed,
+            self.augmentation(**colors),
+            BatchAugmentation(self.mixup, self.cutmix, self.erasing),
+            self.label_smoothing,
+        )
+        return train, super().datasets()[1]
+
+    # The model.
+
+    @functools.cached_property
+    def start_model(self):
+        """The model of --start."""
+        from homl_models import loading
+        from homl_models.checkpoints import huggingface
+
+        try:
+            loading.find(self.start)
+        except UserError:
+            return huggingface.from_pretrained(self.start)
+        return loading.load(self.start)
+
+    def model(self):
+        from homl_models.models.beit import Beit, BeitForImageClassification
+
+        names = {"num_labels": self.num_classes, "labels": self.class_names}
+        if self.start:
+            return self.compiled(self.with_start(BeitForImageClassification, names))
+        backbone = Beit(self.config(use_relative_position_bias=True), dtype=self.precision)
+        return self.compiled(BeitForImageClassification(backbone, **names, dtype=self.precision))
+
+    def with_start(self, head_class, settings):
+        """A new head on the backbone of --start; a table of relative positions in each block, from the shared one."""
+        import warnings
+
+        from homl_models.checkpoints import huggingface
+        from homl_models.models.beit import Beit
+
+        model = getattr(self.start_model, "pretrained_head", self.start_model)
+        backbone = getattr(model, "backbone", model)
+        if not isinstance(backbone, Beit):
+            raise UserError(f"{self.start} is a {type(model).__name__}, no BEiT; give a run of beit_pretrain")
+        for field, flag in {**{name: name for name in SIZES}, "num_channels": "channels"}.items():
+            if (wanted := getattr(backbone.config, field)) != getattr(self, flag):
+                raise UserError(f"give --{flag.replace('_', '-')} {wanted}, as {self.start} has it")
+        position = {"use_relative_position_bias": True, "use_shared_relative_position_bias": False}
+        settings |= position | {"use_mask_token": False, "image_size": self.size, "drop_path_rate": self.drop_path}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*newly initialized.*")  # as this head is
+            return huggingface.replace_head(self.start_model, head_class, **settings, dtype=self.precision)
+
+    # Evaluation.
+
+    def evaluation_splits(self, model, images):
+        from homl_models.pipelines import images as pipeline
+
+        if not images:
+            return {"val_": self.splits[1], "test_": self.splits[2]}
+        data = pipeline.read(images, None if images.endswith(".npz") else (self.size, self.size), self.channels)
+        data = pipeline.match_labels(data, model.labels, model.num_labels, images)
+        return {"": self.fitted((with_channels(data.images), data.labels))}
+
+    def show(self, model, folder):
+        """Write mistakes.png; return the accuracy on the test images of each class."""
+        import numpy as np
+
+        from homl_models.training import reports
+
+        images, labels = self.splits[2]
+        predicted = model.classify(images)[1].argmax(1)
+        lines = [
+            f"{model.label_names[label]:12} {100 * np.mean(predicted[labels == label] == label):5.1f} %"
+            for label in np.unique(labels)
+        ]
+        if len(wrong := images[predicted != labels][: GRID_COLUMNS**2] / 255):
+            rows = [wrong[i : i + GRID_COLUMNS] for i in range(0, len(wrong), GRID_COLUMNS)]
+            reports.image_grid(without_grey_channel(rows), folder / "mistakes.png")
+            lines.append("mistakes.png  misclassified test images")
+        return "\n".join(lines)
+
+
+RECIPES = {
+    "beit_classify": BeitClassify(),
+    "beit_classify_tiny": BeitClassify(**TINY, num_images=64, num_labels=48),
+}
+SUMMARIES = {"beit_classify": "BEiT as a classifier of images, from pre-training or from scratch"}
+RESULTS = []

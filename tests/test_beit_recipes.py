@@ -1,0 +1,92 @@
+"""Recipes of BEiT: what they start from, their data, evaluation by the names of classes, and bad input."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from homl_models.recipes import get
+from tests import checks
+
+FIT = {"stored_size": 8, "images": "", "data": "images", "epochs": 1, "batch_size": 8}
+
+
+def folders(folder, **counts):
+    """A folder of scikit-learn's digits: {name of the class: number of images}, by the digit that a name ends with."""
+    data = load_digits()
+    for name, count in counts.items():
+        (folder / name).mkdir(parents=True)
+        for i, image in enumerate(data.images[data.target == int(name[-1])][:count]):
+            Image.fromarray(np.uint8(image * 15)).save(folder / name / f"{i}.png")
+    return str(folder)
+
+
+def replaced(name, **settings):
+    return dataclasses.replace(get(name), **settings)
+
+
+def test_fine_tuning_begins_with_the_weights_of_pre_training(untrained):
+    start = untrained("beit_pretrain_tiny")
+    recipe = replaced("beit_classify_tiny", start=str(start))
+    model, before = recipe.model(), recipe.start_model.head.backbone
+    for ours, theirs in zip(model.backbone.blocks, before.blocks):
+        np.testing.assert_array_equal(ours.attention.weights[0], theirs.attention.weights[0])
+    assert model.optimizer.layer_decay == 0.75
+    assert model.optimizer.num_layers == 2
+    checks.fails("give --hidden-size 16, as", lambda: dataclasses.replace(recipe, hidden_size=32).model(), str(start))
+    checks.fails("give --patch-size 2, as", lambda: dataclasses.replace(recipe, patch_size=4).model())
+    other = replaced("beit_classify_tiny", start=str(untrained("vae_tiny")))
+    checks.fails("is a VAE, no BEiT; give a run of beit_pretrain", other.model)
+
+
+def test_class_names_are_kept_and_matched(tmp_path):
+    images = folders(tmp_path / "train", digit_3=20, digit_4=20, digit_5=20)
+    recipe = replaced("beit_classify_tiny", **FIT | {"images": images}, num_labels=0)
+    model = recipe.model()
+    assert model.label_names == ("digit_3", "digit_4", "digit_5")
+    found = recipe.evaluate(model, folders(tmp_path / "fewer", digit_5=6, digit_3=3))
+    labels = model.classify([np.asarray(Image.open(p))[..., None] for p in sorted((tmp_path / "fewer").rglob("*.png"))])
+    right = np.mean(np.array(labels[0]) == ["digit_3"] * 3 + ["digit_5"] * 6)
+    assert abs(found["accuracy"] - right) < 1e-6
+    others = folders(tmp_path / "others", digit_7=5)
+    wanted = "others has classes that the model does not know: digit_7; it has digit_3, digit_4, digit_5"
+    checks.fails(wanted, lambda: recipe.evaluate(model, others))
+
+
+def test_pre_training_needs_no_labels_and_a_tokenizer_that_fits(tmp_path, untrained):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i, image in enumerate(load_digits().images[:30]):
+        Image.fromarray(np.uint8(image * 15)).save(folder / f"{i}.png")
+    recipe = replaced("beit_pretrain_tiny", **FIT | {"images": str(folder)})
+    batch = recipe.datasets()[0].batch(0)
+    assert batch["images"].shape == (8, 8, 8, 1)
+    assert batch["token_images"].shape == (8, 32, 32, 1)  # 8 pixels a token, a token a patch
+    checks.fails("--tokenizer is needed", replaced("beit_pretrain_tiny", tokenizer="").model)
+    checks.fails(
+        "no tokenizer: give the run of a dvae",
+        replaced("beit_pretrain_tiny", tokenizer=str(untrained("vae_tiny"))).model,
+    )
+    checks.fails("takes images of 1 channels: --channels 1", replaced("beit_pretrain", tokenizer="dvae_tiny").model)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("beit_pretrain", {"patch_size": 7}, "--patch-size 7 does not divide --size 64"),
+        ("beit_pretrain", {"num_attention_heads": 5}, "--num-attention-heads 5 does not divide --hidden-size 192"),
+        ("beit_pretrain", {"masked": 1.0}, r"--masked must lie in \(0, 1\)"),
+        ("beit_pretrain", {"crop_scale": 0.0}, r"--crop-scale must lie in \(0, 1\]"),
+        ("beit_classify", {"layer_decay": 0.0}, r"--layer-decay must lie in \(0, 1\]"),
+        ("beit_classify", {"label_smoothing": 1.0}, r"--label-smoothing must lie in \[0, 1\)"),
+        ("beit_classify", {"data": "digits"}, "--data digits is grey: it takes --channels 1"),
+    ],
+)
+def test_settings_that_cannot_be(name, settings, message):
+    checks.fails(message, lambda: replaced(name, **settings))
+
+
+def test_images_are_needed():
+    checks.fails("--images is needed: a folder of images or an .npz file", lambda: get("beit_classify").splits)
