@@ -8,6 +8,8 @@ from homl_models.errors import UserError
 from homl_models.recipes import (
     answering,
     autoencoders,
+    beit,
+    beit_classification,
     bert,
     char_rnn,
     classification,
@@ -28,7 +30,7 @@ from homl_models.training import files
 
 MODULES = (
     char_rnn, seq2seq, transformer, autoencoders, vae, dvae, feature_net, ddpm, gan, bert, electra, classification,
-    tagging, answering, super_resolution, esrgan,
+    tagging, answering, super_resolution, esrgan, beit, beit_classification,
 )  # fmt: skip
 RECIPES = {name: recipe for module in MODULES for name, recipe in module.RECIPES.items()}
 SUMMARIES = {name: line for module in MODULES for name, line in module.SUMMARIES.items()}

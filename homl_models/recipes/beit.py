@@ -179,22 +179,30 @@ class BeitPretrain(VisionTransformer):
             raise UserError(f"{self.tokenizer} takes images of {model.channels} channels: --channels {model.channels}")
         return model
 
-    def masked_batches(self, images, batch_size, seed):
-        """`RandomAccessDataset` of two views of crops of images (n, h, w, c), with masks."""
+    def views(self):
+        """Arguments of `masked_images.batches` and `eval_batches`: a token of the tokenizer for each patch."""
+        grid, size = self.size // self.patch_size, (self.size,) * 2
+        token_size = (grid * self.visual_tokenizer.stride,) * 2
+        return {"size": size, "patch": self.patch_size, "token_size": token_size, "masked": self.masked}
+
+    def eval_batches(self, images, batch_size):
+        """`RandomAccessDataset` of masked images (n, h, w, c), with the same masks each time."""
         from homl_models.pipelines import masked_images
 
-        token_size = (self.size // self.patch_size * self.visual_tokenizer.stride,) * 2
-        augmentation = self.augmentation(color_jitter=self.color_jitter)
-        size, masked = (self.size,) * 2, self.masked
-        return masked_images.batches(images, batch_size, size, self.patch_size, seed, token_size, masked, augmentation)
+        return masked_images.eval_batches(images, batch_size, seed=self.seed, **self.views())
 
     def datasets(self):
+        from homl_models.pipelines import masked_images
+
         train, valid, _ = self.splits
-        size = eval_batch_size(valid, self.splits[1:])
+        crops = self.augmentation(color_jitter=self.color_jitter)
         return (
-            self.masked_batches(train[0], self.batch_size, self.seed),
-            self.masked_batches(valid[0], min(size, self.batch_size), self.seed + 1),
+            masked_images.batches(train[0], self.batch_size, seed=self.seed, augmentation=crops, **self.views()),
+            self.eval_batches(valid[0], self.eval_batch_size(valid)),
         )
+
+    def eval_batch_size(self, split):
+        return min(self.batch_size, eval_batch_size(split, self.splits[1:]))
 
     def model(self):
         from homl_models.models.beit import Beit, BeitForMaskedImageModeling
@@ -207,7 +215,7 @@ class BeitPretrain(VisionTransformer):
         return self.compiled(BeitPretrainer(head, tokenizer, dtype=self.precision))
 
     def evaluate(self, model, images=""):
-        """Loss and accuracy of masked tokens, of crops of the validation and test images, or of `images`, a folder.
+        """Loss and accuracy of masked tokens, of the validation and test images, or of `images`, a folder or file.
 
         most_frequent_token is the accuracy of always naming the token that is most frequent there; perplexity is of all
         tokens.
@@ -215,13 +223,13 @@ class BeitPretrain(VisionTransformer):
         from homl_models.pipelines import images as pipeline
 
         if images:
-            size = (self.stored_size or self.size,) * 2
+            size = None if images.endswith(".npz") else (self.stored_size or self.size,) * 2
             splits = {"": with_channels(pipeline.read(images, size, self.channels).images)}
         else:
             splits = {"val_": self.splits[1][0], "test_": self.splits[2][0]}
         metrics = {}
         for prefix, split in splits.items():
-            dataset = self.masked_batches(split, min(self.batch_size, len(split)), self.seed + 1).dataset()
+            dataset = self.eval_batches(split, self.eval_batch_size((split,))).dataset()
             found = model.evaluate(dataset, return_dict=True, verbose=0) | token_statistics(model, dataset)
             metrics |= {prefix + name: float(value) for name, value in found.items()}
         return metrics
@@ -232,7 +240,7 @@ class BeitPretrain(VisionTransformer):
 
         from homl_models.training import reports
 
-        batch = self.masked_batches(self.splits[1][0], GRID_COLUMNS, self.seed + 1).batch(0)
+        batch = self.eval_batches(self.splits[1][0], GRID_COLUMNS).batch(0)
         mask, images = np.asarray(batch["bool_masked_pos"]), np.asarray(batch["images"])
         patches = np.kron(mask, np.ones((1, self.patch_size, self.patch_size)))[..., None]
         filled = model.filled(batch["images"], batch["token_images"], mask)
@@ -242,7 +250,7 @@ class BeitPretrain(VisionTransformer):
         reports.image_grid(without_grey_channel(rows), folder / "masked.png")
         right = np.mean(np.asarray(own)[mask] == np.asarray(filled)[mask])
         return (
-            "masked.png  crops of validation images, with their masks, decoded from all their tokens, and with those\n"
+            "masked.png  validation images, their masks, decoded from all their tokens, and with those\n"
             f"            of masked patches predicted, {100 * right:.0f} % of them right"
         )
 

@@ -97,6 +97,13 @@ FAMILIES = [
         ("dvae",),
     ),
     Family(
+        "BEiT",
+        {"Bao 2021": arxiv("2106.08254")},
+        "models/beit.py",
+        "beit",
+        ("beit_pretrain", "beit_classify"),
+    ),
+    Family(
         "GANs",
         {
             "Goodfellow 2014": arxiv("1406.2661"),
