@@ -133,6 +133,8 @@ def example(one, images):
         return np.random.default_rng(0).normal(size=[2, one.shape[1] or 2]).astype("float32")
     if one.name == "tokens":
         return np.arange(12).reshape(2, 2, 3) % (one.high + 1)
+    if one.name == "mask":
+        return np.eye(*one.shape[1:], dtype=np.int32)[None].repeat(2, 0)
     return np.array({"count": 3, "length": 12, "steps": 3, "labels": [1]}.get(one.name, one.default))
 
 
