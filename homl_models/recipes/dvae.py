@@ -55,7 +55,8 @@ class DVAE(ImageRecipe):
     likelihood: Literal["logit_laplace", "mse"] = "mse"
     """Reconstruction: the squared error, or the logit-Laplace distribution of DALL-E."""
     kl_weight: float = 0.1
-    """Weight of the KL divergence from the uniform distribution over codes; DALL-E has 6.6."""
+    """Weight of the KL divergence from the uniform distribution over codes. DALL-E has 6.6, for millions of images; with
+    few the index collapses so, and the logit-Laplace distribution takes 0.5."""
     kl_warmup: float = 0.05
     """Fraction of the training in which that weight rises from 0."""
     temperature: float = 1 / 16
@@ -156,7 +157,7 @@ class DVAE(ImageRecipe):
         """A warning if codebook usage and perplexity are those of a collapsed index; at each place it is given once."""
         usage, perplexity = (metrics[prefix + name] for name in ("codebook_usage", "perplexity"))
         if collapsed(usage, perplexity, model.vocab_size, num_tokens):
-            advice = "try --normalize-logits, a larger --kl-weight, a slower --annealing or fewer codes"
+            advice = "try --normalize-logits, another --kl-weight, a slower --annealing or fewer codes"
             warnings.warn(
                 f"index collapse: less than {SMALL_USAGE:.0%} of the {model.vocab_size} codes are in use, or nearly "
                 f"all tokens are the same few (codebook_usage, perplexity); {advice}",
