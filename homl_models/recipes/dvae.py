@@ -55,8 +55,8 @@ class DVAE(ImageRecipe):
     likelihood: Literal["logit_laplace", "mse"] = "mse"
     """Reconstruction: the squared error, or the logit-Laplace distribution of DALL-E."""
     kl_weight: float = 0.1
-    """Weight of the KL divergence from the uniform distribution over codes. DALL-E has 6.6, for millions of images; with
-    few the index collapses so, and the logit-Laplace distribution takes 0.5."""
+    """Weight of the KL divergence from the uniform distribution over codes. DALL-E has 6.6, for millions of images;
+    with few the index collapses so, and 0.5 suits the logit-Laplace distribution."""
     kl_warmup: float = 0.05
     """Fraction of the training in which that weight rises from 0."""
     temperature: float = 1 / 16
