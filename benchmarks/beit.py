@@ -66,7 +66,7 @@ def model_and_peer(args, head, settings, **more):
     if settings["use_mask_token"]:
         x["bool_masked_pos"] = mask()[1][:1]
         given["bool_masked_pos"] = torch.tensor(x["bool_masked_pos"])
-    with torch.inference_mode():
+    with torch.no_grad():  # the peer keeps tensors, which training cannot use if they are made in inference mode
         wanted = peer(**given).logits.numpy()
     np.testing.assert_allclose(model(x), wanted, atol=1e-4 if args.precision == "float32" else 0.1)
     return model, peer
