@@ -7,6 +7,10 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from homl_models.checkpoints import huggingface
+from homl_models.models.beit import Beit
+from homl_models.models.vit_config import BeitConfig
+from homl_models.pipelines import segmentation
 from homl_models.recipes import get
 from tests import checks
 
@@ -72,6 +76,55 @@ def test_pre_training_needs_no_labels_and_a_tokenizer_that_fits(tmp_path, untrai
     checks.fails("takes images of 1 channels: --channels 1", replaced("beit_pretrain", tokenizer="dvae_tiny").model)
 
 
+def test_segmentation_starts_from_a_folder_and_takes_cut_outs_and_photographs_of_ones_own(tmp_path):
+    """Held-out photographs and cut-outs are others than those of training."""
+    config = BeitConfig(
+        hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=16, image_size=8, patch_size=4,
+        use_shared_relative_position_bias=True,
+    )  # fmt: skip
+    start = built(Beit(config))
+    huggingface.save_pretrained(start, tmp_path / "start")
+    digits = load_digits()
+    for i in range(20):
+        name = f"{'even' if digits.target[i] % 2 == 0 else 'odd'}/{i}.png"
+        (tmp_path / "cutouts" / name).parent.mkdir(parents=True, exist_ok=True)
+        grey = np.uint8(digits.images[i] * 15)
+        Image.fromarray(np.dstack([grey, 255 - grey, grey, grey])).save(tmp_path / "cutouts" / name)
+    (tmp_path / "photographs").mkdir()
+    for i in range(10):
+        Image.fromarray(np.full((20, 30 + i, 3), 20 * i, np.uint8)).save(tmp_path / "photographs" / f"{i}.png")
+    folders = {"photographs": str(tmp_path / "photographs"), "cutouts": str(tmp_path / "cutouts")}
+    recipe = replaced("beit_segment_tiny", data="images", start=str(tmp_path / "start"), **folders)
+    parts = [(len(photographs), len(cutouts.images)) for photographs, cutouts in recipe.splits]
+    assert parts == [(8, 16), (1, 2), (1, 2)]
+    assert len({x.shape for photographs, _ in recipe.splits for x in photographs}) == 10
+    model = recipe.model()
+    assert model.label_names == ("background", "even", "odd")
+    assert model.states == (0, 1, 2, 3)
+    for ours, theirs in zip(model.backbone.blocks, start.blocks, strict=True):
+        np.testing.assert_array_equal(ours.attention.weights[0], theirs.attention.weights[0])
+        assert ours.relative_position_bias.table.shape == (7 * 7 + 3, 2)  # of patches 4 by 4, from 2 by 2
+    grey = dataclasses.replace(config, num_channels=1)
+    huggingface.save_pretrained(built(Beit(grey)), tmp_path / "grey")
+    grey = dataclasses.replace(recipe, start=str(tmp_path / "grey"))
+    checks.fails("takes images of 1 channels; 3 are needed", grey.model)
+
+
+def built(model):
+    model.build()
+    return model
+
+
+def test_few_photographs_are_cut_into_parts():
+    photographs = [np.arange(50)[None].repeat(4, 0), np.arange(100, 110)[None].repeat(4, 0)]
+    parts = segmentation.split_photographs(photographs)
+    assert [[(x[0, 0], x[0, -1]) for x in part] for part in parts] == [
+        [(0, 29), (100, 105)],
+        [(30, 39), (106, 107)],
+        [(40, 49), (108, 109)],
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
@@ -81,6 +134,11 @@ def test_pre_training_needs_no_labels_and_a_tokenizer_that_fits(tmp_path, untrai
         ("beit_pretrain", {"crop_scale": 0.0}, r"--crop-scale must lie in \(0, 1\]"),
         ("beit_classify", {"layer_decay": 0.0}, r"--layer-decay must lie in \(0, 1\]"),
         ("beit_classify", {"label_smoothing": 1.0}, r"--label-smoothing must lie in \[0, 1\)"),
+        ("beit_segment", {"num_hidden_layers": 3}, "--num-hidden-layers must be 4 or more, not 3"),
+        ("beit_segment", {"size": 8}, "--size must be at least twice --patch-size 8, not 8"),
+        ("beit_segment", {"layer_decay": 1.5}, r"--layer-decay must lie in \(0, 1\]"),
+        ("beit_segment", {"eval_images": 0}, "--eval-images must be above 0"),
+        ("beit_segment", {"data": "digits", "cutouts": "x"}, "--photographs, --cutouts and --classes are for"),
         ("beit_classify", {"data": "digits"}, "--data digits is grey: it takes --channels 1"),
     ],
 )
@@ -89,4 +147,5 @@ def test_settings_that_cannot_be(name, settings, message):
 
 
 def test_images_are_needed():
+    checks.fails("--photographs is needed: a folder of them", lambda: get("beit_segment").splits)
     checks.fails("--images is needed: a folder of images or an .npz file", lambda: get("beit_classify").splits)

@@ -77,7 +77,8 @@ class Family:
     backbone_tensors: Callable
     """Backbone -> (name, `Tensor`) of each variable, named as in the folder of a bare backbone."""
     head_tensors: dict
-    """{class of a head: function from a head to (name, `Tensor`) of each of its own variables}."""
+    """{class of a head: function from a head to (name, `Tensor`) of each of its own variables}; also subclasses of the
+    backbone."""
     backbone_arguments: Callable = lambda head: {}
     """Class of a head, or None for a bare backbone -> further arguments of the backbone."""
     anchor: str = "embeddings.word_embeddings.weight"
@@ -121,10 +122,10 @@ class Family:
         return {f"{prefix}{name}": tensor for name, tensor in self.backbone_tensors(backbone)}
 
     def own_tensors(self, model):
-        """Entries of a head's own variables."""
-        if not hasattr(model, "backbone"):
-            return ()
+        """Entries of a head's own variables, or of those that a class of backbones has beside the family's."""
         for kind in type(model).__mro__:
             if kind in self.head_tensors:
                 return self.head_tensors[kind](model)
+        if not hasattr(model, "backbone"):
+            return ()
         raise UserError(f"the family {self.model_type} has no {type(model).__name__}")

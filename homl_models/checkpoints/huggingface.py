@@ -140,7 +140,12 @@ def _check_settings(family, head, settings, path):
 
 def _arguments(family, head):
     """Names of the arguments of a head, but for the backbone."""
-    return [] if head is family.backbone else [name for name in head.argument_names() if name != "backbone"]
+    return [] if is_backbone(family, head) else [name for name in head.argument_names() if name != "backbone"]
+
+
+def is_backbone(family, head):
+    """Whether a class is that of the backbone or of it, `head(config)`."""
+    return issubclass(head, family.backbone)
 
 
 def _fields(config):
@@ -151,12 +156,14 @@ def from_config(family, head, config):
     """A new model of the class `head` from {name: value} of a config.json; other names are ignored."""
     config = _with_labels(config, "num_labels" in _arguments(family, head))
     dtype = {"dtype": config["dtype"]} if "dtype" in config else {}
-    bare = head is family.backbone
+    bare = is_backbone(family, head)
     fields = config | ({} if bare else head.required_config)
     fields = {name: fields[name] for name in family.config.field_names() if name in fields}
-    backbone = family.backbone(family.config(**fields), **family.backbone_arguments(None if bare else head), **dtype)
+    if bare:
+        return head(family.config(**fields), **dtype)
+    backbone = family.backbone(family.config(**fields), **family.backbone_arguments(head), **dtype)
     arguments = {name: config[name] for name in _arguments(family, head) if name in config}
-    return backbone if bare else head(backbone, **arguments, **dtype)
+    return head(backbone, **arguments, **dtype)
 
 
 def _with_labels(config, has_labels):
@@ -190,7 +197,8 @@ def save_pretrained(model, path):
 def _config_json(model, family):
     backbone = getattr(model, "backbone", model)
     bare = model is backbone or isinstance(model, TextEmbedder)
-    architecture = f"{type(backbone).__name__}Model" if bare else type(model).__name__
+    name = type(backbone if bare else model).__name__
+    architecture = f"{name}Model" if bare and name not in HEADS else name
     names = [] if model is backbone else [name for name in model.argument_names() if name not in NOT_IN_CONFIG]
     config = _fields(backbone.config) | {name: getattr(model, name) for name in names}
     own = family.preprocessing.ARGUMENTS

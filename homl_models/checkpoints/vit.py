@@ -55,10 +55,13 @@ RULES = {
     "a whole number above 0, or two": ("image_size", "patch_size"),
     "whole numbers": ("out_indices", "pool_scales"),
     "in [0, 1)": ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"),
-    "a number, 0 or more": ("layer_norm_eps", "initializer_range", "layer_scale_init_value", "auxiliary_loss_weight"),
+    "a number, 0 or more": (
+        "layer_norm_eps", "initializer_range", "layer_scale_init_value", "auxiliary_loss_weight", "batch_norm_eps",
+    ),
     "true or false": (
         "qkv_bias", "gradient_checkpointing", "use_mask_token", "use_absolute_position_embeddings", "use_mean_pooling",
-        "use_relative_position_bias", "use_shared_relative_position_bias", "use_auxiliary_head",
+        "use_relative_position_bias", "use_shared_relative_position_bias", "use_auxiliary_head", "add_fpn",
+        "auxiliary_concat_input", "reshape_hidden_states",
     ),
     "a text": ("hidden_act", "pooler_act", "position_interpolation"),
     "{number: label}, counted from 0": ("id2label",),

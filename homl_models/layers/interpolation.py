@@ -1,4 +1,4 @@
-"""Interpolation of grids of learned positions to other sizes, as a matrix for each axis.
+"""Interpolation of grids of learned positions, and of feature maps, to other sizes, as a matrix for each axis.
 
 Interpolation is linear in the values, so an axis of n values is brought to m by a matrix (m, n), and a grid by two.
 Shapes: n values of the old axis, m of the new one.
@@ -21,6 +21,29 @@ def resize_grid(grid, shape, matrix):
                 ops.tensordot(np.float32(matrix(grid.shape[axis], size)), grid, axes=(1, axis)), 0, axis
             )
     return grid
+
+
+def resize_maps(maps, shape, matrix):
+    """Feature maps (b, rows, columns, d) interpolated to (b, *shape, d); `matrix`: as for `resize_grid`.
+
+    Sizes are static. It is a product of matrices on every backend, with and without XLA, which has no gradient of
+    TensorFlow's bilinear interpolation.
+    """
+    (rows, columns, d), (new_rows, new_columns) = maps.shape[1:], shape
+    if rows != new_rows:
+        by_rows = ops.reshape(maps, (-1, rows, columns * d))
+        by_rows = ops.matmul(ops.cast(np.float32(matrix(rows, new_rows)), maps.dtype), by_rows)
+        maps = ops.reshape(by_rows, (-1, new_rows, columns, d))
+    if columns != new_columns:
+        maps = ops.matmul(ops.cast(np.float32(matrix(columns, new_columns)), maps.dtype), maps)
+    return maps
+
+
+def adaptive_mean_matrix(n, m):
+    """Means over m bins, from floor(i n / m) to ceil((i + 1) n / m): (m, n), as adaptive pooling of PyTorch has it."""
+    low, high = np.arange(m) * n // m, -(-(np.arange(m) + 1) * n // m)
+    inside = (np.arange(n) >= low[:, None]) & (np.arange(n) < high[:, None])
+    return inside / inside.sum(1, keepdims=True)
 
 
 def bilinear_matrix(n, m):

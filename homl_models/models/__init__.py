@@ -47,6 +47,8 @@ _PUBLIC = {
     "BeitConfig": "vit_config",
     "BeitForImageClassification": "beit",
     "BeitForMaskedImageModeling": "beit",
+    "BeitForSemanticSegmentation": "beit_segmentation",
+    "BeitBackbone": "beit_segmentation",
     "ViT": "vit",
     "ViTConfig": "vit_config",
     "ViTForImageClassification": "vit",

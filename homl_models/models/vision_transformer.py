@@ -106,10 +106,15 @@ class VisionTransformer(ImageEmbedding):
 
         indices: 0 for the embeddings, i for the output of the i-th block; None for the configuration's `out_indices`.
         """
-        images, indices = named_inputs(inputs)["images"], self.config.out_indices if indices is None else indices
-        shape = -1, *self.config.grid(*self.sized_images(images).shape[1:3]), self.config.hidden_size
+        indices = self.config.out_indices if indices is None else indices
         states = self(inputs, training=training, output_hidden_states=True)["hidden_states"]
-        return tuple(ops.reshape(self.patch_tokens(states[i]), shape) for i in indices)
+        return self.as_maps(inputs, [states[i] for i in indices])
+
+    def as_maps(self, inputs, states):
+        """Hidden states (b, t, d) of these inputs -> a tuple of maps (b, rows, columns, d)."""
+        images = self.sized_images(named_inputs(inputs)["images"])
+        shape = -1, *self.config.grid(*images.shape[1:3]), self.config.hidden_size
+        return tuple(ops.reshape(self.patch_tokens(x), shape) for x in states)
 
     def patch_tokens(self, x):
         """Hidden states (b, t, d) -> those of the patches (b, n, d)."""

@@ -210,6 +210,8 @@ class BeitConfig(VisionConfig):
     auxiliary_concat_input: bool = False
     semantic_loss_ignore_index: int = 255
     add_fpn: bool = False
+    batch_norm_eps: float = 1e-5
+    """Of the feature pyramid of a `BeitBackbone`."""
     reshape_hidden_states: bool = True
 
     projection_biases = (True, False, True, True)

@@ -15,7 +15,14 @@ from homl_models.errors import UserError
 from homl_models.pipelines import tables
 from homl_models.pipelines.image_batches import check_channels, to_bytes, to_floats
 from homl_models.pipelines.image_files import open_image
-from homl_models.pipelines.images import Images, list_files, read_folder
+from homl_models.pipelines.images import (
+    Images,
+    list_files,
+    open_folder,
+    read_folder,
+    refuse_empty,
+    warn_of_unreadable,
+)
 from homl_models.pipelines.random_access import RandomAccessDataset
 
 IGNORED = 255  # class of pixels without weight in losses and metrics
@@ -149,6 +156,37 @@ def check_masks(masks, images, num_classes, name="masks"):
         found = f"{masks[~known].min()} to {masks[~known].max()}"
         raise UserError(f"{name} have classes {found}; those of the model are 0 to {num_classes - 1}, or {IGNORED}")
     return masks.astype(np.int32)
+
+
+# Photographs.
+
+
+def read_photographs(folder):
+    """Photographs of a folder, a list of arrays (height, width, 3) of bytes, of any sizes.
+
+    Those that cannot be read are left out with a warning; `UserError` if none is left.
+    """
+    if not Path(folder).is_dir():
+        raise UserError(f"cannot read {folder}: there is no such folder; give a folder of photographs")
+    unreadable = []
+    found = [np.asarray(image) for _, image in open_folder(folder, 3, unreadable)]
+    if not found:
+        refuse_empty(folder, unreadable)
+    warn_of_unreadable(unreadable, len(found))
+    return found
+
+
+def split_photographs(photographs, seed=0):
+    """Lists of photographs for training, validation and test: 80, 10 and 10 % of them, at random.
+
+    Of fewer than 10 each is cut: the left 60 % of each, the next 20 % and the rest.
+    """
+    count = len(photographs)
+    if count < 10:
+        cuts = [[len(x[0]) * i // 5 for i in (0, 3, 4, 5)] for x in photographs]
+        return [[x[:, cut[i] : cut[i + 1]] for x, cut in zip(photographs, cuts)] for i in range(3)]
+    order, ends = np.random.default_rng(seed).permutation(count), [0, count * 8 // 10, count * 9 // 10, count]
+    return [[photographs[i] for i in order[low:high]] for low, high in zip(ends, ends[1:])]
 
 
 # Cut-outs.

@@ -10,6 +10,7 @@ from homl_models.recipes import (
     autoencoders,
     beit,
     beit_classification,
+    beit_segmentation,
     bert,
     char_rnn,
     classification,
@@ -31,6 +32,7 @@ from homl_models.training import files
 MODULES = (
     char_rnn, seq2seq, transformer, autoencoders, vae, dvae, feature_net, ddpm, gan, bert, electra, classification,
     tagging, answering, super_resolution, esrgan, beit, beit_classification,
+    beit_segmentation,
 )  # fmt: skip
 RECIPES = {name: recipe for module in MODULES for name, recipe in module.RECIPES.items()}
 SUMMARIES = {name: line for module in MODULES for name, line in module.SUMMARIES.items()}

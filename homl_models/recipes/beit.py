@@ -7,66 +7,36 @@ from typing import ClassVar, Literal
 from homl_models.errors import UserError
 from homl_models.recipes import dvae
 from homl_models.recipes.images import GRID_COLUMNS, ImageRecipe, eval_batch_size
-from homl_models.recipes.recipe import positive, rate
-
-SIZES = "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "patch_size"
+from homl_models.recipes.recipe import rate
+from homl_models.recipes.vision_transformer import VisionTransformer
 
 
 @dataclasses.dataclass(frozen=True)
-class VisionTransformer(ImageRecipe):
-    """Settings of BEiT: images, the size of the model, augmentation and the optimizer."""
+class ImageTransformer(VisionTransformer, ImageRecipe):
+    """Settings of BEiT on images, a folder or file of them, and of their augmentation."""
 
     data: Literal["images", "digits"] = "images"
     """The images of --images, or scikit-learn's digits, to try it."""
     images: str = ""
     """A folder of images, a subfolder for each class, or of such folders named train, validation and test; or an .npz
     file with `images` and `labels`, or with x_train, y_train, x_test and y_test."""
-    size: int = 64
-    """Height and width that the model sees, a multiple of --patch-size. Image files are brought to --stored-size."""
     stored_size: int = 0
     """Height and width of the images that crops are taken from. 0: --size, or for an .npz file its own."""
     channels: Literal[1, 3] = 3
     """1: grey, 3: colour."""
-    batch_size: int = 64
-    steps_per_execution: int = 5
-    """Training steps per call of the compiled function; more costs less time."""
-    patch_size: int = 8
-    """Height and width of a patch."""
-    hidden_size: int = 192
-    """Size of a patch's hidden states."""
-    num_hidden_layers: int = 6
-    """Blocks of the Transformer."""
-    num_attention_heads: int = 3
-    """Attention heads of a block."""
-    intermediate_size: int = 768
-    """Hidden units of the feed-forward networks."""
-    drop_path: float = 0.1
-    """Stochastic depth: probability to skip the last block; of earlier ones it is less."""
     crop_scale: float = 0.3
     """Smallest area of a random crop, as a fraction of the image; 0.08 is that of the paper, for ImageNet."""
     color_jitter: float = 0.4
     """Brightness, contrast and saturation change by this fraction at most."""
-    warmup: float = 0.1
-    """Fraction of the training in which the learning rate rises; then it falls, as a cosine, to 0."""
-    decay: float = 0.05
-    """Weight decay, of all but biases and normalizations."""
-    layer_decay: ClassVar[float] = 1.0
     labelled: ClassVar[bool] = True  # whether every image must have a label
 
     def __post_init__(self):
         super().__post_init__()
-        positive(**{name: getattr(self, name) for name in SIZES}, size=self.size)
-        rate(drop_path=self.drop_path, warmup=self.warmup, color_jitter=self.color_jitter)
-        if self.size % self.patch_size:
-            raise UserError(f"--patch-size {self.patch_size} does not divide --size {self.size}")
-        if self.hidden_size % self.num_attention_heads:
-            raise UserError(
-                f"--num-attention-heads {self.num_attention_heads} does not divide --hidden-size {self.hidden_size}"
-            )
+        rate(color_jitter=self.color_jitter)
         if not 0 < self.crop_scale <= 1:
             raise UserError(f"--crop-scale must lie in (0, 1], not {self.crop_scale}")
-        if min(self.decay, self.stored_size) < 0:
-            raise UserError("--decay and --stored-size must be 0 or more")
+        if self.stored_size < 0:
+            raise UserError("--stored-size must be 0 or more")
 
     def check_data(self):
         if self.data == "digits" and (self.images or self.channels != 1):
@@ -107,28 +77,6 @@ class VisionTransformer(ImageRecipe):
 
         return Augmentation(((self.size,) * 2,), ("bicubic",), (self.crop_scale, 1.0), **settings)
 
-    # Training.
-
-    def config(self, **settings):
-        """A new `BeitConfig`."""
-        from homl_models.models.vit_config import BeitConfig
-
-        sizes = {name: getattr(self, name) for name in SIZES}
-        own = {"image_size": self.size, "num_channels": self.channels, "drop_path_rate": self.drop_path}
-        return BeitConfig(**sizes, **own, layer_norm_eps=1e-6, **settings)
-
-    def optimizer(self, steps):
-        from homl_models.optimizers import LayerwiseAdamW
-        from homl_models.schedules import WarmUp
-
-        schedule = WarmUp(self.learning_rate, steps, int(self.warmup * steps), "cosine")
-        layers = {"num_layers": self.num_hidden_layers, "layer_decay": self.layer_decay}
-        return LayerwiseAdamW(schedule, self.decay, **layers, global_clipnorm=3.0)
-
-    def compile_kwargs(self):
-        jit_compile = self.precision == "float32" or "auto"  # XLA has no fast products in half precision on a CPU
-        return {"jit_compile": jit_compile, "steps_per_execution": self.steps_per_execution}
-
 
 def with_channels(images):
     """Images (n, h, w[, c]) with their axis of channels."""
@@ -141,7 +89,7 @@ def without_grey_channel(rows):
 
 
 @dataclasses.dataclass(frozen=True)
-class BeitPretrain(VisionTransformer):
+class BeitPretrain(ImageTransformer):
     """BEiT pre-trained on images without labels: the visual tokens of masked patches.
 
     --tokenizer is a run of `dvae`, trained on images of the same channels.

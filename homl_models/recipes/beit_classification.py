@@ -5,13 +5,14 @@ import functools
 from typing import ClassVar, Literal
 
 from homl_models.errors import UserError
-from homl_models.recipes.beit import SIZES, TINY, VisionTransformer, with_channels, without_grey_channel
+from homl_models.recipes.beit import TINY, ImageTransformer, with_channels, without_grey_channel
 from homl_models.recipes.images import GRID_COLUMNS
 from homl_models.recipes.recipe import rate
+from homl_models.recipes.vision_transformer import FineTunedTransformer
 
 
 @dataclasses.dataclass(frozen=True)
-class BeitClassify(VisionTransformer):
+class BeitClassify(FineTunedTransformer, ImageTransformer):
     """BEiT as a classifier of images, whose classes are folders; their names are kept in the model.
 
     --start is a run of `beit_pretrain`, or a Hugging Face folder of BEiT.
@@ -22,11 +23,6 @@ class BeitClassify(VisionTransformer):
     learning_rate: float = 1e-3
     monitor: str = "val_accuracy"
     monitor_mode: Literal["min", "max"] = "max"
-    start: str = ""
-    """Start from this model: a run of beit_pretrain, or the folder (or name) of a Hugging Face model. Empty: from
-    scratch."""
-    layer_decay: float = 0.75
-    """Learning rate of each block as a fraction of that of the block above it; 1 is without."""
     num_labels: int = 0
     """Labelled training images, at most, chosen at random by --seed, of each class in proportion. 0: all."""
     num_ops: int = 2
@@ -45,8 +41,6 @@ class BeitClassify(VisionTransformer):
     def __post_init__(self):
         super().__post_init__()
         rate(label_smoothing=self.label_smoothing)
-        if not 0 < self.layer_decay <= 1:
-            raise UserError(f"--layer-decay must lie in (0, 1], not {self.layer_decay}")
         if self.num_labels < 0:
             raise UserError("--num-labels must be 0 or more")
 
@@ -91,48 +85,11 @@ class BeitClassify(VisionTransformer):
         )
         return train, super().datasets()[1]
 
-    # The model.
-
-    @functools.cached_property
-    def start_model(self):
-        """The model of --start."""
-        from homl_models import loading
-        from homl_models.checkpoints import huggingface
-
-        try:
-            loading.find(self.start)
-        except UserError:
-            return huggingface.from_pretrained(self.start)
-        return loading.load(self.start)
-
     def model(self):
-        from homl_models.models.beit import Beit, BeitForImageClassification
+        from homl_models.models.beit import BeitForImageClassification
 
         names = {"num_labels": self.num_classes, "labels": self.class_names}
-        if self.start:
-            return self.compiled(self.with_start(BeitForImageClassification, names))
-        backbone = Beit(self.config(use_relative_position_bias=True), dtype=self.precision)
-        return self.compiled(BeitForImageClassification(backbone, **names, dtype=self.precision))
-
-    def with_start(self, head_class, settings):
-        """A new head on the backbone of --start; a table of relative positions in each block, from the shared one."""
-        import warnings
-
-        from homl_models.checkpoints import huggingface
-        from homl_models.models.beit import Beit
-
-        model = getattr(self.start_model, "pretrained_head", self.start_model)
-        backbone = getattr(model, "backbone", model)
-        if not isinstance(backbone, Beit):
-            raise UserError(f"{self.start} is a {type(model).__name__}, no BEiT; give a run of beit_pretrain")
-        for field, flag in {**{name: name for name in SIZES}, "num_channels": "channels"}.items():
-            if (wanted := getattr(backbone.config, field)) != getattr(self, flag):
-                raise UserError(f"give --{flag.replace('_', '-')} {wanted}, as {self.start} has it")
-        position = {"use_relative_position_bias": True, "use_shared_relative_position_bias": False}
-        settings |= position | {"use_mask_token": False, "image_size": self.size, "drop_path_rate": self.drop_path}
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*newly initialized.*")  # as this head is
-            return huggingface.replace_head(self.start_model, head_class, **settings, dtype=self.precision)
+        return self.compiled(self.head(BeitForImageClassification, names))
 
     # Evaluation.
 

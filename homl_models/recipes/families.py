@@ -101,7 +101,7 @@ FAMILIES = [
         {"Bao 2021": arxiv("2106.08254")},
         "models/beit.py",
         "beit",
-        ("beit_pretrain", "beit_classify"),
+        ("beit_pretrain", "beit_classify", "beit_segment"),
     ),
     Family(
         "GANs",

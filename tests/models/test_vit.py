@@ -97,13 +97,13 @@ def all_outputs_agree(theirs, ours, inputs, **options):
 def gradients_agree(theirs, ours, wanted_loss, loss_of):
     """The loss, and its gradient at every weight, of a model of `transformers` and of ours."""
     wanted_loss.backward()
-    table = huggingface.family_of(ours).tensors(ours)
+    gradients = dict(theirs.named_parameters())
+    table = {name: tensor for name, tensor in huggingface.family_of(ours).tensors(ours).items() if name in gradients}
     given = [tensor.variable.value for tensor in table.values()]
     with tf.GradientTape() as tape:
         tape.watch(given)
         loss = loss_of(ours)
     checks.close(loss, wanted_loss.detach())
-    gradients = dict(theirs.named_parameters())
     for (key, tensor), gradient in zip(table.items(), tape.gradient(loss, given)):
         if gradient is None:
             assert gradients[key].grad is None, key
