@@ -221,7 +221,7 @@ def test_masks_have_the_size_of_the_image(model):
     assert found[0].tolist() == enlarged(np.float64(model(IMAGES[:1])["logits"]), 32).argmax(-1)[0].tolist()
     endpoint = model.endpoints()["segment"]
     assert endpoint.doc.endswith("The classes: 0 sky, 1 sea, 2 land.")
-    graph = tf.function(endpoint.function, autograph=False)
+    graph = tf.function(endpoint.__call__, input_signature=endpoint.signature, autograph=False)
     outputs = graph(tf.constant(np.float32(np.uint8(255 * LARGER[:1])) / 255))
     assert np.mean(outputs["classes"].numpy()[0] == found[1]) > 0.999
     np.testing.assert_array_equal(outputs["images"], class_colors(3)[outputs["classes"].numpy()])
