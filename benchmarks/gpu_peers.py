@@ -90,7 +90,7 @@ class Peer:
 
     def graphed(self):
         """The same side replayed as a CUDA graph, captured after a warm-up on a stream of its own."""
-        stream = torch.cuda.RandomAccessDataset()
+        stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(3):
