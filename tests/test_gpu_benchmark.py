@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 CLAIMS = (
-    "product", "bert_128", "bert_512", "bert_forward", "ddpm", "sampling", "translation", "decoding", "gru", "lstm",
-    "dcgan",
+    "product", "bert_128", "rrdb_step", "beit", "rrdb_forward", "bert_512", "bert_forward", "ddpm", "sampling",
+    "translation", "decoding", "gru", "lstm", "dcgan",
 )  # fmt: skip
 SCRIPT = """
 import importlib.machinery, runpy, sys
@@ -68,20 +69,29 @@ def test_every_claim_prints_its_row():
         assert row["device"] == "cpu"
         if "parameters" in row:  # cuDNN's LSTM has a bias of the input and one of the state, 4 x 16 in each layer
             assert row["parameters"][1] - row["parameters"][0] == (128 if row["name"] == "lstm" else 0)
-    for name in ("bert_128", "bert_512", "translation", "gru", "lstm"):
+    for name in ("bert_128", "rrdb_step", "beit", "bert_512", "translation", "gru", "lstm"):
         assert all(last < first for first, last in found[name]["losses"]), found[name]
 
 
 def test_in_float32_both_sides_agree_without_transformers_too():
-    """The plain BERT takes the place of that of `transformers`; tolerances are 1e-3 there."""
+    """Plain BERT and BEiT take the place of those of `transformers`; tolerances are 1e-3 there."""
     pytest.importorskip("jax")
     pytest.importorskip("torch")
-    names = ("bert_128", "bert_forward", "ddpm", "sampling", "translation", "decoding", "gru", "lstm", "dcgan")
+    names = tuple(name for name in CLAIMS if name not in ("product", "bert_512"))
     found = rows("--precision", "float32", "--claims", *names, blocked="tensorflow,transformers")
     assert tuple(found) == ("product", *names)
     for row in found.values():
         check(row)
     assert "plain PyTorch BERT" in found["bert_128"]["peer"]
+    assert "plain PyTorch BEiT" in found["beit"]["peer"]
+
+
+def test_what_the_peers_use_of_a_gpu_exists():
+    """No run on a CPU reaches it."""
+    torch = pytest.importorskip("torch")
+    for name in ("gpu_peers.py", "gpu_vision.py"):
+        used = set(re.findall(r"torch\.cuda\.(\w+)", (ROOT / "benchmarks" / name).read_text()))
+        assert not [attribute for attribute in used if not hasattr(torch.cuda, attribute)]
 
 
 @pytest.mark.parametrize(("flags", "blocked"), [(["--no-peer"], "tensorflow"), ([], "tensorflow,torch")])
