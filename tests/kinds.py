@@ -18,7 +18,7 @@ OF_KIND = {
     "fit": "char_rnn_tiny",
     "stateful": "char_rnn_large_tiny",
     "stages": "autoencoder_greedy_tiny",
-    "draws": "ddpm_tiny",
+    "draws": "vae_tiny",
     "adversarial": "dcgan_tiny",
     "scheduled_sampling": "seq2seq_tiny",
     "joint": "electra_pretrain_tiny",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import homl_models
-from homl_models import recipes, train
+from homl_models import recipes
 from homl_models.checkpoints import huggingface
 from homl_models.errors import UserError
 from homl_models.models import Bert, BertConfig, BertForMaskedLM, BertForSequenceClassification
@@ -138,7 +138,7 @@ def test_a_start_that_does_not_fit_is_refused(untrained, tmp_path):
     assert recipe("bert_tag_tiny", pretrained=folder, **NEW, max_length=16).model().vocabulary == WORDS
 
 
-def test_files_of_the_user_are_trained_on_and_evaluated(tmp_path, capsys):
+def test_files_of_the_user_are_trained_on_and_evaluated(untrained, tmp_path, capsys):
     texts, labels = events.labelled(60, 1)
     rows = "\n".join(f'"{text}",{label}' for text, label in zip(texts, labels))
     for name in ("train.csv", "test.csv"):
@@ -149,7 +149,11 @@ def test_files_of_the_user_are_trained_on_and_evaluated(tmp_path, capsys):
     assert (len(train_part), len(valid), len(test)) == (54, 6, 60)
     assert not {text for text, _ in train_part} & {text for text, _ in valid}
     assert made.labels == tuple(sorted(set(labels)))
-    run = train.train("electra_classify_tiny", run_dir=str(tmp_path / "run"), **tiny)
+    model = made.model()
+    before = model.get_weights()
+    model.fit(made.datasets()[0].dataset(0, 2), verbose=0, shuffle=False)
+    assert any((a != b).any() for a, b in zip(model.get_weights(), before))
+    run = untrained("electra_classify_tiny", **tiny)
     assert len(homl_models.load(str(run)).label_names) == 4
     (tmp_path / "train.csv").unlink()  # a run knows its labels and words
     (tmp_path / "other.csv").write_text('text,label\n"It rains.",monsoon\n')
@@ -289,6 +293,7 @@ def without_xla(stage):
     return dataclasses.replace(stage, model=model)
 
 
+@pytest.mark.slow
 def test_a_run_resumes_between_the_stages(tmp_path):
     """It ends with the weights of one that was never stopped; the first stage is a masked language model."""
     made = recipe("electra_pretrain_tiny", **TWO_STAGES, verbose=0)

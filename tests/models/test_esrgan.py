@@ -48,14 +48,14 @@ def features(images):
     return images[:, 1:] - images[:, :-1]
 
 
-def small(discriminator=None, **kwargs):
+def small(discriminator=None, run_eagerly=False, **kwargs):
     keras.utils.set_random_seed(1)
     generator = RRDBNet(4, 4, 1, 4, name="generator")
     model = ESRGAN(generator, discriminator or UNetDiscriminator(4), **kwargs)
     model.build()
     model.begin(generator.get_weights())
     optimizer = GANOptimizer(keras.optimizers.SGD(1.0), keras.optimizers.SGD(1.0))
-    model.compile(optimizer, features, auto_scale_loss=False)
+    model.compile(optimizer, features, auto_scale_loss=False, run_eagerly=run_eagerly)
     return model
 
 
@@ -99,11 +99,11 @@ def test_a_target_of_its_own_is_for_the_pixels_and_the_features():
     """With a weight of 0 for the adversarial loss the real images do not matter to the generator."""
     moved = []
     for high, target in ((HIGH, HIGH), (1 - HIGH, HIGH)):
-        model = small(adversarial_weight=0.0)
+        model = small(adversarial_weight=0.0, run_eagerly=True)
         model.fit(tf.data.Dataset.from_tensors((LOW, (high, target))), verbose=0)
         moved.append(model.generator.get_weights())
     checks.close(*moved, 1e-6)
-    model = small(adversarial_weight=0.0)
+    model = small(adversarial_weight=0.0, run_eagerly=True)
     model.fit(LOW, HIGH, batch_size=2, verbose=0)
     checks.close(model.generator.get_weights(), moved[0], 1e-6)
 

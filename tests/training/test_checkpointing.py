@@ -120,13 +120,10 @@ def contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in files}
 
 
-def go_on(folder):
-    return train.train(KILLED, run_dir=str(folder), verbose=0)
-
-
 def test_ctrl_c_saves_and_the_run_goes_on_exactly(interrupted, trained, tmp_path):
     folder = shutil.copytree(interrupted, tmp_path / "run")
-    assert state(go_on(folder)) == state(trained(KILLED))
+    loop.fit(dataclasses.replace(RECIPES[KILLED], verbose=0), folder)
+    assert state(folder) == state(trained(KILLED))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "one byte", "empty", "not a zip"])
