@@ -165,9 +165,11 @@ found = {}
 for name in names:
     recipe, path = recipes.get(name), pathlib.Path(folder, f"{name}.keras")
     keras.utils.set_random_seed(recipe.seed)
-    model, (batches, _) = recipe.model(), recipe.datasets()
+    stage = recipe.stages()[-1]
+    model, (batches, valid) = stage.model(), stage.datasets()
     before = [np.array(w) for w in model.weights]
-    logs = model.fit(batches.dataset(1, 3), shuffle=False, verbose=0).history
+    validation = valid and valid.dataset()
+    logs = model.fit(batches.dataset(1, 3), validation_data=validation, shuffle=False, verbose=0).history
     model.save(path)
     pairs = list(zip(model.weights, loading.load(path).weights, strict=True))
     found[name] = [

@@ -18,7 +18,7 @@ from keras import ops
 
 from homl_models.endpoints import Endpoint, Float, Image
 from homl_models.errors import UserError
-from homl_models.models.gan_gradients import gradient_step, stateless_train_step
+from homl_models.models.gan_gradients import gradient_step, stateless_step
 from homl_models.models.super_resolution import SuperResolution
 
 VGG_SCALE = 12.75  # by which SRGAN divides features of VGG, section 3.2
@@ -151,7 +151,7 @@ class ESRGAN(SuperResolution):
     def train_step(self, *args):
         """Keras calls it with (data), on JAX with (state, data)."""
         if keras.backend.backend() == "jax":
-            return stateless_train_step(self, self._step, *args)
+            return stateless_step(self, self._step, *args)
         return self._step(*args)
 
     def _step(self, data):
@@ -206,8 +206,13 @@ class ESRGAN(SuperResolution):
         adversarial = self.adversarial_weight * losses["generator_loss"]
         return perceptual + adversarial + self.pixel_weight * losses["pixel_loss"]
 
-    def test_step(self, data):
-        """The pixel loss and the perceptual loss of a batch."""
+    def test_step(self, *args):
+        """The pixel loss and the perceptual loss of a batch; arguments as of `train_step`."""
+        if keras.backend.backend() == "jax":
+            return stateless_step(self, self._test_step, *args)
+        return self._test_step(*args)
+
+    def _test_step(self, data):
         low, _, target = unpacked(data)
         self.update(self.losses_of(ops.cast(self(low, training=False), "float32"), target))
         return {name: value for name, value in self.results().items() if name in ("pixel_loss", "perceptual_loss")}

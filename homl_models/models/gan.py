@@ -19,7 +19,7 @@ from keras import ops
 from homl_models.endpoints import COUNT, SEED, Array, Endpoint, Int, asserted
 from homl_models.errors import UserError
 from homl_models.layers.gaussian import normal
-from homl_models.models.gan_gradients import gradient_step, input_gradient, stateless_train_step
+from homl_models.models.gan_gradients import gradient_step, input_gradient, stateless_step
 from homl_models.models.image_model import NO_LABELS, EMAModel, checked_count_and_seed
 from homl_models.models.replay_buffer import ReplayBuffer
 
@@ -146,7 +146,7 @@ class GAN(EMAModel):
     def train_step(self, *args):
         """Keras calls it with (data), on JAX with (state, data)."""
         if keras.backend.backend() == "jax":
-            return stateless_train_step(self, self._step, *args)
+            return stateless_step(self, self._step, *args)
         return self._step(*args)
 
     def _step(self, data):

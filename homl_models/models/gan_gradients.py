@@ -69,14 +69,14 @@ def _jax_loss_gradients(function, weights, variables, scale):
     return gradients, outputs
 
 
-def stateless_train_step(model, step, state, data):
-    """`step(data)` in the form that Keras' trainer on JAX calls: (logs, state), where `state` holds all variables."""
-    groups = (
-        model.trainable_variables,
-        model.non_trainable_variables,
-        model.optimizer.variables,
-        model.metrics_variables,
-    )
+def stateless_step(model, step, state, data):
+    """`step(data)` in the form that Keras' trainer on JAX calls: (logs, state), where `state` holds all variables.
+
+    On evaluation the optimizer's are not among them.
+    """
+    groups = [model.trainable_variables, model.non_trainable_variables, model.metrics_variables]
+    if len(state) > len(groups):
+        groups.insert(2, model.optimizer.variables)
     pairs = [pair for group, values in zip(groups, state) for pair in zip(group, values)]
     with keras.StatelessScope(state_mapping=pairs) as scope:
         logs = step(data)
