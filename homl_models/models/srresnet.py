@@ -4,7 +4,8 @@ https://arxiv.org/abs/1609.04802, figure 4): the generator of SRGAN, residual bl
 `MSRResNet` is its descendant in the package BasicSR, without batch normalization and with a bilinear skip connection.
 Recipe: `srresnet_small`. Shapes: b batch, h height, w width, c channels, f filters.
 
-Deviations: images in [0, 1] on both sides, where the paper has [-1, 1] for the output.
+Deviations: images in [0, 1] on both sides, where the paper has [-1, 1] for the output; without batch normalization the
+convolutions of the residual blocks begin with a tenth of their size, as ESRGAN's do.
 """
 
 import keras
@@ -83,11 +84,13 @@ class SRResNet(SuperResolution):
     def __init__(self, scale=4, filters=64, num_blocks=16, batch_norm=True, channels=3, **kwargs):
         super().__init__(scale=scale, channels=channels, **kwargs)
         self.filters, self.num_blocks, self.batch_norm = filters, num_blocks, batch_norm
-        dtype = self.dtype_policy
+        dtype, gain = self.dtype_policy, 1.0 if batch_norm else 0.1
         self.conv_first = conv(filters, 9, "conv_first", dtype=dtype)
         self.act_first = PReLU(name="act_first", dtype=dtype)
-        self.body = [SRResidualBlock(filters, batch_norm, name=f"body_{i}", dtype=dtype) for i in range(num_blocks)]
-        self.conv_body = conv(filters, 3, "conv_body", dtype=dtype)
+        self.body = [
+            SRResidualBlock(filters, batch_norm, gain=gain, name=f"body_{i}", dtype=dtype) for i in range(num_blocks)
+        ]
+        self.conv_body = conv(filters, 3, "conv_body", gain, dtype=dtype)
         norm = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name="norm_body", dtype=dtype)
         self.norm_body = norm if batch_norm else None
         self.factors = factors(scale)
