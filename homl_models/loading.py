@@ -6,7 +6,6 @@ weights.npz, in a folder of its name. This module knows no recipe.
 
 import hashlib
 import importlib
-import importlib.metadata
 import json
 import os
 import pkgutil
@@ -106,7 +105,7 @@ def find_saved_model(run):
 
 def preset_cache(folder):
     """The folder for the SavedModel of a preset, one for each state of it, of this package and of TensorFlow."""
-    digest = hashlib.sha256(importlib.metadata.version("tensorflow").encode())
+    digest = hashlib.sha256(importlib.import_module("tensorflow").__version__.encode())
     package = Path(__file__).parent
     for path in [*sorted(path for path in folder.iterdir() if path.is_file()), *sorted(package.rglob("*.py"))]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())

@@ -11,7 +11,7 @@ It holds
 
 import contextlib
 import dataclasses
-import importlib.metadata
+import importlib
 
 from homl_models.errors import UserError
 from homl_models.training import files, reports
@@ -39,7 +39,8 @@ def locked_run_dir(folder, name, recipe):
     with lock:
         files.remove_leftovers(folder)
         if not (folder / "recipe.json").is_file():
-            versions = {p: importlib.metadata.version(p) for p in ("keras", "tensorflow", "numpy")}
+            modules = map(importlib.import_module, ("keras", "tensorflow", "numpy"))  # whatever package they come from
+            versions = {module.__name__: module.__version__ for module in modules}
             files.write_json(folder / "recipe.json", {"recipe": name, "settings": settings, "versions": versions})
         yield
 
