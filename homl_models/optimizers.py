@@ -90,26 +90,38 @@ class LayerwiseAdamW(ReplicaClipping, keras.optimizers.Adam):
         learning_rate: of the last layers.
         decay: weight decay, decoupled from the gradient (Loshchilov & Hutter, 2017, https://arxiv.org/abs/1711.05101).
         num_layers: N, number of blocks; they are the layers named block_0, block_1, ...
-        layer_decay: d in (0, 1]; the learning rate is multiplied by d^(N + 2) for embeddings, by d^(N + 1 - i) for
-            block i, and by 1 for all else (Clark et al., 2020, https://arxiv.org/abs/2003.10555, appendix B). 1 is
-            plain AdamW.
+        layer_decay: d in (0, 1]; the learning rate is multiplied by d^(N + h) for embeddings, by d^(N - 1 - i + h) for
+            block i, from 0, and by 1 for all else (Clark et al., 2020, https://arxiv.org/abs/2003.10555, appendix B). 1
+            is plain AdamW.
         epsilon: of Adam.
+        head_distance: h, powers of d between the head and the last block. The papers do not say it: it is 2 in the code
+            of ELECTRA's authors, and 1 in that of BEiT's.
     """
 
     def __init__(
-        self, learning_rate=1e-4, decay=0.01, num_layers=0, layer_decay=1.0, epsilon=1e-6, name="adamw", **kwargs
+        self,
+        learning_rate=1e-4,
+        decay=0.01,
+        num_layers=0,
+        layer_decay=1.0,
+        epsilon=1e-6,
+        head_distance=2,
+        name="adamw",
+        **kwargs,
     ):
         if not 0 < layer_decay <= 1:
             raise UserError(f"the layer decay must lie in (0, 1], not {layer_decay}")
         super().__init__(learning_rate, epsilon=epsilon, name=name, **kwargs)
         self.decay, self.num_layers, self.layer_decay = decay, num_layers, layer_decay
+        self.head_distance = head_distance
 
     def lr_multiplier(self, path):
         """Factor of the learning rate of the variable with that path."""
         block = re.search(r"/block_(\d+)/", f"/{path}")
-        if block:
-            return self.layer_decay ** (self.num_layers + 1 - int(block[1]))
-        return self.layer_decay ** (self.num_layers + 2) if re.search("/(embeddings|project)/", f"/{path}") else 1.0
+        if not block and not re.search("/(embeddings|project)/", f"/{path}"):
+            return 1.0
+        depth = 1 + int(block[1]) if block else 0
+        return self.layer_decay ** (self.num_layers + self.head_distance - depth)
 
     def build(self, variables):
         self.lr_multipliers = [self.lr_multiplier(variable.path) for variable in variables]
@@ -124,7 +136,7 @@ class LayerwiseAdamW(ReplicaClipping, keras.optimizers.Adam):
         super().update_step(gradient, variable, rate)
 
     def get_config(self):
-        own = {name: getattr(self, name) for name in ("decay", "num_layers", "layer_decay")}
+        own = {name: getattr(self, name) for name in ("decay", "num_layers", "layer_decay", "head_distance")}
         config = super().get_config() | own
         config.pop("weight_decay", None)
         return config

@@ -76,8 +76,9 @@ def test_layers_decay_and_learn_as_they_should():
 
 
 def test_adamw_comes_back_and_refuses_what_it_cannot_do():
-    optimizer = LayerwiseAdamW(0.02, decay=0.3, num_layers=2, layer_decay=0.9, clipnorm=1.0)
+    optimizer = LayerwiseAdamW(0.02, decay=0.3, num_layers=2, layer_decay=0.9, head_distance=1, clipnorm=1.0)
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(optimizer))
     assert copy.get_config() == optimizer.get_config()
+    assert copy.head_distance == 1
     with pytest.raises(UserError, match=r"the layer decay must lie in \(0, 1\], not 0"):
         LayerwiseAdamW(layer_decay=0)

@@ -64,7 +64,7 @@ class VisionTransformer(Recipe):
         from homl_models.schedules import WarmUp
 
         schedule = WarmUp(self.learning_rate, steps, int(self.warmup * steps), "cosine")
-        layers = {"num_layers": self.num_hidden_layers, "layer_decay": self.layer_decay}
+        layers = {"num_layers": self.num_hidden_layers, "layer_decay": self.layer_decay, "head_distance": 1}
         return LayerwiseAdamW(schedule, self.decay, **layers, global_clipnorm=3.0)
 
     def compile_kwargs(self):

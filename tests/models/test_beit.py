@@ -283,12 +283,16 @@ def test_gradients_reach_all_weights():
 
 
 def test_layer_wise_learning_rates_and_weight_decay_know_the_names():
+    """The authors' rule: embeddings are layer 0 of N + 2, block i layer i + 1, all else the last; d^(N + 1 - layer)."""
     model = make(BeitForImageClassification, config=OWN)
-    optimizer = LayerwiseAdamW(1e-3, num_layers=2, layer_decay=0.5)
+    optimizer = LayerwiseAdamW(1e-3, num_layers=2, layer_decay=0.5, head_distance=1)
     optimizer.build(model.trainable_variables)
     both = dict(zip((w.path for w in model.trainable_variables), zip(optimizer.lr_multipliers, optimizer.decays)))
-    by_part = {part: {rate for path, (rate, _) in both.items() if part in path} for part in ("embeddings", "block_0")}
-    assert by_part == {"embeddings": {0.5**4}, "block_0": {0.5**3}}
+    by_part = {
+        part: {rate for path, (rate, _) in both.items() if part in path}
+        for part in ("embeddings", "block_0", "block_1")
+    }
+    assert by_part == {"embeddings": {0.5**3}, "block_0": {0.5**2}, "block_1": {0.5}}
     assert {rate for path, (rate, _) in both.items() if "classifier" in path or "pooler" in path} == {1.0}
     undecayed = {path.split("/")[-1] for path, (_, decayed) in both.items() if not decayed}
     assert undecayed == {"bias", "gamma", "beta", "cls_token"}
