@@ -47,6 +47,7 @@ _PUBLIC = {
     "BeitConfig": "vit_config",
     "BeitForImageClassification": "beit",
     "BeitForMaskedImageModeling": "beit",
+    "BeitPretrainer": "beit_pretraining",
     "BeitForSemanticSegmentation": "beit_segmentation",
     "BeitBackbone": "beit_segmentation",
     "ViT": "vit",

@@ -39,6 +39,7 @@ def upsampled(maps, shape):
     return resize_maps(maps, shape, bilinear_matrix)
 
 
+@keras.saving.register_keras_serializable("homl_models")
 class ConvNormRelu(Layer):
     """Convolution without bias, batch normalization, ReLU: (b, h, w, d) -> (b, h, w, units).
 
@@ -62,6 +63,7 @@ class ConvNormRelu(Layer):
         return ops.relu(self.norm(self.conv(x), training=training))
 
 
+@keras.saving.register_keras_serializable("homl_models")
 class FeaturePyramid(Layer):
     """Four maps (b, h, w, d) -> a list of them at 4, 2, 1 and 1/2 times their size.
 
@@ -97,6 +99,7 @@ class FeaturePyramid(Layer):
         return [self.four_times[1](first), self.twice(maps[1]), maps[2], half]
 
 
+@keras.saving.register_keras_serializable("homl_models")
 class UPerNet(Layer):
     """Head for a pyramid of four maps, the largest first (b, h, w, d), each half as large as the last -> (b, h, w, n).
 
@@ -146,6 +149,7 @@ class UPerNet(Layer):
         return self.bottleneck(ops.concatenate(parts, axis=-1), training=training)
 
 
+@keras.saving.register_keras_serializable("homl_models")
 class FCN(Layer):
     """Fully convolutional head: a map (b, h, w, d) -> logits (b, h, w, n).
 
