@@ -6,3 +6,5 @@ class UserError(ValueError):
 
     The commands print it on stderr and exit with 2. Everything else keeps its traceback.
     """
+
+    _keras_call_info_injected = True  # so Keras adds nothing to it, which otherwise lists a layer's arguments

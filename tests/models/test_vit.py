@@ -333,8 +333,7 @@ print(json.dumps([[x.decode() for x in found["labels"].numpy()], found["probabil
     ],
 )
 def test_bad_input_is_refused(wrong, message):
-    with pytest.raises(UserError, match=message):
-        wrong()
+    checks.fails(message, wrong)
 
 
 def test_configurations_come_back():
