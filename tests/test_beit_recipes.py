@@ -9,6 +9,8 @@ from sklearn.datasets import load_digits
 
 from homl_models.checkpoints import huggingface
 from homl_models.models.beit import Beit
+from homl_models.models.bert import Bert
+from homl_models.models.bert_config import BertConfig
 from homl_models.models.vit_config import BeitConfig
 from homl_models.pipelines import segmentation
 from homl_models.recipes import get
@@ -39,10 +41,18 @@ def test_fine_tuning_begins_with_the_weights_of_pre_training(untrained):
         np.testing.assert_array_equal(ours.attention.weights[0], theirs.attention.weights[0])
     assert model.optimizer.layer_decay == 0.75
     assert model.optimizer.num_layers == 2
+    assert model.optimizer.head_distance == 1
     checks.fails("give --hidden-size 16, as", lambda: dataclasses.replace(recipe, hidden_size=32).model(), str(start))
     checks.fails("give --patch-size 2, as", lambda: dataclasses.replace(recipe, patch_size=4).model())
     other = replaced("beit_classify_tiny", start=str(untrained("vae_tiny")))
     checks.fails("is a VAE, no BEiT; give a run of beit_pretrain", other.model)
+
+
+def test_a_folder_of_bert_is_no_start(tmp_path):
+    huggingface.save_pretrained(built(Bert(BertConfig(20, 8, 1, 2, 12, max_position_embeddings=6))), tmp_path)
+    for name in ("beit_classify_tiny", "beit_segment_tiny"):
+        message = "is a Bert, no BEiT; give a run of beit_pretrain"
+        checks.fails(message, replaced(name, start=str(tmp_path)).model, str(tmp_path))
 
 
 def test_class_names_are_kept_and_matched(tmp_path):

@@ -11,8 +11,10 @@ no bias of keys.
 """
 
 import keras
+import numpy as np
 from keras import ops
 
+from homl_models.errors import UserError
 from homl_models.models.backbone_head import BackboneHead
 from homl_models.models.image_endpoints import ImageEmbedding
 from homl_models.models.vision_heads import ImageClassifier
@@ -82,6 +84,9 @@ class BeitForMaskedImageModeling(ImageEmbedding, BackboneHead):
     def head_layers(self):
         return [self.norm, self.lm_head]
 
+    def check_arrays(self, x, y):
+        check_positions(x, self.backbone.config)
+
     def split_inputs(self, inputs):
         if not isinstance(inputs, dict) or "masked_positions" not in inputs:
             return inputs, {}
@@ -93,3 +98,16 @@ class BeitForMaskedImageModeling(ImageEmbedding, BackboneHead):
         if "masked_positions" in outputs:
             x = ops.take_along_axis(x, ops.cast(outputs["masked_positions"], "int32")[..., None], axis=1)
         return ops.cast(self.lm_head(self.norm(x)), "float32")
+
+
+def check_positions(inputs, config):
+    """`UserError` for masked_positions of a dictionary of arrays that are no numbers of patches."""
+    if not isinstance(inputs, dict) or not {"images", "masked_positions"} <= set(inputs):
+        return
+    images, positions = inputs["images"], np.asarray(inputs["masked_positions"])
+    rows, columns = config.grid(*images.shape[1:3])
+    if positions.ndim != 2 or positions.dtype.kind not in "iu":
+        raise UserError(f"masked_positions must be whole numbers (n, k), not {positions.dtype} {positions.shape}")
+    if positions.size and not 0 <= positions.min() <= positions.max() < rows * columns:
+        found = f"{positions.min()} to {positions.max()}"
+        raise UserError(f"masked_positions are {found}; the patches of the images are 0 to {rows * columns - 1}")

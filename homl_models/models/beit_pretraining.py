@@ -12,6 +12,7 @@ from keras import ops
 
 from homl_models.endpoints import Endpoint, Image, Input
 from homl_models.errors import UserError
+from homl_models.models.beit import check_positions
 from homl_models.models.scoring import WeightedLossModel, cross_entropy, fast_argmax
 
 HEAD_INPUTS = "images", "bool_masked_pos", "masked_positions"
@@ -67,6 +68,9 @@ class BeitPretrainer(WeightedLossModel):
         tokens = self.tokens(inputs["token_images"])
         logits = self.head({name: inputs[name] for name in HEAD_INPUTS}, training=training)
         return {"logits": logits, "tokens": ops.take_along_axis(tokens, inputs["masked_positions"], axis=1)}
+
+    def check_arrays(self, x, y):
+        check_positions(x, self.config)
 
     def loss_and_metrics(self, x, labels, outputs, sample_weight=None):
         """Cross-entropy and accuracy of the masked tokens; see `WeightedLossModel`."""

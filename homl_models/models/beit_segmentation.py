@@ -143,6 +143,11 @@ class BeitForSemanticSegmentation(ImageEmbedding, BackboneHead):
 
     # Loss and metrics.
 
+    def check_arrays(self, x, y):
+        if y is not None:
+            ignored = self.backbone.config.semantic_loss_ignore_index, IGNORE_INDEX
+            check_masks(y, len(x["images"] if isinstance(x, dict) else x), self.num_labels, ignored)
+
     def labels_and_logits(self, labels, outputs):
         """Masks, and logits interpolated to their size, of both heads; see `SupervisedModel`."""
         labels = ops.cast(labels, "int32")
@@ -194,6 +199,19 @@ class BeitForSemanticSegmentation(ImageEmbedding, BackboneHead):
         names = [f"{i} {name}" for i, name in enumerate(self.label_names[:SHOWN])]
         doc = f"{segment.__doc__} The classes: {', '.join(names)}{', ...' if self.num_labels > SHOWN else '.'}"
         return {"segment": Endpoint(segment, [self.image_input], doc=doc), **super().endpoints()}
+
+
+def check_masks(masks, count, num_labels, ignored):
+    """`UserError` unless masks are (count, h, w) whole numbers, each a label, 0 to num_labels - 1, or one `ignored`."""
+    masks = np.asarray(masks)
+    if masks.ndim != 3 or len(masks) != count:
+        raise UserError(f"masks must have the shape ({count}, h, w), the class of each pixel, not {masks.shape}")
+    if masks.dtype.kind not in "iu":
+        raise UserError(f"masks must be whole numbers, the classes of pixels, not {masks.dtype}")
+    known = (masks >= 0) & (masks < num_labels) | np.isin(masks, ignored)
+    if not known.all():
+        found, last = f"{masks[~known].min()} to {masks[~known].max()}", num_labels - 1
+        raise UserError(f"masks have classes {found}; those of the model are 0 to {last}, or {ignored[0]} for none")
 
 
 def states_of(config):

@@ -124,6 +124,22 @@ class WeightedLossModel(Model):
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
 
+    def check_arrays(self, x, y):
+        """`UserError` for inputs and labels, arrays that `fit` and `evaluate` are given, of values that cannot be.
+
+        Here all can. A dataset comes as x, unchecked.
+        """
+
+    def fit(self, x=None, y=None, *args, **kwargs):
+        """Keras' method, after `check_arrays`."""
+        self.check_arrays(x, y)
+        return super().fit(x, y, *args, **kwargs)
+
+    def evaluate(self, x=None, y=None, *args, **kwargs):
+        """Keras' method, after `check_arrays`."""
+        self.check_arrays(x, y)
+        return super().evaluate(x, y, *args, **kwargs)
+
     def loss_and_metrics(self, x, labels, outputs, sample_weight=None):
         raise NotImplementedError(f"{type(self).__name__} must define loss_and_metrics")
 

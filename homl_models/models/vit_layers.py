@@ -81,7 +81,8 @@ class ViTEmbeddings(Layer):
     def call(self, images, bool_masked_pos=None, training=None):
         x = self.patches(self.normalize(images))
         if bool_masked_pos is not None:
-            x = ops.where(self.checked_mask(bool_masked_pos, x)[..., None], ops.cast(self.mask_token, x.dtype), x)
+            mask = self.checked_mask(bool_masked_pos, self.config.grid(*images.shape[1:3]))
+            x = ops.where(mask[..., None], ops.cast(self.mask_token, x.dtype), x)
         tokens = [ops.broadcast_to(token, (ops.shape(x)[0], 1, x.shape[-1])) for token in self.class_tokens]
         x = ops.concatenate([*(ops.cast(token, x.dtype) for token in tokens), x], axis=1)
         if self.position_embeddings is not None:
@@ -95,14 +96,14 @@ class ViTEmbeddings(Layer):
         mean, std = (np.float32(getattr(self.config, name)) for name in ("image_mean", "image_std"))
         return (images - ops.cast(mean, images.dtype)) * ops.cast(1 / std, images.dtype)
 
-    def checked_mask(self, mask, x):
-        """A mask as booleans (b, n); `UserError` for another number of places, or a model without a mask token."""
+    def checked_mask(self, mask, window):
+        """A mask of (rows, columns) as booleans (b, n); `UserError` for other shapes, or without a mask token."""
         if self.mask_token is None:
             raise UserError("this model has no mask token; give its configuration use_mask_token=True")
-        places = math.prod(size or 0 for size in mask.shape[1:])
-        if places and places != x.shape[1]:
-            raise UserError(f"bool_masked_pos has {places} places, {tuple(mask.shape[1:])}; images have {x.shape[1]}")
-        return ops.reshape(ops.cast(mask, "bool"), (-1, x.shape[1]))
+        (rows, columns), n, shape = window, math.prod(window), tuple(mask.shape)
+        if None not in shape[1:] and shape[1:] not in (window, (n,)):
+            raise UserError(f"bool_masked_pos must have the shape (n, {rows}, {columns}) or (n, {n}), not {shape}")
+        return ops.reshape(ops.cast(mask, "bool"), (-1, n))
 
     def positions(self, window):
         """Position embeddings (1, t, d) of images with (rows, columns) patches."""

@@ -141,23 +141,6 @@ def class_names(cutouts):
     return (BACKGROUND, *(cutouts.classes or map(str, range(count))))
 
 
-def check_masks(masks, images, num_classes, name="masks"):
-    """Masks (n, h, w) of classes as int32; `UserError` unless each pixel of the images (n, h, w, ...) has a class.
-
-    Classes are 0 to num_classes - 1, or `IGNORED`.
-    """
-    masks, wanted = np.asarray(masks), np.shape(images)[:3]
-    if masks.shape != wanted:
-        raise UserError(f"{name} have the shape {masks.shape}, not {wanted}, a class for each pixel of the images")
-    if masks.dtype.kind not in "iu":
-        raise UserError(f"{name} must be whole numbers, the classes of pixels, not {masks.dtype}")
-    known = (masks >= 0) & (masks < num_classes) | (masks == IGNORED)
-    if not known.all():
-        found = f"{masks[~known].min()} to {masks[~known].max()}"
-        raise UserError(f"{name} have classes {found}; those of the model are 0 to {num_classes - 1}, or {IGNORED}")
-    return masks.astype(np.int32)
-
-
 # Photographs.
 
 

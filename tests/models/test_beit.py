@@ -1,6 +1,7 @@
 """BEiT: parity with `transformers`; relative positions, masks, initial weights, stochastic depth, feature maps."""
 
 import dataclasses
+import re
 
 import keras
 import numpy as np
@@ -9,7 +10,6 @@ import tensorflow as tf
 from keras import ops
 
 from homl_models.checkpoints import huggingface
-from homl_models.errors import UserError
 from homl_models.layers.dropout import Dropout
 from homl_models.models.beit import Beit, BeitForImageClassification, BeitForMaskedImageModeling
 from homl_models.models.vit_config import BeitConfig
@@ -192,10 +192,12 @@ def test_masked_patches_are_replaced_by_the_mask_token():
     assert np.abs(model(np.where(pixels, IMAGES, 1 - IMAGES)) - model(IMAGES)).max() > 1e-3
     model.backbone.embeddings.mask_token.assign_add(keras.random.normal((1, 1, 32), seed=0))
     assert np.abs(model({"images": IMAGES} | given) - logits).max() > 1e-3
-    with pytest.raises(UserError, match=r"bool_masked_pos has 15 places, \(15,\); images have 16"):
-        model({"images": IMAGES, "bool_masked_pos": MASK[:, 1:]})
-    with pytest.raises(UserError, match="needs a backbone with use_mask_token=True"):
-        BeitForMaskedImageModeling(Beit(BeitConfig(**SIZES)))
+    for other in (MASK[:, 1:], MASK.reshape(3, 2, 8)):
+        message = rf"must have the shape \(n, 4, 4\) or \(n, 16\), not {re.escape(str(other.shape))}"
+        checks.fails(message, lambda: model({"images": IMAGES, "bool_masked_pos": other}))  # noqa: B023
+    checks.fails(
+        "needs a backbone with use_mask_token=True", lambda: BeitForMaskedImageModeling(Beit(BeitConfig(**SIZES)))
+    )
 
 
 def test_masked_positions_alone_have_the_same_logits_and_loss():

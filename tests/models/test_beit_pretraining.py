@@ -15,6 +15,7 @@ from homl_models.models.beit_pretraining import BeitPretrainer
 from homl_models.models.dvae import DVAE
 from homl_models.models.dvae_networks import ConvDecoder, ConvEncoder
 from homl_models.models.vit_config import BeitConfig
+from tests import checks
 
 CONFIG = BeitConfig(
     hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, image_size=8, patch_size=4,
@@ -126,3 +127,20 @@ def test_fine_tuning_takes_the_backbone_with_a_table_in_each_block(model):
 def test_a_tokenizer_that_does_not_fit_is_refused(settings, message):
     with pytest.raises(UserError, match=message):
         pretrainer(**settings)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"bool_masked_pos": np.ones((2, 3, 2))}, r"must have the shape \(n, 2, 2\) or \(n, 4\), not \(2, 3, 2\)"),
+        ({"bool_masked_pos": np.ones((2, 1, 4))}, r"must have the shape \(n, 2, 2\) or \(n, 4\), not \(2, 1, 4\)"),
+        ({"masked_positions": np.array([[0, 4], [1, 2]])}, "are 0 to 4; the patches of the images are 0 to 3"),
+        ({"masked_positions": np.array([[0, 1], [-1, 2]])}, "are -1 to 2; the patches of the images are 0 to 3"),
+        ({"masked_positions": np.array([0, 1])}, r"must be whole numbers \(n, k\), not int64 \(2,\)"),
+        ({"images": batch(1)["images"]}, "images have 1 channels; this model takes 3"),
+        ({"images": np.zeros((2, 8, 10, 3), "float32")}, "images of 8x10 do not divide into patches of 4x4; resize"),
+    ],
+)
+def test_batches_that_cannot_be_are_refused_with_one_line(model, wrong, message):
+    checks.fails(message, lambda: model.fit(batch() | wrong, batch_size=2, verbose=0))
+    checks.fails(message, lambda: model.evaluate(batch() | wrong, batch_size=2, verbose=0))

@@ -7,10 +7,10 @@ import tensorflow as tf
 from keras import ops
 
 from homl_models.checkpoints import huggingface
-from homl_models.errors import UserError
 from homl_models.layers.interpolation import adaptive_mean_matrix, resize_maps
 from homl_models.models.beit import Beit
 from homl_models.models.beit_segmentation import BeitBackbone, BeitForSemanticSegmentation, class_colors
+from homl_models.models.segmentation_layers import FCN, ConvNormRelu, FeaturePyramid, UPerNet
 from homl_models.models.vit_config import BeitConfig
 from tests import checks
 from tests.models.test_vit import IMAGES, LARGER, NORMALIZATION, SIZES, gradients_agree, make, pixel_values, reference
@@ -237,6 +237,30 @@ def test_larger_images_are_taken_as_they_are(model):
 
 
 @pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        (MASKS[..., None], r"masks must have the shape \(3, h, w\), the class of each pixel, not \(3, 32, 32, 1\)"),
+        (MASKS[:2], r"masks must have the shape \(3, h, w\)"),
+        (MASKS / 2, "masks must be whole numbers, the classes of pixels, not float64"),
+        (np.where(MASKS == 255, 300, MASKS + 2), "masks have classes 3 to 300; those of the model are 0 to 2, or 255"),
+        (MASKS - 1, "masks have classes -1 to 254"),
+    ],
+)
+def test_masks_that_cannot_be_are_refused_before_training(model, masks, message):
+    checks.fails(message, lambda: model.fit(IMAGES, masks, verbose=0))
+    checks.fails(message, lambda: model.evaluate({"images": IMAGES}, masks, verbose=0))
+
+
+def test_layers_are_registered_and_come_back():
+    config = BeitConfig(**SIZES | HEAD)
+    for layer in (ConvNormRelu(config, 4, 3), FeaturePyramid(config, 1e-3), UPerNet(config, 5), FCN(config, 5)):
+        assert keras.saving.get_registered_name(type(layer)) == f"homl_models>{type(layer).__name__}"
+        again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
+        assert type(again) is type(layer)
+        assert again.get_config() == layer.get_config()
+
+
+@pytest.mark.parametrize(
     ("kind", "config", "message"),
     [
         (BeitForSemanticSegmentation, {}, "segmentation needs four out_indices, from 1 to 2, in their order"),
@@ -253,8 +277,7 @@ def test_hidden_states_that_are_not_there(kind, config, message):
 
 def test_too_few_patches_and_cropped_images_are_refused(model):
     message = "images have 1x4 patches; segmentation needs at least 2x2"
-    with pytest.raises(UserError, match=message):
-        model(IMAGES[:, :8])
+    checks.fails(message, lambda: model(IMAGES[:, :8]))
     small = Beit(BeitConfig(**SIZES | HEAD | {"image_size": (8, 32)}))
     checks.fails(message, lambda: BeitForSemanticSegmentation(small))
     cropped = Beit(BeitConfig(**SIZES | HEAD | {"crop_fraction": 0.9}))

@@ -127,20 +127,6 @@ def test_digits_are_cut_out_by_their_levels():
     assert len(np.unique(found.images[:, 0, 0, :3], axis=0)) > 150
 
 
-def test_masks_of_users_are_checked():
-    images = np.zeros((2, 4, 5, 3))
-    good = np.array([[0, 1, 2, IGNORED, 0]] * 4)[None].repeat(2, 0)
-    np.testing.assert_array_equal(segmentation.check_masks(good, images, 3), good)
-    for bad, message in (
-        (good[:, :3], r"masks have the shape \(2, 3, 5\), not \(2, 4, 5\), a class for each pixel"),
-        (good.astype("float32"), "masks must be whole numbers"),
-        (good + 2, "masks have classes 3 to 257; those of the model are 0 to 2, or 255"),
-        (good - 1, "masks have classes -1 to 254"),
-    ):
-        with pytest.raises(UserError, match=message):
-            segmentation.check_masks(bad, images, 3)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
