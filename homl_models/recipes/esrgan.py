@@ -35,8 +35,8 @@ class ESRGAN(RRDB):
     """Layer whose features are compared. Empty: the deepest convolution."""
     activated: bool = False
     """Compare features after the activation, as SRGAN does."""
-    generator: Literal["rrdb", "srresnet"] = "rrdb"
-    """Blocks of the generator; `srresnet` has --filters and --num-blocks, without batch normalization."""
+    generator: Literal["rrdb", "srresnet", "msrresnet"] = "rrdb"
+    """Blocks of the generator; the other two have --filters and --num-blocks, without batch normalization."""
     discriminator: Literal["vgg", "unet"] = "vgg"
     """Discriminator: VGG-style, whose crops are of a multiple of 32 pixels, or a U-Net with spectral normalization."""
     discriminator_filters: int = 64
@@ -65,7 +65,7 @@ class ESRGAN(RRDB):
             raise UserError(
                 "--features, --feature-layer, --activated and --perceptual need a --perceptual-weight above 0"
             )
-        if self.generator == "srresnet" and self.growth != type(self).growth:
+        if self.generator != "rrdb" and self.growth != type(self).growth:
             raise UserError("--growth is for --generator rrdb")
         if self.discriminator == "vgg" and (size := self.scale * self.patch) % (32 if size <= 128 else 64):
             raise UserError(
@@ -88,8 +88,10 @@ class ESRGAN(RRDB):
     def network(self, **kwargs):
         if self.generator == "rrdb":
             return super().network(**kwargs)
-        from homl_models.models.srresnet import SRResNet
+        from homl_models.models.srresnet import MSRResNet, SRResNet
 
+        if self.generator == "msrresnet":
+            return MSRResNet(self.scale, self.filters, self.num_blocks, **kwargs)
         return SRResNet(self.scale, self.filters, self.num_blocks, batch_norm=False, **kwargs)
 
     def gan(self):

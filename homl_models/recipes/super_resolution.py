@@ -241,13 +241,17 @@ class SRResNet(SuperResolution):
     """Filters of all convolutions."""
     num_blocks: int = 16
     """Residual blocks."""
-    batch_norm: bool = True
-    """Batch normalization after the convolutions of the blocks."""
+    variant: Literal["srresnet", "plain", "msrresnet"] = "srresnet"
+    """The paper's network; `plain`, without its batch normalization; or BasicSR's, also without, of 3x3 convolutions
+    alone, added to the bilinear enlargement."""
 
     def network(self, **kwargs):
-        from homl_models.models.srresnet import SRResNet
+        from homl_models.models.srresnet import MSRResNet, SRResNet
 
-        return SRResNet(self.scale, self.filters, self.num_blocks, self.batch_norm, **kwargs)
+        if self.variant == "msrresnet":
+            return MSRResNet(self.scale, self.filters, self.num_blocks, self.channels, **kwargs)
+        batch_norm = self.variant == "srresnet"
+        return SRResNet(self.scale, self.filters, self.num_blocks, batch_norm, self.channels, **kwargs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,7 +286,7 @@ SMALL = {"filters": 32, "num_blocks": 6, "growth": 16}
 RECIPES = {
     "srcnn": SRCNN(),
     "srresnet": SRResNet(),
-    "srresnet_small": SRResNet(filters=32, num_blocks=8, batch_norm=False),
+    "srresnet_small": SRResNet(filters=32, num_blocks=8, variant="msrresnet"),
     "rrdb": RRDB(),
     "rrdb_small": RRDB(**SMALL),
     "srcnn_tiny": SRCNN(**TINY, filters=(4, 4)),
@@ -292,7 +296,7 @@ RECIPES = {
 SUMMARIES = {
     "srcnn": "SRCNN: three convolutions on the luma, against the squared error",
     "srresnet": "SRResNet: residual blocks and sub-pixel convolutions, against the absolute error",
-    "srresnet_small": "SRResNet of 8 blocks of 32 filters, without batch normalization",
+    "srresnet_small": "BasicSR's SRResNet, of 8 blocks of 32 filters",
     "rrdb": "ESRGAN's generator of 23 blocks, against the absolute error",
     "rrdb_small": "ESRGAN's generator of 6 blocks of 32 filters",
 }
