@@ -13,7 +13,7 @@ import pytest
 import sacrebleu
 
 import homl_models
-from homl_models import export, loading, pack, predict, recipes
+from homl_models import export, loading, pack, predict, recipes, super_resolution_evaluation
 from homl_models.pipelines import dates, image_datasets, translation
 from homl_models.recipes import RESULTS, get
 
@@ -164,6 +164,17 @@ def test_codings_of_unseen_images_hold_what_the_metrics_say(load, fashion):
     assert error.mean() / 784 == pytest.approx(saved("vae_conv")["test_reconstruction"], rel=0.15)
     of_model, of_mean = (np.square(other - x).mean() for other in (model.reconstruct(x), x.mean(0)))
     assert of_model < of_mean / 5
+
+
+def test_photographs_are_enlarged_better_than_by_bicubic_interpolation(load, shared_data):
+    """As well as before its weights went to half precision."""
+    enlarge = functools.partial(load("rrdb_small").upscale, progress=False)
+    found, bicubic = (
+        super_resolution_evaluation.evaluate_folder(function, shared_data / "sr" / "Set5", 4).means["psnr_y"]
+        for function in (enlarge, super_resolution_evaluation.bicubic(4))
+    )
+    assert found == pytest.approx(31.27, abs=0.02)
+    assert bicubic == pytest.approx(28.42, abs=0.02)  # of MATLAB's
 
 
 # Files.

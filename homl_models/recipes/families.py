@@ -134,6 +134,7 @@ diffusion and DCGAN are close: without classes 19.5 and 27.8, with classes 13.0 
         "models/esrgan.py",
         "super_resolution",
         ("srcnn", "srresnet", "srresnet_small", "rrdb", "rrdb_small", "esrgan", "esrgan_small"),
+        ("rrdb_small",),
     ),
     Family(
         "Image classifiers",
