@@ -25,8 +25,11 @@ OF_KIND = {
     "layerwise": "bert_tag_tiny",
 }
 _marks = {name: () if name in OF_KIND.values() else pytest.mark.slow for name in TINY}
+_heavy = {name: pytest.mark.slow for name in TINY if name.startswith("beit_")}  # tracing takes 10 to 20 s
 EACH = pytest.mark.parametrize("name", TINY)  # what a recipe has to itself
-OTHER = pytest.mark.parametrize("name", [name for name in TINY if name not in OF_KIND.values()])
+OTHER = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=_heavy.get(name, ())) for name in TINY if name not in OF_KIND.values()]
+)
 WHOLE = pytest.mark.parametrize("name", [pytest.param(name, marks=_marks[name]) for name in TINY])  # what a kind has
 
 

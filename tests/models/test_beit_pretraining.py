@@ -98,6 +98,14 @@ def test_patches_are_filled_where_they_are_masked(model):
     assert set(model.endpoints()) == {"fill_patches", "tokens", "embed"}
 
 
+def test_a_mask_of_another_shape_is_not_filled(model):
+    x, mask = batch(), np.zeros((2, 3, 3), np.int32)
+    message = r"must have the shape \(n, 2, 2\) or \(n, 4\), not \(2, 3, 3\)"
+    checks.fails(message, lambda: model.endpoints()["fill_patches"](x["images"], mask))
+    given = model.endpoints()["fill_patches"].inputs["mask"]
+    checks.fails(r"mask must be int32\[n, 2, 2\], not '\[\[\[1, 0, 1", lambda: given.parse("[[[1, 0, 1]]]"))
+
+
 def test_grey_images():
     model = pretrainer(dataclasses.replace(CONFIG, num_channels=1), shape=(16, 16))
     assert np.isfinite(model.test_on_batch(batch(1), return_dict=True)["loss"])
