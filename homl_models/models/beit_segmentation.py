@@ -66,7 +66,7 @@ class BeitBackbone(Beit):
         maps = tuple(states[i] for i in self.stages)
         if self.config.reshape_hidden_states:
             maps = self.as_maps(inputs, maps)
-        return outputs | {"feature_maps": tuple(self.pyramid(maps, training=training)) if self.pyramid else maps}
+        return outputs | {"feature_maps": self.pyramid(maps, training=training) if self.pyramid else maps}
 
 
 def stages_of(config):

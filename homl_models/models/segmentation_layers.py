@@ -65,7 +65,7 @@ class ConvNormRelu(Layer):
 
 @keras.saving.register_keras_serializable("homl_models")
 class FeaturePyramid(Layer):
-    """Four maps (b, h, w, d) -> a list of them at 4, 2, 1 and 1/2 times their size.
+    """Four maps (b, h, w, d) -> a tuple of them at 4, 2, 1 and 1/2 times their size.
 
     By two transposed convolutions with a normalization and a GELU between, by one, unchanged, and by max-pooling.
 
@@ -96,7 +96,7 @@ class FeaturePyramid(Layer):
         check_window(*maps[3].shape[1:3])
         first = ops.gelu(self.norm(self.four_times[0](maps[0]), training=training), approximate=False)
         half = ops.max_pool(maps[3], 2, 2, padding="valid", data_format="channels_last")
-        return [self.four_times[1](first), self.twice(maps[1]), maps[2], half]
+        return self.four_times[1](first), self.twice(maps[1]), maps[2], half
 
 
 @keras.saving.register_keras_serializable("homl_models")

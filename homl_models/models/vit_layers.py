@@ -142,7 +142,6 @@ def relative_position_index(rows, columns):
     return index
 
 
-@keras.saving.register_keras_serializable("homl_models")
 class RelativePositionBias(Layer):
     """Relative position bias (heads, t, t) of attention scores (section 2.2; Raffel et al., 2019, section 2.1).
 

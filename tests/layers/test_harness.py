@@ -31,6 +31,7 @@ from homl_models.models.bert_layers import BertBlock, BertEmbeddings, RelativeAt
 from homl_models.models.dvae_networks import BottleneckBlock, ConvDecoder, ConvEncoder, DalleDecoder, DalleEncoder
 from homl_models.models.gan_networks import Discriminator, Generator
 from homl_models.models.rrdb import RRDB, ResidualDenseBlock
+from homl_models.models.segmentation_layers import FCN, ConvNormRelu, FeaturePyramid, UPerNet
 from homl_models.models.srresnet import SRResidualBlock
 from homl_models.models.unet import AttentionBlock, ResidualBlock, SeparableUNet, UNet
 from homl_models.models.vit_config import BeitConfig, DeiTConfig, ViTConfig
@@ -76,6 +77,7 @@ VISION = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 VISION |= {"image_size": 8, "patch_size": 4, "num_channels": 1}
 BLOCK = {"dim": 8, "num_heads": 2, "hidden_units": 12}
 TEXT, MEMORY, MAPS, IMAGES = (2, 5, 8), (2, 3, 8), (2, 4, 4, 8), (2, 8, 8, 1)
+PYRAMID = tuple((2, n, n, 8) for n in (16, 8, 4, 2))
 NOISY = {"images": IMAGES, "timesteps": (2,), "labels": (2,)}
 ROWS = {
     Attention: [
@@ -155,6 +157,18 @@ ROWS = {
         row({"config": ViTConfig(**VISION, qkv_bias=False)}, {"x": TEXT}, (TEXT, (2, 2, 5, 5)), 13),
         row({"config": BeitConfig(**VISION, use_relative_position_bias=True), "index": 1},
             {"x": TEXT}, (TEXT, (2, 2, 5, 5)), 18, 2),
+    ],
+    ConvNormRelu: [
+        row({"config": BeitConfig(**VISION), "units": 4, "kernel_size": 3}, MAPS, (2, 4, 4, 4), 3, frozen=2),
+    ],
+    FeaturePyramid: [row({"config": BeitConfig(**VISION), "epsilon": 1e-3}, (MAPS,) * 4, PYRAMID, 8, frozen=2)],
+    UPerNet: [
+        row({"config": BeitConfig(**VISION, pool_scales=(1, 2)), "num_labels": 3}, PYRAMID, (2, 16, 16, 3), 32,
+            frozen=20),
+    ],
+    FCN: [
+        row({"config": BeitConfig(**VISION, auxiliary_channels=4, auxiliary_concat_input=True), "num_labels": 3},
+            MAPS, (2, 4, 4, 3), 8, frozen=4),
     ],
     ResidualBlock: [
         row({"filters": 8, "dropout": 0.1}, {"maps": MAPS, "condition": (2, 6)}, MAPS, 10, 1),
