@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from homl_models.errors import UserError
 from homl_models.recipes.images import GRID_COLUMNS, ImageRecipe
 from homl_models.recipes.recipe import positive
+from homl_models.recipes.results import Result
 
 STRIDE = 8
 SMALL_USAGE, SMALL_PERPLEXITY = 0.1, 0.02  # of an index that has collapsed, as fractions of the codes
@@ -199,4 +200,28 @@ RECIPES = {
 }  # fmt: skip
 
 SUMMARIES = {"dvae": "Discrete VAE: images as tokens, for BEiT"}
-RESULTS = []
+RESULTS = [
+    Result(
+        "dvae",
+        command="dvae --images clothing128/train --epochs 100",
+        machine="1 core of an Intel Xeon, beside other work",
+        minutes=63,
+        metrics={
+            "val_psnr": 22.61,
+            "val_codebook_usage": 0.994,
+            "val_perplexity": 453,
+            "test_psnr": 22.83,
+            "test_perplexity": 457,
+        },
+        reference={"psnr of the mean image": 12.70, "psnr of a colour for each token": 19.02},
+        note=(
+            "3,068 photographs of clothes, at 64 pixels; validation and test are tenths of them, 306 and 308 images. "
+            "The PSNR is in dB. The reference is that of the validation images: always the mean of the training "
+            "images; and of each image the mean colour of every 8x8 pixels, which are as many numbers as tokens but of "
+            "any colour (of 512 colours, found by k-means, 18.86). 341 other photographs of the same collection have "
+            "PSNR 22.54, perplexity 453, and with a colour for each token 18.91. In `reconstructions.png` the kind of "
+            "garment, its colours and a collar or a waistband can be told, and the ground that it lies on; but edges "
+            "are soft, and checks, stripes, prints and buttons are gone or smears."
+        ),
+    ),
+]
