@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from homl_models import loading
 from homl_models.checkpoints import huggingface
 from homl_models.models.beit import Beit
 from homl_models.models.bert import Bert
@@ -46,6 +47,14 @@ def test_fine_tuning_begins_with_the_weights_of_pre_training(untrained):
     checks.fails("give --patch-size 2, as", lambda: dataclasses.replace(recipe, patch_size=4).model())
     other = replaced("beit_classify_tiny", start=str(untrained("vae_tiny")))
     checks.fails("is a VAE, no BEiT; give a run of beit_pretrain", other.model)
+
+
+def test_pre_training_leaves_the_optimizer_of_its_tokenizer_behind(untrained):
+    source = replaced("beit_pretrain_tiny", tokenizer=str(untrained("dvae_tiny"))).visual_tokenizer
+    loaded = loading.load(untrained("dvae_tiny"))
+    assert loaded.optimizer
+    assert not source.optimizer
+    checks.close(source.weights, loaded.weights, 0)
 
 
 def test_a_folder_of_bert_is_no_start(tmp_path):

@@ -125,7 +125,10 @@ class BeitPretrain(ImageTransformer):
             raise UserError(f"{self.tokenizer} is a {type(model).__name__}, no tokenizer: give the run of a dvae")
         if model.channels != self.channels:
             raise UserError(f"{self.tokenizer} takes images of {model.channels} channels: --channels {model.channels}")
-        return model
+        tokenizer = type(model).from_config(model.get_config())  # without the optimizer, which files would hold
+        tokenizer.build()
+        tokenizer.set_weights(model.get_weights())
+        return tokenizer
 
     def views(self):
         """Arguments of `masked_images.batches` and `eval_batches`: a token of the tokenizer for each patch."""
