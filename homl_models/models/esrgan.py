@@ -19,6 +19,7 @@ from keras import ops
 from homl_models.endpoints import Endpoint, Float, Image
 from homl_models.errors import UserError
 from homl_models.models.gan_gradients import gradient_step, stateless_step
+from homl_models.models.perceptual import unit
 from homl_models.models.super_resolution import SuperResolution
 
 VGG_SCALE = 12.75  # by which SRGAN divides features of VGG, section 3.2
@@ -52,10 +53,11 @@ ADVERSARIAL = {
     "relativistic": (relativistic_discriminator_loss, relativistic_generator_loss),
     "vanilla": (lambda x_r, x_f: real(x_r) + fake(x_f), lambda x_r, x_f: real(x_f)),
 }
-# Distance of the features of two images.
+# Distance of the features of two images, (b, h, w, c) each.
 PERCEPTUAL = {
     "l1": lambda a, b: ops.mean(ops.abs(a - b)),
     "srgan": lambda a, b: ops.mean(ops.square((a - b) / VGG_SCALE)),
+    "lpips": lambda a, b: ops.mean(ops.sum(ops.square(unit(a) - unit(b)), axis=-1)),
 }
 LOSSES = "pixel_loss", "perceptual_loss", "generator_loss", "discriminator_loss", "real_accuracy", "fake_accuracy"
 
@@ -73,7 +75,9 @@ class ESRGAN(SuperResolution):
         discriminator: images (b, s * h, s * w, c) -> logits (b,) or (b, s * h, s * w).
         adversarial: "relativistic" (ESRGAN) or "vanilla" (SRGAN).
         adversarial_weight: lambda of equation 3. perceptual_weight: 1 in both papers.
-        perceptual: "l1" (ESRGAN) or "srgan", the mean squared error of features divided by 12.75.
+        perceptual: "l1" (ESRGAN); "srgan", the mean squared error of features divided by 12.75; or "lpips", the squared
+            distance of features of length 1 at each position, LPIPS without its learned weights (Zhang et al., 2018,
+            https://arxiv.org/abs/1801.03924, equation 1). Of several layers the distances are added.
         pixel_weight: eta of equation 3, of the mean absolute error; 0 in SRGAN.
     """
 
@@ -132,7 +136,8 @@ class ESRGAN(SuperResolution):
     # Training.
 
     def compile(self, optimizer, features=None, **kwargs):
-        """`features`: images (b, h, w, c) in [0, 1] -> features, such as `perceptual.FeatureExtractor`.
+        """`features`: images (b, h, w, c) in [0, 1] -> features (b, h', w', c'), or a list of them, such as
+        `perceptual.FeatureExtractor`.
 
         They are no part of the model: neither checkpoints nor .keras files hold them.
         """
@@ -197,7 +202,8 @@ class ESRGAN(SuperResolution):
         """Losses that need no discriminator: {"pixel_loss", "perceptual_loss"}."""
         losses = {"pixel_loss": ops.mean(ops.abs(generated - target))}
         if self.features:
-            losses["perceptual_loss"] = PERCEPTUAL[self.perceptual](self.features(generated), self.features(target))
+            maps = zip(*(listed(self.features(images)) for images in (generated, target)))
+            losses["perceptual_loss"] = sum(PERCEPTUAL[self.perceptual](a, b) for a, b in maps)
         return losses
 
     def total_loss(self, losses):
@@ -252,6 +258,11 @@ class ESRGAN(SuperResolution):
 
         shape = (None, None, self.channels)
         return {"upscale": Endpoint(upscale, [Image("images", shape), Float("alpha", 0, 1, default=1.0)])}
+
+
+def listed(features):
+    """Features of one layer or of several, as a list."""
+    return features if isinstance(features, list) else [features]
 
 
 def unpacked(data):

@@ -88,7 +88,7 @@ class FeatureExtractor:
         of length 1 at each position; their squared distance, averaged over positions and summed over layers.
         """
         maps = zip(self.maps(images), self.maps(others))
-        return sum(ops.mean(ops.sum(ops.square(_unit(x) - _unit(y)), axis=-1), axis=(1, 2)) for x, y in maps)
+        return sum(ops.mean(ops.sum(ops.square(unit(x) - unit(y)), axis=-1), axis=(1, 2)) for x, y in maps)
 
 
 # Networks: a list of (name, convolution, pooling) of each layer.
@@ -153,7 +153,8 @@ def _as_bgr(images):
     return ops.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else ops.flip(images, axis=-1)
 
 
-def _unit(x):
+def unit(x):
+    """Features (..., c) of length 1 at each position."""
     return x * ops.rsqrt(ops.sum(ops.square(x), axis=-1, keepdims=True) + EPSILON)  # with a gradient also where x is 0
 
 

@@ -32,7 +32,7 @@ class ESRGAN(RRDB):
     """Classifier of the perceptual loss: vgg19, with the ImageNet weights of Keras' cache or the network, or an .npz
     file of weights of VGG16 or SqueezeNet; see `models/perceptual.py`."""
     feature_layer: str = ""
-    """Layer whose features are compared. Empty: the deepest convolution."""
+    """Layer whose features are compared. Empty: the deepest convolution; `each`: the last of every resolution."""
     activated: bool = False
     """Compare features after the activation, as SRGAN does."""
     generator: Literal["rrdb", "srresnet", "msrresnet"] = "rrdb"
@@ -45,8 +45,8 @@ class ESRGAN(RRDB):
     """Adversarial loss: relativistic average (ESRGAN) or cross-entropy (SRGAN)."""
     adversarial_weight: float = 5e-3
     """Weight of the adversarial loss of the generator."""
-    perceptual: Literal["l1", "srgan"] = "l1"
-    """Distance of features: absolute, or squared after a division by 12.75."""
+    perceptual: Literal["l1", "srgan", "lpips"] = "l1"
+    """Distance of features: absolute; squared after a division by 12.75; or squared, of features of length 1."""
     perceptual_weight: float = 1.0
     """Weight of the perceptual loss. 0: none."""
     pixel_weight: float = 1e-2
@@ -119,7 +119,8 @@ class ESRGAN(RRDB):
     def feature_network(self):
         from homl_models.models.perceptual import FeatureExtractor
 
-        return FeatureExtractor(self.features, (self.feature_layer,) if self.feature_layer else (), self.activated)
+        layers = self.feature_layer if self.feature_layer in ("", "each") else (self.feature_layer,)
+        return FeatureExtractor(self.features, layers, self.activated)
 
     def start_weights(self, model):
         """Weights of the network in --start; `UserError` if they do not fit."""

@@ -41,6 +41,15 @@ def test_perceptual_losses():
     a, b = RNG.normal(size=(2, 1, 3, 3, 2))
     checks.close(esrgan.PERCEPTUAL["l1"](a, b), np.abs(a - b).mean())
     checks.close(esrgan.PERCEPTUAL["srgan"](a, b), ((a / 12.75 - b / 12.75) ** 2).mean())
+    cosines = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+    checks.close(esrgan.PERCEPTUAL["lpips"](a, b), (2 - 2 * cosines).mean(), 1e-5)
+
+
+def test_perceptual_losses_of_several_layers_are_added():
+    model = small()
+    one = model.losses_of(LOW, LOW[::-1])["perceptual_loss"]
+    model.features = lambda images: [features(images), features(images)]
+    checks.close(model.losses_of(LOW, LOW[::-1])["perceptual_loss"], 2 * one)
 
 
 def features(images):
