@@ -361,7 +361,7 @@ def test_tied_words_are_one_matrix_and_untied_ones_two(tmp_path):
     [
         "BertForPreTraining",
         pytest.param("BertForQuestionAnswering", marks=pytest.mark.slow),
-        "ElectraForPreTraining",
+        pytest.param("ElectraForPreTraining", marks=pytest.mark.slow),
         pytest.param("BertForMultipleChoice", marks=pytest.mark.slow),
         pytest.param("ElectraForSequenceClassification", marks=pytest.mark.slow),
     ],

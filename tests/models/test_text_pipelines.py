@@ -288,7 +288,10 @@ METHODS = {  # of each head with a method of texts, and how many lists of texts 
 }
 
 
-@pytest.mark.parametrize("name", METHODS)
+PLAIN = {"classify", "tag", "embed", "detect_replaced"}  # as the other three, with less
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in PLAIN else ()) for n in METHODS])
 def test_of_no_texts_there_are_results_with_no_rows(name):
     kind, lists = METHODS[name]
     model = make(kind)
@@ -352,7 +355,7 @@ def test_an_answer_is_empty_where_cls_is_as_probable_in_every_window():
 TOKENS = "input_ids", "token_type_ids", "attention_mask"
 
 
-@pytest.mark.parametrize("unanswerable", [False, True])
+@pytest.mark.parametrize("unanswerable", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_an_endpoint_reads_long_contexts_in_windows_as_python_does(unanswerable):
     long = " ".join(["The cat sat on the mat, it was in the house."] * 9)
     questions = [*QUESTIONS, QUESTIONS[0], "who " * 40, ""]
