@@ -80,7 +80,7 @@ def test_steps_on_jax_are_the_steps_on_tensorflow(name, two_steps):
     begin, here, there = map(joined, (start, of("weights", one), of("weights", other)))
     assert 0 < np.abs(here - there).mean() <= 0.25 * np.abs(here - begin).mean()
     here, there = joined(of("optimizer", one)), joined(of("optimizer", other))
-    assert np.abs(here - there).mean() <= 0.2 * np.abs(here).mean()  # dropout may leave out other units
+    assert np.abs(here - there).mean() <= 0.25 * np.abs(here).mean()  # dropout may leave out other units
     for key in one.files:
         if key.startswith("metric"):
             np.testing.assert_allclose(other[key], one[key], rtol=0.03, atol=0.02, err_msg=key)

@@ -118,6 +118,9 @@ class BeitPretrain(ImageTransformer):
         if not self.tokenizer:
             raise UserError("--tokenizer is needed: the folder of a run of dvae")
         if self.tokenizer in dvae.RECIPES:
+            import keras
+
+            keras.utils.set_random_seed(self.seed)  # or else each run would have another
             model = dataclasses.replace(dvae.RECIPES[self.tokenizer], seed=self.seed).model()
         else:
             model = loading.load(self.tokenizer)
