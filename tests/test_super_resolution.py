@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import keras
 import numpy as np
 import pytest
 
@@ -85,6 +86,20 @@ def test_the_real_degradation_has_a_target_for_the_discriminator_and_one_for_the
 def test_bad_flags_are_one_line(wrong, message):
     with pytest.raises(UserError, match=message):
         recipe(**wrong)
+
+
+@pytest.mark.parametrize(("variant", "norms"), [("srresnet", 3), ("plain", 0), ("msrresnet", 0)])
+def test_variants_of_srresnet_are_the_networks_that_they_say(variant, norms):
+    network = recipe("srresnet_tiny", variant=variant).network()
+    network.build()
+    found = [layer for layer in network._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+    assert len(found) == norms
+    assert type(network).__name__ == ("MSRResNet" if variant == "msrresnet" else "SRResNet")
+    if norms == 0:
+        generator = {"plain": "srresnet"}.get(variant, variant)
+        other = recipe(generator=generator, growth=32).network()
+        other.build()
+        assert [w.shape for w in other.weights] == [w.shape for w in network.weights]
 
 
 def test_missing_images_and_features_are_one_line(tmp_path):

@@ -1,4 +1,4 @@
-"""What classifiers and backbones of images do with images of any size: embed and classify, in Python and in a graph.
+"""Embedding and classification of images of any size, in Python and in a graph, by classifiers and backbones.
 
 An image is resized as a whole to the model's size, whatever its shape, with antialiasing, as Hugging Face's processors
 of ViT and BEiT do; with a `crop_fraction` below 1 it is made larger by that, and its middle is taken.

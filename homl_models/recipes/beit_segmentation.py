@@ -95,7 +95,7 @@ class BeitSegment(FineTunedTransformer):
 
     @property
     def class_names(self):
-        """Those of a mask: the background, then those of the cut-outs."""
+        """Names of a mask's classes: the background, then the classes of the cut-outs."""
         from homl_models.pipelines import segmentation
 
         return segmentation.class_names(self.found[1])

@@ -157,7 +157,8 @@ RESULTS = [
         "one core of an Intel Xeon, beside other work",
         208,
         {"val_generator_accuracy": 0.168, "val_discriminator_accuracy": 0.867, "val_discriminator_loss": 0.3524},
-        note="""The reviews and the number of epochs of `bert_pretrain`, 2,425 steps each, so nearly equal compute (167
+        note="""Measured from the same start as `bert_pretrain`: kernels of one shape in a new block began equal.
+The reviews and the number of epochs of `bert_pretrain`, 2,425 steps each, so nearly equal compute (167
 minutes on an AMD EPYC with AVX2 that did less beside it). On the held-out twentieth, by token:
 
 | epoch | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9 | 10 |

@@ -1,4 +1,4 @@
-"""What recipes of vision Transformers have in common: the sizes of the model, its optimizer, a model to start from."""
+"""Base classes of the recipes of vision Transformers: the sizes of the model, its optimizer, a model to start from."""
 
 import dataclasses
 import functools
