@@ -53,7 +53,7 @@ def test_pre_training_leaves_the_optimizer_of_its_tokenizer_behind(untrained):
     source = replaced("beit_pretrain_tiny", tokenizer=str(untrained("dvae_tiny"))).visual_tokenizer
     loaded = loading.load(untrained("dvae_tiny"))
     assert loaded.optimizer
-    assert not source.optimizer
+    assert getattr(source, "optimizer", None) is None
     checks.close(source.weights, loaded.weights, 0)
 
 
