@@ -1,7 +1,7 @@
 """The tokenizer of a Hugging Face folder as arguments of `text_model.TextModel`, in and out.
 
-It reads vocab.txt and tokenizer_config.json, or tokenizer.json where the first is missing, and the names of special
-tokens in special_tokens_map.json. Settings that are not supported here are named in a warning.
+It reads vocab.txt, tokenizer_config.json and special_tokens_map.json, and from tokenizer.json what these do not have:
+vocabulary, settings, special tokens and length. Settings that are not supported here are named in a warning.
 """
 
 import os
@@ -42,11 +42,11 @@ def read(folder, config, settings=()):
     added = _added(folder, own, whole)
     tokens = read_vocabulary(path) if os.path.exists(path) else _tokens_by_id(_vocabulary(whole, folder))
     tokens = _tokens_by_id(added, tokens)
-    found = {"vocabulary": tokens, "special_names": _special_names(folder, own)}
+    found = {"vocabulary": tokens, "special_names": _special_names(folder, own, whole)}
     found |= _normalization(own, normalizer, folder)
     if "lowercase" not in found and "lowercase" not in settings:
         found["lowercase"] = _guess_lowercase(tokens, folder)
-    if length := own.get("model_max_length"):
+    if length := own.get("model_max_length") or _part(whole, "truncation").get("max_length"):
         if isinstance(length, bool) or not isinstance(length, (int, float)) or not length >= 1:
             raise UserError(f"{folder}: model_max_length must be a number above 0, not {length!r}")
         found |= {"model_max_length": int(length)} if length < NO_LIMIT else {}
@@ -82,19 +82,40 @@ def _single(part):
 
 def _other_parts(whole):
     """Components of tokenizer.json that are not BERT's, or ""."""
-    model = whole.get("model") if isinstance(whole.get("model"), dict) else {}
+    model, last = _part(whole, "model"), _part(whole, "post_processor")
     parts = {
         "model": (model.get("type", "WordPiece"), "WordPiece"),
         "normalizer": (_single(whole.get("normalizer")).get("type"), "BertNormalizer"),
         "pre_tokenizer": (_single(whole.get("pre_tokenizer")).get("type"), "BertPreTokenizer"),
         "prefix": (model.get("continuing_subword_prefix", "##"), "##"),
+        "post_processor": (last.get("type"), last.get("type") if _ends_of(whole) or not last else "BertProcessing"),
     }
     other = [f"a {name} {value}" for name, (value, usual) in parts.items() if value != usual]
     return f"{', '.join(other)} in tokenizer.json" if other else ""
 
 
+def _part(whole, name):
+    """A component of tokenizer.json, {} where there is none."""
+    found = whole.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _ends_of(whole):
+    """What tokenizer.json puts at the begin and the end of a text, two tokens; () where it says nothing like it."""
+    last = _part(whole, "post_processor")
+    try:
+        if last["type"] == "BertProcessing":
+            return last["cls"][0], last["sep"][0]
+        if last["type"] == "TemplateProcessing":
+            first, sequence, end = last["single"]
+            return (first["SpecialToken"]["id"], end["SpecialToken"]["id"]) if "Sequence" in sequence else ()
+    except (KeyError, ValueError, TypeError, IndexError):
+        pass
+    return ()
+
+
 def _vocabulary(whole, folder):
-    found = whole["model"].get("vocab") if isinstance(whole.get("model"), dict) else None
+    found = _part(whole, "model").get("vocab")
     return _checked(found, folder) or _refuse(f"{folder}: tokenizer.json holds no vocabulary")
 
 
@@ -132,10 +153,23 @@ def _added(folder, own, whole):
     return {token: i for token, i in _checked(found, folder).items() if token not in SPECIAL}
 
 
-def _special_names(folder, own):
+def _names_in(whole):
+    """{key of `SPECIAL_KEYS`: token} where tokenizer.json says so."""
+    found = {"pad_token": _part(whole, "padding").get("pad_token"), "unk_token": _part(whole, "model").get("unk_token")}
+    found |= zip(("cls_token", "sep_token"), _ends_of(whole))
+    listed = [entry["content"] for entry in whole.get("added_tokens") or () if entry.get("special")]
+    by_letters = {name.lower().strip("[<|>]"): name for name in listed if isinstance(name, str)}
+    return {"pad_token": by_letters.get("pad"), "mask_token": by_letters.get("mask")} | {
+        key: name for key, name in found.items() if name
+    }
+
+
+def _special_names(folder, own, whole):
     """Names of the special tokens, in the order of `SPECIAL`."""
-    both = read_json(os.path.join(folder, "special_tokens_map.json"), {}) | own
-    names = [both.get(key) or usual for key, usual in zip(SPECIAL_KEYS, SPECIAL)]
+    files = own, read_json(os.path.join(folder, "special_tokens_map.json"), {}), _names_in(whole)
+    names = [
+        next(filter(None, [*(some.get(key) for some in files), usual])) for key, usual in zip(SPECIAL_KEYS, SPECIAL)
+    ]
     names = [name.get("content") if isinstance(name, dict) else name for name in names]
     if not all(isinstance(name, str) for name in names):
         raise UserError(f"{folder}: its special tokens are no texts: {names}")

