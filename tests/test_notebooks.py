@@ -1,6 +1,6 @@
 """Every notebook runs from top to bottom, in a kernel of this interpreter, without a network.
 
-Where a cell says for how many epochs to train, six are enough here.
+Where a cell says for how many epochs to train, or how many steps an epoch has, six and twenty are enough here.
 """
 
 import ast
@@ -34,8 +34,11 @@ def code_cells(notebook):
 
 
 def shortened(source):
-    """Code that trains for six epochs at most."""
-    return re.sub(r"""(?i)(\bepochs"?(?:, seed)? ?[=:] ?)(\d+)""", lambda m: m[1] + str(min(6, int(m[2]))), source)
+    """Code that trains for six epochs at most, of twenty steps at most where it says how many."""
+    for name, most in (("epochs", 6), ("steps_per_epoch", 20)):
+        pattern = rf"""(?i)(\b{name}"?(?:, seed)? ?[=:] ?)(\d+)"""
+        source = re.sub(pattern, lambda m, most=most: m[1] + str(min(most, int(m[2]))), source)
+    return source
 
 
 @pytest.mark.slow
