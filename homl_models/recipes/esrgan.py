@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from homl_models.errors import UserError
 from homl_models.recipes.recipe import positive
-from homl_models.recipes.super_resolution import RRDB, SMALL, TINY, TINY_RRDB
+from homl_models.recipes.super_resolution import RRDB, SMALL, TINY, TINY_RRDB, residual_network
 
 ALPHAS = 0.0, 0.5, 1.0  # of the network interpolation that is shown
 
@@ -88,11 +88,7 @@ class ESRGAN(RRDB):
     def network(self, **kwargs):
         if self.generator == "rrdb":
             return super().network(**kwargs)
-        from homl_models.models.srresnet import MSRResNet, SRResNet
-
-        if self.generator == "msrresnet":
-            return MSRResNet(self.scale, self.filters, self.num_blocks, **kwargs)
-        return SRResNet(self.scale, self.filters, self.num_blocks, batch_norm=False, **kwargs)
+        return residual_network(self, "plain" if self.generator == "srresnet" else self.generator, **kwargs)
 
     def gan(self):
         """Model of the second stage, with the weights of --start if there is one."""

@@ -247,12 +247,17 @@ class SRResNet(SuperResolution):
     alone, added to the bilinear enlargement."""
 
     def network(self, **kwargs):
-        from homl_models.models.srresnet import MSRResNet, SRResNet
+        return residual_network(self, self.variant, **kwargs)
 
-        if self.variant == "msrresnet":
-            return MSRResNet(self.scale, self.filters, self.num_blocks, self.channels, **kwargs)
-        batch_norm = self.variant == "srresnet"
-        return SRResNet(self.scale, self.filters, self.num_blocks, batch_norm, self.channels, **kwargs)
+
+def residual_network(recipe, variant, **kwargs):
+    """A new network of a recipe's sizes; see `SRResNet.variant`."""
+    from homl_models.models import srresnet
+
+    sizes = recipe.scale, recipe.filters, recipe.num_blocks
+    if variant == "msrresnet":
+        return srresnet.MSRResNet(*sizes, recipe.channels, **kwargs)
+    return srresnet.SRResNet(*sizes, variant == "srresnet", recipe.channels, **kwargs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -287,7 +292,7 @@ SMALL = {"filters": 32, "num_blocks": 6, "growth": 16}
 RECIPES = {
     "srcnn": SRCNN(),
     "srresnet": SRResNet(),
-    "srresnet_small": SRResNet(filters=32, num_blocks=8, variant="msrresnet"),
+    "srresnet_small": SRResNet(filters=32, variant="msrresnet"),
     "rrdb": RRDB(),
     "rrdb_small": RRDB(**SMALL),
     "srcnn_tiny": SRCNN(**TINY, filters=(4, 4)),
@@ -297,7 +302,7 @@ RECIPES = {
 SUMMARIES = {
     "srcnn": "SRCNN: three convolutions on the luma, against the squared error",
     "srresnet": "SRResNet: residual blocks and sub-pixel convolutions, against the absolute error",
-    "srresnet_small": "BasicSR's SRResNet, of 8 blocks of 32 filters",
+    "srresnet_small": "BasicSR's SRResNet, of 16 blocks of 32 filters",
     "rrdb": "ESRGAN's generator of 23 blocks, against the absolute error",
     "rrdb_small": "ESRGAN's generator of 6 blocks of 32 filters",
 }
