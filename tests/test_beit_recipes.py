@@ -151,6 +151,7 @@ def test_few_photographs_are_cut_into_parts():
         ("beit_pretrain", {"num_attention_heads": 5}, "--num-attention-heads 5 does not divide --hidden-size 192"),
         ("beit_pretrain", {"masked": 1.0}, r"--masked must lie in \(0, 1\)"),
         ("beit_pretrain", {"crop_scale": 0.0}, r"--crop-scale must lie in \(0, 1\]"),
+        ("beit_classify", {"flip": 1.0}, r"--flip must lie in \[0, 1\)"),
         ("beit_classify", {"layer_decay": 0.0}, r"--layer-decay must lie in \(0, 1\]"),
         ("beit_classify", {"label_smoothing": 1.0}, r"--label-smoothing must lie in \[0, 1\)"),
         ("beit_segment", {"num_hidden_layers": 3}, "--num-hidden-layers must be 4 or more, not 3"),
@@ -163,6 +164,15 @@ def test_few_photographs_are_cut_into_parts():
 )
 def test_settings_that_cannot_be(name, settings, message):
     checks.fails(message, lambda: replaced(name, **settings))
+
+
+def test_digits_are_not_mirrored_where_that_is_asked():
+    ramp = np.uint8(np.tile(np.arange(0, 240, 8), (30, 1)))
+    for flip, mirrored in ((0.0, 0), (0.9, 10)):
+        recipe = replaced("beit_classify", flip=flip)
+        views = [recipe.augmentation(color_jitter=0.0)(ramp, np.random.default_rng(i))[0] for i in range(20)]
+        assert sum(int(view[0, 0]) > int(view[0, -1]) for view in views) >= mirrored
+        assert flip or all(view[0, 0] < view[0, -1] for view in views)
 
 
 def test_images_are_needed():

@@ -26,13 +26,15 @@ class ImageTransformer(VisionTransformer, ImageRecipe):
     """1: grey, 3: colour."""
     crop_scale: float = 0.3
     """Smallest area of a random crop, as a fraction of the image; 0.08 is that of the paper, for ImageNet."""
+    flip: float = 0.5
+    """Probability to mirror a training image; 0 for digits and letters."""
     color_jitter: float = 0.4
     """Brightness, contrast and saturation change by this fraction at most."""
     labelled: ClassVar[bool] = True  # whether every image must have a label
 
     def __post_init__(self):
         super().__post_init__()
-        rate(color_jitter=self.color_jitter)
+        rate(color_jitter=self.color_jitter, flip=self.flip)
         if not 0 < self.crop_scale <= 1:
             raise UserError(f"--crop-scale must lie in (0, 1], not {self.crop_scale}")
         if self.stored_size < 0:
@@ -75,7 +77,7 @@ class ImageTransformer(VisionTransformer, ImageRecipe):
         """Random crops and flips, as an `image_augmentation.Augmentation`."""
         from homl_models.pipelines.image_augmentation import Augmentation
 
-        return Augmentation(((self.size,) * 2,), ("bicubic",), (self.crop_scale, 1.0), **settings)
+        return Augmentation(((self.size,) * 2,), ("bicubic",), (self.crop_scale, 1.0), flip=self.flip, **settings)
 
 
 def with_channels(images):
