@@ -1,6 +1,7 @@
 """Where the situations from public bug reports find the functions that they call; see `.ci/run`."""
 
-from homl_models.pipelines.text_files import read_documents, read_questions, read_tagged
+from homl_models.pipelines.tagged_text import read_tagged
+from homl_models.pipelines.text_files import read_documents, read_questions
 from homl_models.pipelines.text_files import read_labelled as read_table
 from homl_models.pipelines.text_windows import read_text
 from homl_models.pipelines.translation import group_split as split_pairs

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import types
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from homl_models import recipes
 from homl_models.checkpoints import huggingface
 from homl_models.errors import UserError
 from homl_models.models import Bert, BertConfig, BertForMaskedLM, BertForSequenceClassification
-from homl_models.pipelines import events
+from homl_models.pipelines import events, tagged_text
 from homl_models.tokenizers.wordpiece import SPECIAL
 from homl_models.training import loop
 from tests import checks
@@ -96,6 +97,7 @@ WORDS = (*SPECIAL, "a", "b", "c")
         ("bert_tag", {"vocab_file": "v", "pretrained": "p"}, "--vocab-file is not for --pretrained"),
         ("bert_tag", {"vocab_size": 100, "pretrained": "p"}, "--vocab-size is not for --pretrained"),
         ("bert_tag", {"test_file": "t"}, "--test-file is for --data-file; give both"),
+        ("bert_tag", {"valid_file": "t"}, "--valid-file is for --data-file; give both"),
         ("bert_tag", {"hidden_size": -1}, "--hidden-size must be 0 or more, not -1"),
         ("bert_tag", {"hidden_size": 31}, "--num-attention-heads 2 does not divide --hidden-size 31"),
         ("bert_tag", {"layer_decay": 0.0}, r"--layer-decay must lie in \(0, 1\]"),
@@ -184,6 +186,38 @@ def test_tags_and_questions_come_from_files(tmp_path):
     batch, labels = next(iter(made.datasets()[0].dataset(0, 1)))
     assert set(labels) == {"start_positions", "end_positions"}
     assert batch["input_ids"].shape[1] <= 48
+
+
+def test_tags_are_learned_in_a_scheme_and_written_beside_the_predicted_ones(tmp_path):
+    documents = [
+        [(["Ada", "Bo", "in", "Rome"], ["I-P", "B-P", "O", "I-L"]), (["x"] * 40, ["O"] * 40)] for _ in range(20)
+    ]
+    (tmp_path / "t.conll").write_text(tagged_text.as_columns(documents))
+    made = recipe("bert_tag_tiny", data_file=str(tmp_path / "t.conll"), num_examples=0, scheme="BIOES")
+    assert [len(split) for split in made.splits] == [32, 4, 4]  # documents stay whole
+    assert all([sentence[0][0] for sentence in split[:2]] == ["Ada", "x"] for split in made.splits)
+    assert made.labels == ("O", "S-L", "S-P")
+    model = made.model()
+    found = made.evaluate(model, str(tmp_path / "t.conll"), str(tmp_path / "out.conll"))
+    again = tagged_text.read_documents(tmp_path / "out.conll")
+    assert [[words for words, _ in some] for some in again] == [[words for words, _ in some] for some in documents]
+    right = tagged_text.read_tagged(tmp_path / "out.conll", 0, 1)
+    assert right[0][1] == ["S-P", "S-P", "O", "S-L"]
+    pairs = [pair for (_, tags), some in zip(right, sum(again, [])) for pair in zip(tags, some[1])]
+    assert found["accuracy"] == pytest.approx(np.mean([a == b for a, b in pairs]))
+    assert {"precision", "recall", "f1"} < found.keys()
+
+
+def test_validation_examples_may_be_given_and_parts_of_speech_have_no_entities(tmp_path):
+    for name, word in (("train", "a"), ("valid", "b")):
+        (tmp_path / name).write_text("".join(f"{word} DET\nw{i} NOUN\n\n" for i in range(20)))
+    given = {"data_file": str(tmp_path / "train"), "valid_file": str(tmp_path / "valid"), "num_examples": 0}
+    made = recipe("bert_tag_tiny", **given)
+    assert [len(split) for split in made.splits] == [18, 20, 2]
+    assert {words[0] for words, _ in made.splits[1]} == {"b"}
+    assert made.scores(types.SimpleNamespace(label_names=made.labels), [(["a"], ["DET"])], [["NOUN"]]) == {
+        "accuracy": 0
+    }
 
 
 def test_a_cased_start_is_read_as_it_was_trained(tmp_path):

@@ -25,7 +25,7 @@ from PIL import Image
 
 from homl_models import predict
 from homl_models.errors import UserError
-from homl_models.pipelines import images, lines, tables, text_files, text_windows, translation
+from homl_models.pipelines import images, lines, tables, tagged_text, text_files, text_windows, translation
 
 pytestmark = pytest.mark.slow
 TIMES = float(os.environ.get("HOML_FUZZ", "1"))
@@ -252,7 +252,7 @@ def test_tagged_words_are_those_that_were_written(place, data, sentences):
             text += between.join(columns) + "\n"
         text += "\n" + data.draw(st.sampled_from(["", " \n", "-DOCSTART- -X- O O\n\n"]))
     found, said = attempt(
-        text_files.read_tagged, place("t.conll", data.draw(written(text))), *((1, -2) if kind == "conllu" else ())
+        tagged_text.read_tagged, place("t.conll", data.draw(written(text))), *((1, -2) if kind == "conllu" else ())
     )
     numbers = kind == "four" and all(
         word.replace(".", "").replace("-", "").isdigit() for s in sentences for word, _ in s
@@ -266,13 +266,13 @@ CONLLU = "# text = a\n" + "1\tAda\tB-PER\n2\tging\tO\n3\tzum\tO\n4\tAmt\tO\n\n" 
 
 @fuzz(600, data=st.data(), which=st.sampled_from([(CONLL, 0, -1), (CONLLU, 1, 2)]))
 def test_no_word_goes_missing_by_one_byte_without_a_word(place, data, which):
-    found, said = attempt(text_files.read_tagged, place("t.conll", data.draw(one_byte(which[0].encode()))), *which[1:])
+    found, said = attempt(tagged_text.read_tagged, place("t.conll", data.draw(one_byte(which[0].encode()))), *which[1:])
     assert found is None or said or sum(len(words) for words, _ in found) >= 12
 
 
 @fuzz(400, data=st.data(), which=st.sampled_from([(CONLL, 0, -1), (CONLL, -1, 0), (CONLLU, 1, 2), (CONLLU, 0, 7)]))
 def test_damaged_words_are_read_or_refused(place, data, which):
-    found, _ = attempt(text_files.read_tagged, place("t.conll", data.draw(damaged(which[0].encode()))), *which[1:])
+    found, _ = attempt(tagged_text.read_tagged, place("t.conll", data.draw(damaged(which[0].encode()))), *which[1:])
     assert found is None or all(len(words) == len(labels) and all(words) and all(labels) for words, labels in found)
 
 

@@ -80,6 +80,11 @@ class TextModel(Model):
         """Most tokens of a text, special tokens included."""
         return min(self.model_max_length or NO_LIMIT, self.backbone.config.max_position_embeddings)
 
+    @property
+    def doc_stride(self):
+        """Tokens that successive windows of a long text share."""
+        return self.max_length // 4
+
     # In Python.
 
     @functools.cached_property
@@ -132,6 +137,20 @@ class TextModel(Model):
         message = f"a text has too many tokens; this model takes {self.max_length} at most"
         tokens = asserted(fits, message, tokens)
         return {column: x[:, : self.max_length] for column, x in tokens.items()}
+
+    def tf_call_in_batches(self, method, tokens, dtypes):
+        """`method` of tokens (w, t) in a graph, a batch at a time -> its outputs, (w, ...) of `dtypes`."""
+        import tensorflow as tf
+
+        rows, t = tf.unstack(tf.shape(tokens["input_ids"]))
+        size = tf.clip_by_value(rows, 1, BATCH_SIZE)
+        count = tf.maximum(-(-rows // size), 1)
+        batches = {
+            column: tf.reshape(tf.pad(x, [[0, count * size - rows], [0, 0]]), [count, size, t])
+            for column, x in model_inputs(tokens).items()
+        }
+        outputs = tf.map_fn(method, batches, parallel_iterations=1, fn_output_signature=dtypes)
+        return [tf.reshape(x, tf.concat([[count * size], tf.shape(x)[2:]], 0))[:rows] for x in outputs]
 
 
 def model_inputs(tokens):

@@ -5,6 +5,9 @@ of texts in Python and an endpoint of the SavedModel share it.
 Shapes: b texts, t tokens, n labels, k masked positions, v vocabulary, w windows.
 """
 
+import itertools
+import operator
+
 import numpy as np
 from keras import ops
 
@@ -12,7 +15,6 @@ from homl_models.endpoints import Endpoint, Int, Text, asserted
 from homl_models.errors import UserError
 from homl_models.layers.attention import MASK_VALUE
 from homl_models.models.text_model import (
-    BATCH_SIZE,
     TOKENIZER_CHUNK,
     check_lists,
     model_inputs,
@@ -155,11 +157,6 @@ class QuestionAnswering:
         best = ops.cast(ops.argmax(scores, axis=-1), "int32")
         return best // t, best % t, ops.exp(ops.max(scores, axis=-1)), no_answer
 
-    @property
-    def doc_stride(self):
-        """Tokens that successive windows of a long context share."""
-        return self.max_length // 4
-
     def answer(self, questions, contexts):
         """Questions and contexts -> [(answer, p), ...]; an answer has 30 tokens at most.
 
@@ -183,21 +180,6 @@ class QuestionAnswering:
             return best
         return [("", float(none)) if none >= p else (text, p) for (text, p), none in zip(best, no_answer)]
 
-    def tf_best_spans(self, tokens):
-        """`best_spans` of tokens (w, t) in a graph, a batch at a time."""
-        import tensorflow as tf
-
-        rows, t = tf.unstack(tf.shape(tokens["input_ids"]))
-        size = tf.clip_by_value(rows, 1, BATCH_SIZE)
-        count = tf.maximum(-(-rows // size), 1)
-        batches = {
-            column: tf.reshape(tf.pad(x, [[0, count * size - rows], [0, 0]]), [count, size, t])
-            for column, x in model_inputs(tokens).items()
-        }
-        dtypes = tf.int32, tf.int32, tf.float32, tf.float32
-        spans = tf.map_fn(self.best_spans, batches, parallel_iterations=1, fn_output_signature=dtypes)
-        return [tf.reshape(x, [-1])[:rows] for x in spans]
-
     def endpoints(self):
         def answer(questions, contexts):
             """The span of each context that answers the question, its probability, and its first and last offset."""
@@ -206,7 +188,8 @@ class QuestionAnswering:
             tokens = self.tokenizer.tf_windows(questions, contexts, self.max_length, self.doc_stride)
             examples, count = tokens.pop("overflow_to_sample_mapping"), tf.size(questions)
             tokens = pad_empty(tokens)
-            first, last, p, p_no_answer = self.tf_best_spans(tokens)
+            dtypes = tf.int32, tf.int32, tf.float32, tf.float32
+            first, last, p, p_no_answer = self.tf_call_in_batches(self.best_spans, tokens, dtypes)
             best = tf.math.unsorted_segment_max(p, examples, count)
             no_answer = tf.math.unsorted_segment_min(p_no_answer, examples, count)
             windows = tf.where(tf.equal(p, tf.gather(best, examples)), tf.range(tf.size(p)), tf.size(p))
@@ -232,34 +215,44 @@ class TokenClassification:
         return ops.cast(ops.argmax(p, axis=-1), "int32"), ops.max(p, axis=-1)
 
     def tag(self, texts):
-        """Texts -> for each text [(word, label, p), ...]; a word has the label of its first piece."""
-        tagged = []
-        for text, (tokens, (labels, p)) in zip(texts, self.tokenize_and_call("label_ids", texts)):
-            words, offsets = tokens["word_ids"], tokens["offsets"]
-            ends = {word: offsets[i, 1] for i, word in enumerate(words) if word >= 0}
-            firsts = {word: i for i, word in reversed(list(enumerate(words))) if word >= 0}
-            tagged.append([
-                (text[offsets[i, 0] : ends[word]], self.label_names[labels[i]], float(p[i]))
-                for word, i in sorted(firsts.items())
-            ])  # fmt: skip
-        return tagged
+        """Texts -> for each text [(word, label, p), ...]; a word has the label of its first piece.
+
+        A text that is too long is read in overlapping windows, and each word labelled where it has more context.
+        """
+        check_lists(texts)
+        pieces = [[] for _ in texts]  # of each text (word, start, end, label, p)
+        for i in range(0, len(texts), TOKENIZER_CHUNK):
+            windows = self.tokenizer.text_windows(texts[i : i + TOKENIZER_CHUNK], self.max_length, self.doc_stride)
+            samples = i + windows.pop("overflow_to_sample_mapping")
+            for sample, (tokens, (labels, p)) in zip(samples, self.call_in_batches("label_ids", windows)):
+                columns = np.flatnonzero((tokens["is_owned"] > 0) & (tokens["word_ids"] >= 0))
+                arrays = tokens["word_ids"], *tokens["offsets"].T, labels, p
+                pieces[sample] += zip(*(x[columns].tolist() for x in arrays))
+        return [self._tagged_words(text, some) for text, some in zip(texts, pieces)]
+
+    def _tagged_words(self, text, pieces):
+        words = [list(some) for _, some in itertools.groupby(pieces, key=operator.itemgetter(0))]
+        return [(text[some[0][1] : some[-1][2]], self.label_names[some[0][3]], some[0][4]) for some in words]
 
     def endpoints(self):
         def tag(texts):
             """The words of each text, their labels and probabilities; "" after the last word."""
             import tensorflow as tf
 
-            tokens = self.tf_tokenize(texts)
-            ids, p = self.label_ids(model_inputs(tokens))
-            words = tokens["word_ids"]
-            first = (words >= 0) & (words != tf.pad(words, [[0, 0], [1, 0]], constant_values=-1)[:, :-1])
-            final = (words >= 0) & (words != tf.pad(words, [[0, 0], [0, 1]], constant_values=-1)[:, 1:])
-            start, end = (tf.boolean_mask(tokens["offsets"][..., i], part) for i, part in enumerate((first, final)))
-            row = tf.where(first)[:, 0]
+            tokens = self.tokenizer.tf_text_windows(texts, self.max_length, self.doc_stride)
+            row, tokens = tokens.pop("overflow_to_sample_mapping"), pad_empty(tokens)
+            ids, p = self.tf_call_in_batches(self.label_ids, tokens, (tf.int32, tf.float32))
+            kept = (tokens["is_owned"] > 0) & (tokens["word_ids"] >= 0)
+            row = tf.gather(row, tf.where(kept)[:, 0])
+            word, offsets, ids, p = (tf.boolean_mask(x, kept) for x in (tokens["word_ids"], tokens["offsets"], ids, p))
+            begins = (word[1:] != word[:-1]) | (row[1:] != row[:-1])
+            first, final = (tf.concat(parts, 0)[: tf.size(word)] for parts in ([[True], begins], [begins, [True]]))
+            start, end = (tf.boolean_mask(offsets[:, i], part) for i, part in enumerate((first, final)))
+            row = tf.boolean_mask(row, first)
             text = tf.strings.substr(tf.gather(texts, row), start, end - start, unit="UTF8_CHAR")
             names = tf.gather(tf.constant(self.label_names), tf.boolean_mask(ids, first))
             columns = {"words": text, "labels": names, "scores": tf.boolean_mask(p, first)}
-            rows = tf.shape(texts, tf.int64)[0]
+            rows = tf.shape(texts)[0]
             return {name: tf.RaggedTensor.from_value_rowids(x, row, rows).to_tensor() for name, x in columns.items()}
 
         return {"tag": Endpoint(tag, [Text("texts")])}

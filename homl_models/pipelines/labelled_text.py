@@ -43,59 +43,53 @@ def text_classification(texts, labels, wordpiece, max_length):
 def token_classification(sentences, label_names, wordpiece, max_length):
     """Sentences [(words, labels), ...] -> `Examples` with "labels" (n, t): each word's at its first token.
 
-    Longer sentences are split. Where WordPiece makes several words of one, such as of "3/4", the rest of them continue
-    its label: "I-DATE" after "B-DATE", if there is such a label. All other tokens have the label -100.
+    Longer sentences are in windows that share a quarter of their tokens, each word labelled in that where it has more
+    context. Where WordPiece makes several words of one, such as of "3/4", the rest of them continue its label: "I-DATE"
+    after "B-DATE", if there is such a label. All other tokens have the label -100.
     Raises UserError for a label that is not among `label_names`.
     """
     ids = {name: i for i, name in enumerate(label_names)}
     unknown = sorted({label for _, labels in sentences for label in labels} - set(ids))
     if unknown:
         raise UserError(f"the labels {', '.join(unknown[:5])} are not among those to learn, {', '.join(label_names)}")
+    texts = [" ".join(words) for words, _ in sentences]
+    tokens = wordpiece.text_windows(texts, max_length, max_length // 4)
+    rows, columns, samples, words, is_first = _words_of_pieces(tokens, [words for words, _ in sentences])
+    continued = np.array([*_continued(ids).values()], np.int32)
+    of_words = [np.array([ids[label] for label in labels], np.int32) for _, labels in sentences]
+    own = np.array([of_words[sample][word] for sample, word in zip(samples, words)], int)
+    labels, word_starts = (np.full(tokens["input_ids"].shape, none, np.int32) for none in (IGNORED, -1))
+    labels[rows, columns] = np.where(is_first, own, continued[own])
+    word_starts[rows[is_first], columns[is_first]] = words[is_first]
+    mapping = tokens["overflow_to_sample_mapping"]
+    return Examples({name: tokens[name] for name in COLUMNS}, {"labels": labels}, mapping, word_starts)
+
+
+def _continued(ids):
+    """{label: id of the label of a word's further words}, -100 where a scheme has none: after E-X and S-X."""
+    ended = {name for name in ids if name[:2] in ("E-", "S-")}
     continued = {name: ids.get(f"I-{name[2:]}", i) if name.startswith("B-") else i for name, i in ids.items()}
-    parts = _split_sentences([words for words, _ in sentences], wordpiece, max_length - 2)
-    tokens = wordpiece.encode([" ".join(words) for _, _, words in parts], max_length=max_length, offsets=True)
-    labels = np.full(tokens["input_ids"].shape, IGNORED, np.int32)
-    word_starts = np.full(labels.shape, -1, np.int32)
-    for row, (sample, first, words) in enumerate(parts):
-        columns, words = _words_of_pieces(tokens["word_ids"][row], tokens["offsets"][row], words)
-        words += first  # in the whole sentence
-        is_start = words != np.append(-1, words[:-1])
-        of_words = sentences[sample][1]
-        labels[row, columns] = [(ids if start else continued)[of_words[i]] for i, start in zip(words, is_start)]
-        word_starts[row, columns[is_start]] = words[is_start]
-    samples = np.array([sample for sample, _, _ in parts])
-    return Examples({name: tokens[name] for name in COLUMNS}, {"labels": labels}, samples, word_starts)
+    return continued | dict.fromkeys(ended, IGNORED)
 
 
-def _words_of_pieces(word_ids, offsets, words):
-    """Columns where WordPiece's words begin, and the index of the given word that each is in: both (m,).
+def _words_of_pieces(tokens, sentences):
+    """Where WordPiece's words begin that count, and in which of the given words.
 
-    word_ids (t,), offsets (t, 2): of the text " ".join(words), as `WordPiece.encode` gives them.
+    tokens: `WordPiece.text_windows` of " ".join(words) of each of the sentences. Arrays (m,): row and column of each
+    such token, its sentence, the given word, counted within it, and whether it is the first of that word.
     """
-    starts = np.cumsum([0, *(len(word) + 1 for word in words)])  # characters
-    columns = np.flatnonzero((word_ids >= 0) & (word_ids != np.append(-1, word_ids[:-1])))
-    return columns, np.searchsorted(starts, offsets[columns, 0], side="right") - 1
-
-
-def _split_sentences(sentences, wordpiece, room):
-    """Lists of words -> [(index of the sentence, index of the first word, words), ...] of at most `room` tokens.
-
-    Or of a single word, which may have more.
-    """
-    sizes = wordpiece.encode([" ".join(words) for words in sentences])["attention_mask"].sum(axis=1) - 2
-    parts = []
-    for i, (words, size) in enumerate(zip(sentences, sizes)):
-        if size <= room:
-            parts.append((i, 0, words))
-            continue
-        ends = np.cumsum(wordpiece.encode(words)["attention_mask"].sum(axis=1) - 2)
-        first = 0
-        while first < len(words):
-            before = ends[first - 1] if first else 0
-            last = max(first + 1, int(np.searchsorted(ends, before + room, side="right")))
-            parts.append((i, first, words[first:last]))
-            first = last
-    return parts
+    rows, columns = np.nonzero((tokens["is_owned"] > 0) & (tokens["word_ids"] >= 0))
+    samples, own = tokens["overflow_to_sample_mapping"][rows], tokens["word_ids"][rows, columns]
+    begins = (own != np.append(-1, own[:-1])) | (samples != np.append(-1, samples[:-1]))
+    rows, columns, samples = rows[begins], columns[begins], samples[begins]
+    starts = [np.cumsum([0, *(len(word) + 1 for word in words)])[:-1] for words in sentences]  # characters
+    bounds = np.flatnonzero(samples != np.append(-1, samples[:-1])).tolist()
+    words = np.zeros(len(rows), np.int64)
+    for first, last in zip(bounds, [*bounds[1:], len(rows)]):
+        offsets = tokens["offsets"][rows[first:last], columns[first:last], 0]
+        words[first:last] = np.searchsorted(starts[samples[first]], offsets, side="right") - 1
+    is_first = (words != np.append(-1, words[:-1])) | (samples != np.append(-1, samples[:-1]))
+    return rows, columns, samples, words, is_first
 
 
 # Answers.

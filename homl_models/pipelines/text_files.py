@@ -1,10 +1,9 @@
-"""Readers of text files: documents, labelled texts (CSV, IMDb), labelled words (CoNLL), questions (SQuAD)."""
+"""Readers of text files: documents, labelled texts (CSV, IMDb), questions (SQuAD); `tagged_text.py` reads CoNLL."""
 
 import gzip
 import json
 import re
 import tarfile
-import warnings
 import zlib
 
 from homl_models.errors import UserError
@@ -56,78 +55,6 @@ def imdb(split):
     if not pairs:
         raise UserError(f"{path} holds no reviews of the split {split}; remove it, and it will be downloaded again")
     return tuple(map(list, zip(*pairs)))
-
-
-def read_tagged(path, token_column=0, label_column=-1):
-    """Sentences [(words, labels), ...] of a file in CoNLL format, also gzipped: a word a line, an empty line between.
-
-    A line has columns, as many as every other, with tabs between, or else spaces; `token_column` holds the word,
-    `label_column` its label. Left out are lines that begin with -DOCSTART-, comments (see `_is_comment`), and, where
-    the first column counts the words (CoNLL-U), multi-word tokens (1-2) and empty nodes (5.1).
-    """
-    numbered = list(enumerate(lines.split(lines.read(path)), 1))
-    plain = [line for _, line in numbered if line.strip() and not line.startswith(("#", "-DOCSTART-"))]
-    tabs = any("\t" in line for line in plain)
-    rows = [_columns(line, tabs) for line in plain]
-    width = len(rows[0]) if rows else 0
-    counted = width > 2 and all(re.fullmatch(r"[0-9]+([-.][0-9]+)?", row[0]) for row in rows)
-    if counted and token_column in (0, -width):
-        raise UserError(f"{path}: column 0 counts the words; say which column holds them: --token-column 1")
-    known = {"O", *(row[label_column] for row in rows if -len(row) <= label_column < len(row))}
-    sentences, words, labels, doubtful, miscounted, count = [], [], [], [], [], 0
-    for number, line in [*numbered, (0, "")]:
-        if not line.strip() or line.startswith("-DOCSTART-"):
-            if words:
-                sentences.append((words, labels))
-                words, labels = [], []
-            continue
-        columns = _columns(line, tabs)
-        fits = len(columns) == width
-        labelled = fits and -width <= label_column < width and columns[label_column] in known
-        if line.startswith("#") and _is_comment(line, words, counted, tabs, labelled):
-            if fits:
-                doubtful.append(str(number))
-        elif not counted or columns[0].isdigit():
-            before, count = count, int(columns[0]) if counted else 0
-            if counted and count not in ((before + 1,) if words else (0, 1)):
-                miscounted.append(str(number))
-            words.append(_field(path, number, columns, width, token_column))
-            labels.append(_field(path, number, columns, width, label_column))
-    if not sentences:
-        raise UserError(f"{path} is empty; give lines with a word and its label, and an empty line between sentences")
-    for found, what in (
-        (doubtful, "lines that begin with # and have as many columns as a word are taken for comments"),
-        (miscounted, "words are not counted one by one, so that some may be missing"),
-    ):
-        if found:
-            warnings.warn(f"{path}: {what} (line {', '.join(found[:10])})", stacklevel=2)
-    return sentences
-
-
-def _columns(line, tabs):
-    return [part.strip(" ") for part in line.split("\t")] if tabs else re.split(" +", line.strip(" "))
-
-
-def _is_comment(line, words, counted, tabs, labelled):
-    """Whether a line that begins with # is a comment, and not the word "#" or one like "#this".
-
-    labelled: whether it has as many columns as every line, and a label that a line without # has too.
-    """
-    if counted:
-        return True  # a word would begin with its number
-    if tabs and "\t" not in line:
-        return True
-    return not words and not labelled  # before a sentence
-
-
-def _field(path, number, columns, width, column):
-    """The word or the label of a line; `UserError` where it is missing."""
-    if len(columns) != width or not -width <= column < width or width < 2 or not columns[column]:
-        raise UserError(
-            f"{path}, line {number}: there are {len(columns)} columns, {width} in the first line with a word, of which "
-            f"number {column} (counted from 0, from the end if below 0) must not be empty"
-        )
-    return columns[column]
 
 
 def read_questions(path):

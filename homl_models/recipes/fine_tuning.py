@@ -46,6 +46,8 @@ class FineTuning(Encoder):
     """Most tokens of a vocabulary that is learned. 0: 8192, or the vocabulary of --pretrained."""
     data_file: str = ""
     """Your own examples; see the recipe."""
+    valid_file: str = ""
+    """Your own validation examples. Empty: a tenth of --data-file."""
     test_file: str = ""
     """Your own test examples. Empty: a tenth of --data-file."""
     num_examples: int = 0
@@ -63,8 +65,9 @@ class FineTuning(Encoder):
             raise UserError("--vocab-file is not for --pretrained or --vocab-size, which say what the vocabulary is")
         if self.vocab_size and self.pretrained:
             raise UserError("--vocab-size is not for --pretrained, which has a vocabulary")
-        if self.test_file and not self.data_file:
-            raise UserError("--test-file is for --data-file; give both")
+        for name in ("valid_file", "test_file"):
+            if getattr(self, name) and not self.data_file:
+                raise UserError(f"--{name.replace('_', '-')} is for --data-file; give both")
         if not self.pretrained:
             super().check_sizes()
 
@@ -83,19 +86,31 @@ class FineTuning(Encoder):
         """Lists of examples for training, validation and test; examples with the same text are in one of them."""
         import random
 
-        given = self.read(self.data_file) if self.data_file else self.synthetic()
-        groups = {}
-        for example in given:
-            groups.setdefault(self.text(example), []).append(example)
-        groups = random.Random(self.seed).sample(list(groups.values()), len(groups))
-        test, tenth = self.test_examples(), len(groups) // 10
-        bounds = [0, tenth, tenth if test else 2 * tenth, len(groups)]
-        valid, own_test, train = ([e for group in groups[a:b] for e in group] for a, b in zip(bounds, bounds[1:]))
+        groups = self.read_groups(self.data_file) if self.data_file else self.by_text(self.synthetic())
+        groups = random.Random(self.seed).sample(groups, len(groups))
+        valid, test, tenth = self.valid_examples(), self.test_examples(), len(groups) // 10
+        bounds = [0, 0 if valid else tenth]
+        bounds += [bounds[1] if test else bounds[1] + tenth, len(groups)]
+        own_valid, own_test, train = ([e for group in groups[a:b] for e in group] for a, b in zip(bounds, bounds[1:]))
         if not tenth:
-            raise UserError(f"{len(given)} examples are too few to split; give more")
+            raise UserError(f"{sum(map(len, groups))} examples are too few to split; give more")
         if self.num_examples > len(train):
             raise UserError(f"--num-examples must be at most {len(train)}, what there is to train on")
-        return train[: self.num_examples or None], valid, test or own_test
+        return train[: self.num_examples or None], valid or own_valid, test or own_test
+
+    def read_groups(self, path):
+        """Lists of examples that stay together when they are split; here those of one text."""
+        return self.by_text(self.read(path))
+
+    def by_text(self, examples):
+        groups = {}
+        for example in examples:
+            groups.setdefault(self.text(example), []).append(example)
+        return list(groups.values())
+
+    def valid_examples(self):
+        """Examples of a validation split that comes with the data, or none."""
+        return self.read(self.valid_file) if self.valid_file else []
 
     def num_synthetic(self, most=SYNTHETIC):
         """Number of synthetic examples: ten times --num-examples, or `most` if that is less."""

@@ -1,7 +1,7 @@
 """Recipe of token classification with BERT and ELECTRA: named entities, or tags of your own."""
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from homl_models.errors import UserError
 from homl_models.recipes.bert import SHOWN
@@ -11,19 +11,33 @@ from homl_models.recipes.results import Result
 
 @dataclasses.dataclass(frozen=True)
 class Tag(FineTuning):
-    """Labels words: names, places and dates in synthetic sentences, or tags of your own in a file in CoNLL format."""
+    """Labels words: names, places and dates in synthetic sentences, or tags of your own in columns (CoNLL, CoNLL-U)."""
 
     kind: ClassVar[str] = "layerwise"
     learning_rate: float = 3e-4
-    token_column: int = 0
-    """Column of --data-file with the word, counted from 0, from the end if below 0."""
-    label_column: int = -1
-    """Column with the label."""
+    word_column: int = 0
+    """Column of --data-file with the word, counted from 0, from the end if below 0; of CoNLL-U 1."""
+    tag_column: int = -1
+    """Column with the tag; of CoNLL-U 3 (universal) or 4 (of the language)."""
+    scheme: Literal["", "BIO", "IOB1", "BIOES"] = ""
+    """Learn the tags of entities in this scheme, whatever that of the files. Empty: as they are."""
+
+    def documents(self, path):
+        """Documents of a file, lists of sentences [(words, tags), ...]."""
+        from homl_models.pipelines import tagged_text
+
+        documents = tagged_text.read_documents(path, self.word_column, self.tag_column)
+        if not self.scheme:
+            return documents
+        return [[(words, tagged_text.convert(tags, self.scheme)) for words, tags in some] for some in documents]
 
     def read(self, path):
-        from homl_models.pipelines import text_files
+        return [sentence for document in self.documents(path) for sentence in document]
 
-        return text_files.read_tagged(path, self.token_column, self.label_column)
+    def read_groups(self, path):
+        """Documents stay whole, where the file marks 10 or more."""
+        documents = self.documents(path)
+        return documents if len(documents) >= 10 else super().read_groups(path)
 
     def synthetic(self):
         from homl_models.pipelines import events
@@ -61,14 +75,40 @@ class Tag(FineTuning):
         return found
 
     def metrics(self, model, examples):
-        """Accuracy of the words; precision, recall and F1 of whole entities."""
+        """Accuracy of the words; precision, recall and F1 of whole entities, where tags are of entities."""
+        return self.scores(model, examples, self.predict(model, examples))
+
+    def scores(self, model, examples, found):
+        """`metrics` of predicted labels."""
         from homl_models import metrics
+        from homl_models.pipelines import tagged_text
 
         unknown = sorted({label for _, labels in examples for label in labels} - set(model.label_names))
         if unknown:
             known = ", ".join(model.label_names)
             raise UserError(f"the label {unknown[0]!r} is not among those that are learned: {known}")
-        return metrics.tagging(self.predict(model, examples), [labels for _, labels in examples])
+        scores = metrics.tagging(found, [labels for _, labels in examples])
+        return scores if tagged_text.has_entities(model.label_names) else {"accuracy": scores["accuracy"]}
+
+    def evaluate(self, model, data_file="", predictions_file=""):
+        """Metrics of the validation and the test split, or of the examples in `data_file`.
+
+        With `predictions_file` of `data_file`, or else of the test split, whose words, tags and predicted tags are
+        written to it, a column each, as the evaluation of CoNLL-2003 reads them.
+        """
+        if not predictions_file:
+            return super().evaluate(model, data_file)
+        from homl_models.pipelines import tagged_text
+        from homl_models.training import files
+
+        documents = self.documents(data_file) if data_file else [self.splits[2]]
+        examples = [sentence for document in documents for sentence in document]
+        found = self.predict(model, examples)
+        rest = iter(found)
+        text = tagged_text.as_columns([[(*sentence, next(rest)) for sentence in some] for some in documents])
+        with files.atomic_write(predictions_file) as aside:
+            aside.write_text(text, encoding="utf-8")
+        return self.scores(model, examples, found)
 
     def show(self, model, folder):
         """Sentences of the test split with the predicted labels; the right ones where they differ."""

@@ -23,6 +23,7 @@ from homl_models.tokenizers.wordpiece_rows import (
     check_texts,
     check_windows,
     named,
+    owned_tokens,
     truncated_lengths,
 )
 
@@ -169,6 +170,27 @@ class WordPiece:
                 samples.append(i)
         return named(self._packed(segments), True) | {"overflow_to_sample_mapping": np.array(samples, np.int32)}
 
+    def text_windows(self, texts, max_length, doc_stride):
+        """`encode` with offsets, for texts that may be longer than fits: each in as many rows (windows) as it takes.
+
+        The last `doc_stride` tokens of a window are the first of the next. "overflow_to_sample_mapping" (rows,): the
+        text that each belongs to. "is_owned" (rows, t): 1 for tokens that count, each of a text once: `owned_tokens`.
+        """
+        check_texts(texts, None, max_length)
+        room = max_length - 2
+        step = max(1, room - doc_stride)
+        rows, samples = [], []
+        for i, row in enumerate(self._rows(texts, 0)):
+            for first in range(0, max(1, len(row) - room + step), step):
+                rows.append(row[first : first + room])
+                samples.append(i)
+        columns, samples = self._packed([rows]), np.array(samples, np.int32)
+        changes, sizes = np.diff(samples) > 0, np.array([len(row) for row in rows], np.int32)
+        is_first, is_last = np.append(True, changes)[: len(rows)], np.append(changes, True)[: len(rows)]
+        owned = owned_tokens(np, is_first, is_last, sizes, np.arange(columns.shape[1]) - 1, room - step)
+        more = {"is_owned": owned.astype(np.int32), "overflow_to_sample_mapping": samples}
+        return named(columns, True) | more
+
     def _packed(self, segments):
         """Rows of each segment, arrays (t, 6) -> (b, t, 6), with special tokens and padding."""
         special = added_tokens(self.cls, self.sep, len(segments))
@@ -218,6 +240,10 @@ class WordPiece:
     def tf_windows(self, texts, pairs, max_length, doc_stride):
         """`windows` for string tensors (b,): the same names and values as int32 tensors."""
         return self._graph.windows(texts, pairs, max_length, doc_stride)
+
+    def tf_text_windows(self, texts, max_length, doc_stride):
+        """`text_windows` for string tensors (b,): the same names and values as int32 tensors."""
+        return self._graph.text_windows(texts, max_length, doc_stride)
 
     def tf_decode(self, ids, skip_special=True):
         """Ids (b, t), also ragged -> texts (b,), as `decode` does."""

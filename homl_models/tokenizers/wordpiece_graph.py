@@ -23,6 +23,7 @@ from homl_models.tokenizers.wordpiece_rows import (
     check_room,
     check_windows,
     named,
+    owned_tokens,
     truncated_lengths,
 )
 
@@ -70,16 +71,25 @@ class GraphWordPiece:
         text, pair = self.tokens(texts, 0), self.tokens(pairs, 1)
         sizes = tf.minimum(text.row_lengths(), max(1, max_length // 2 - 2))
         room = max_length - 3 - sizes  # for tokens of the pair, (b,)
-        step = tf.maximum(room - doc_stride, 1)
-        counts = 1 + tf.maximum(pair.row_lengths() - room + step - 1, 0) // step
-        sample = tf.repeat(tf.range(tf.size(counts)), counts)
-        first = tf.ragged.range(counts).flat_values * tf.gather(step, sample)
-        last = tf.minimum(first + tf.gather(room, sample), tf.gather(pair.row_lengths(), sample))
-        start = tf.gather(pair.row_starts(), sample)
-        index = tf.ragged.range(start + first, start + last)
-        spans = tf.RaggedTensor.from_row_lengths(tf.gather(pair.values, index.flat_values), index.row_lengths())
+        spans, _, sample = _windows(pair, room, tf.maximum(room - doc_stride, 1))
         columns = self.packed([tf.gather(_first(text, sizes), sample), spans])
         return named(columns, True) | {"overflow_to_sample_mapping": sample}
+
+    def text_windows(self, texts, max_length, doc_stride):
+        import tensorflow as tf
+
+        check_room(max_length, 1)
+        tokens, room = self.tokens(texts, 0), max_length - 2
+        step = max(1, room - doc_stride)
+        rows = tf.ones_like(tokens.row_lengths())
+        spans, number, sample = _windows(tokens, room * rows, step * rows)
+        columns = self.packed([spans])
+        last = tf.math.unsorted_segment_max(number, sample, tf.size(rows))
+        ends = number == 0, number == tf.gather(last, sample)
+        sizes, places = tf.cast(spans.row_lengths(), tf.int32), tf.range(tf.shape(columns)[1]) - 1
+        owned = owned_tokens(tf, *ends, sizes, places, room - step)
+        more = {"is_owned": tf.cast(owned, tf.int32), "overflow_to_sample_mapping": sample}
+        return named(columns, True) | more
 
     def packed(self, segments):
         """Ragged tokens (b, None, 6) of each segment -> (b, t, 6), with special tokens and padding."""
@@ -187,6 +197,21 @@ class GraphWordPiece:
         move = tf.reduce_any(order > 0)
         characters, owner = tf.cond(move, lambda: _reordered(characters, order, row), lambda: _kept(characters))
         return characters, tf.gather(tf.cast(source, tf.int32), owner), tf.gather(row, owner)
+
+
+def _windows(tokens, room, step):
+    """Ragged (b, None, 6) -> windows of at most `room` (b,) tokens, `step` (b,) apart, their numbers and texts (w,)."""
+    import tensorflow as tf
+
+    counts = 1 + tf.maximum(tokens.row_lengths() - room + step - 1, 0) // step
+    sample = tf.repeat(tf.range(tf.size(counts)), counts)
+    number = tf.ragged.range(counts).flat_values
+    first = number * tf.gather(step, sample)
+    last = tf.minimum(first + tf.gather(room, sample), tf.gather(tokens.row_lengths(), sample))
+    start = tf.gather(tokens.row_starts(), sample)
+    index = tf.ragged.range(start + first, start + last)
+    spans = tf.RaggedTensor.from_row_lengths(tf.gather(tokens.values, index.flat_values), index.row_lengths())
+    return spans, number, sample
 
 
 def _first(tokens, limits):

@@ -29,6 +29,17 @@ def truncated_lengths(xp, lengths, room):
     return [xp.where(first > second, long, short), xp.where(first > second, short, long)]
 
 
+def owned_tokens(xp, is_first, is_last, sizes, columns, overlap):
+    """Which tokens of windows of a text count, (w, t) bool, so that each counts once, where it has more context.
+
+    Of the `overlap` tokens that successive windows share, the first half counts in the earlier. is_first, is_last (w,):
+    whether it is that of its text; sizes (w,): tokens without special ones; columns (t,): positions from the first.
+    """
+    low = xp.where(is_first, 0, overlap // 2)
+    high = xp.where(is_last, sizes, sizes - (overlap - overlap // 2))
+    return (columns >= low[:, None]) & (columns < high[:, None])
+
+
 def named(columns, offsets):
     """Columns (b, t, 6) -> {name: array}, with "offsets" (b, t, 2) and "word_ids" (b, t) if wanted."""
     out = {name: columns[..., i] for i, name in enumerate(COLUMNS)}

@@ -148,6 +148,31 @@ def test_tag_is_the_same_in_a_graph():
         checks.close(graph["scores"][i][: len(scores)], np.array(scores))
 
 
+def test_long_texts_are_tagged_in_windows_each_word_where_it_has_more_context():
+    model = make(models.BertForTokenClassification, num_labels=3, labels=("O", "B-X", "B-Y"))
+    texts = [*TEXTS, " ".join(TEXTS * 4), "", "unaffable " * 50]
+    found, graph = model.tag(texts), endpoint(model, "tag", texts)
+    for i, (text, rows) in enumerate(zip(texts, found)):
+        assert "".join(word for word, *_ in rows) == text.replace(" ", "")
+        assert [word for word, *_ in rows] == [word.decode() for word in graph["words"][i] if word]
+        assert [label for _, label, _ in rows] == [label.decode() for label in graph["labels"][i] if label]
+        checks.close(graph["scores"][i][: len(rows)], np.float32([p for *_, p in rows]))
+    text = texts[3]
+    tokens = model.tokenizer.encode([text], offsets=True)
+    room, overlap = 30, 8
+    windows = model.tokenizer.text_windows([text], 32, overlap)
+    assert len(windows["input_ids"]) > 1
+    p = np.array(keras.ops.softmax(model({name: windows[name] for name in TOKENS})))
+    words = tokens["word_ids"][0, 1:-1]
+    firsts = [int(np.flatnonzero(words == word)[0]) for word in range(words.max() + 1)]
+    for (_, label, score), first in zip(found[3], firsts, strict=True):
+        rows = [k for k in range(len(windows["input_ids"])) if 0 <= first - k * (room - overlap) < room]
+        chosen = [k for k in rows if windows["is_owned"][k, 1 + first - k * (room - overlap)]]
+        assert len(chosen) == 1
+        row = p[chosen[0], 1 + first - chosen[0] * (room - overlap)]
+        assert (label, pytest.approx(score, rel=1e-4)) == (model.label_names[row.argmax()], row.max())
+
+
 def test_embed_and_detect(tmp_path):
     model = make(models.TextEmbedder)
     vectors = model.embed(TEXTS)
@@ -188,7 +213,7 @@ def test_a_saved_model_answers_where_there_is_no_keras(tmp_path):
         (lambda: make(models.BertForMaskedLM).fill_mask(["no mask"]), r"every text needs a \[MASK\]"),
         (lambda: make(models.BertForMaskedLM).fill_mask("[MASK]"), "give a list of texts, not one text"),
         (
-            lambda: make(models.BertForTokenClassification).tag(["a " * 40]),
+            lambda: make(models.BertForMaskedLM).fill_mask(["a " * 39 + "[MASK]"]),
             "42 tokens; this model takes 32 at most",
         ),
         (lambda: make(models.BertForTokenClassification, labels=("a",)), "1 names are given for 2 labels"),

@@ -120,31 +120,40 @@ def tagged_rows(examples):
     return found
 
 
-@pytest.mark.parametrize("max_length", [30, 12, 5])
-def test_each_word_has_its_label_at_its_first_token_and_none_is_lost(max_length):
+@pytest.mark.parametrize("max_length", [30, 12, 5, 3])
+def test_each_word_has_its_label_at_its_first_token_where_it_has_most_context(max_length):
     given = given_sentences(60, 12)
     found = tagged_rows(labelled_text.token_classification(given, NAMES, PIECES, max_length))
-    assert max(len(row) for _, row in found) == max_length - 2
     assert [sample for sample, _ in found] == sorted(sample for sample, _ in found)
-    split = 0
+    room, split = max_length - 2, 0
+    step = max(1, room - max_length // 4)
     for i, (words, labels) in enumerate(given):
         wanted = wanted_tokens(words, labels)
         rows = [row for sample, row in found if sample == i]
-        left = wanted
-        for k, row in enumerate(rows):
-            size = len(row)
-            assert row == left[:size]
-            begins = [at for at, (_, _, word) in enumerate(left) if word >= 0] + [len(left)]
-            if size < len(left) and size not in begins:  # one word, longer than fits, which is cut
-                assert begins[:1] == [0]
-                assert size == max_length - 2 < begins[1]
-                size = begins[1]
-            elif k < len(rows) - 1:  # no other word would have fitted
-                assert min(at for at in begins if at > size) > max_length - 2
-            left = left[size:]
-        assert not left
+        firsts = [step * k for k in range(len(rows))]
+        assert firsts[-1] == 0 or firsts[-1] + room - step < len(wanted) <= firsts[-1] + room
+        for first, row in zip(firsts, rows):
+            assert [token for token, *_ in row] == [token for token, *_ in wanted[first : first + room]]
+        for place, (_, *label) in enumerate(wanted):
+            seen = {}  # the context in each window that holds the token, and its label there
+            for first, row in zip(firsts, rows):
+                if first <= place < first + len(row):
+                    left = place - first if first else max_length
+                    right = first + len(row) - 1 - place if first + len(row) < len(wanted) else max_length
+                    seen.setdefault(min(left, right), []).append(list(row[place - first][1:]))
+            labelled = [(context, one) for context, some in seen.items() for one in some if one != [-100, -1]]
+            assert labelled in ([], [(labelled[0][0], label)] if labelled else [])
+            assert labelled or label == [-100, -1]
+            assert not labelled or labelled[0][0] >= max(seen) - 1
         split += len(rows) > 1
     assert split > 5
+
+
+def test_further_words_of_a_last_or_only_word_of_an_entity_have_no_label():
+    names = "O", "S-X", "B-X", "I-X", "E-X"
+    given = [(["x-y", "x-y", "x-y"], ["S-X", "B-X", "E-X"])]
+    [(_, row)] = tagged_rows(labelled_text.token_classification(given, names, PIECES, 20))
+    assert [label for _, label, _ in row] == [1, -100, -100, 2, 3, 3, 4, -100, -100]
 
 
 def test_sentences_that_fit_are_whole():

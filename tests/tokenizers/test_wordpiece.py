@@ -520,6 +520,29 @@ def test_windows_of_the_graph_are_those_of_python(max_length, doc_stride):
     assert {name: x.shape[0] for name, x in none.items()} == dict.fromkeys(none, 0)
 
 
+@pytest.mark.parametrize(("max_length", "doc_stride"), [(9, 0), (9, 3), (4, 1), (3, 2)])
+def test_windows_of_a_text_hold_each_token_once_that_counts_and_are_the_same_in_the_graph(max_length, doc_stride):
+    texts = ["unaffable a don't 中文", "", "a", "unaffable " * 7 + "Café", "naive! <a> cafe 中"]
+    found = small().text_windows(texts, max_length, doc_stride)
+    graph = functools.partial(small().tf_text_windows, max_length=max_length, doc_stride=doc_stride)
+    checks.close(tf.function(graph, input_signature=[STRINGS])(tf.constant(texts)), found)
+    room = max_length - 2
+    step = max(1, room - doc_stride)
+    for i, text in enumerate(texts):
+        whole = small().encode([text], offsets=True)
+        rows = np.flatnonzero(found["overflow_to_sample_mapping"] == i)
+        for name in ("input_ids", "offsets", "word_ids"):
+            tokens = whole[name][0, 1:-1]
+            for k, row in enumerate(rows):
+                part = tokens[k * step : k * step + room]
+                checks.close(found[name][row, 1 : 1 + len(part)], part, 0)
+                assert found["attention_mask"][row].sum() == len(part) + 2
+            checks.close(np.concatenate([found[name][row][found["is_owned"][row] > 0] for row in rows]), tokens, 0)
+    assert {name: len(x) for name, x in graph(tf.constant([], tf.string)).items()} == dict.fromkeys(found, 0)
+    with pytest.raises(UserError, match="max_length 2"):
+        small().text_windows(["a"], 2, 0) if doc_stride else small().tf_text_windows(["a"], 1, 0)
+
+
 # Against `transformers`.
 
 
