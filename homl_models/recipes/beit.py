@@ -249,9 +249,9 @@ RESULTS = [
         {"val_accuracy": 0.149, "test_accuracy": 0.139, "val_loss": 3.94, "test_loss": 4.06},
         {"val_accuracy of the most frequent token": 0.006, "val_loss of equal chances": 6.24},
         "Of the masked patches of clothes, 40 % of an image, 15 % get the very token of 512 that the tokenizer of "
-        "`dvae` gives them (perplexity 456). On the validation images: after 10 epochs 4 %, 20: 7, 30: 8, 40: 10, 50: "
-        "11, 60: 11, 70: 14, 80: 14, 100: 15; until epoch 70 the learning rate fell as if there were 200. In `masked.png`, "
-        "decoded from the predicted tokens, legs, sleeves and hems go on under the mask in their colours; a sleeve is "
-        "missed here and there, and a collar.",
+        "`dvae` gives them (perplexity 456). On the validation images: after 10 epochs 4 %, 20: 7, 30: 8, 40: 10, "
+        "50: 11, 60: 11, 70: 14, 80: 14, 100: 15; until epoch 70 the learning rate fell as if there were 200. In "
+        "`masked.png`, decoded from the predicted tokens, legs, sleeves and hems go on under the mask in their "
+        "colours; a sleeve is missed here and there, and a collar.",
     ),
 ]
