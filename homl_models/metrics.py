@@ -165,10 +165,10 @@ def tagging(sentences, references):
 def answering(answers, references):
     """SQuAD's exact match and F1 of words, {"exact", "f1"}, of answers against lists of right answers.
 
-    The list is [] for a question without answer, whose right answer is "". With questions of both kinds, also
-    "has_answer_exact", "has_answer_f1" and "no_answer_exact". Texts are compared without case, punctuation and articles
-    (https://arxiv.org/abs/1606.05250, section 6.1, and https://arxiv.org/abs/1806.03822). Right answers that consist of
-    articles alone are left out.
+    The list is [] for a question without answer, whose right answer is "". With questions of both kinds, also of each
+    kind alone, as "has_answer_exact", "has_answer_f1", "no_answer_exact" and "no_answer_f1". Texts are compared without
+    case, punctuation and articles (https://arxiv.org/abs/1606.05250, section 6.1, and
+    https://arxiv.org/abs/1806.03822). Right answers that consist of articles alone are left out.
     """
     exact, overlap, there = [], [], []
     for answer, right in zip(answers, references, strict=True):
@@ -179,10 +179,25 @@ def answering(answers, references):
         there.append(bool(right))
     found = {"exact": sum(exact) / len(exact), "f1": sum(overlap) / len(overlap)}
     if any(there) and not all(there):
-        kinds = {"has_answer_exact": (exact, True), "has_answer_f1": (overlap, True), "no_answer_exact": (exact, False)}
-        for name, (values, kind) in kinds.items():
-            found[name] = sum(x for x, has in zip(values, there) if has == kind) / there.count(kind)
+        for prefix, kind in (("has_answer", True), ("no_answer", False)):
+            for name, values in (("exact", exact), ("f1", overlap)):
+                found[f"{prefix}_{name}"] = sum(x for x, h in zip(values, there) if h == kind) / there.count(kind)
     return found
+
+
+def best_null_threshold(null_scores, answers, references):
+    """The threshold of null scores (n,), at or above which the answer is "", that gives the greatest F1.
+
+    answers, references: see `answering`. It lies halfway between two scores, as in the search of SQuAD's script
+    (https://arxiv.org/abs/1806.03822), which begins with no answer to any question, and takes the least scores first.
+    """
+    f1 = [answering([answer], [right])["f1"] for answer, right in zip(answers, references, strict=True)]
+    none = [answering([""], [right])["f1"] for right in references]
+    scores, order = np.sort(null_scores), np.argsort(null_scores, kind="stable")
+    gains = np.append(0, np.cumsum(np.subtract(f1, none)[order]))  # of answers to the first 0, 1, ..., n
+    edges = np.concatenate([scores[:1] - 1, (scores[1:] + scores[:-1]) / 2, scores[-1:] + 1])
+    possible = np.concatenate([[True], scores[1:] > scores[:-1], [True]])
+    return float(edges[np.where(possible, gains, -np.inf).argmax()])
 
 
 def _plain_words(text):

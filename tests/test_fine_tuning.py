@@ -263,6 +263,11 @@ def test_questions_without_an_answer_make_a_model_that_may_give_none(tmp_path):
         model = made.model()
         assert model.unanswerable == expected
         assert ("no_answer_exact" in made.metrics(model, examples[:6])) is True
+        valid = made.splits[1]
+        least = max(made.metrics(model, valid)["f1"], np.mean([not right for *_, right in valid]) if expected else 0)
+        made.calibrate(model)  # as well as with any threshold, and as never to answer
+        assert made.metrics(model, valid)["f1"] >= least
+        assert (model.null_threshold == 0) == (not expected)
     none = [(question, context, []) for question, context, _ in examples]
     with pytest.raises(UserError, match="none of the questions to learn has an answer"):
         recipe("bert_answer_tiny", data_file=questions_file(tmp_path / "none", none), num_examples=0).model()

@@ -2,7 +2,9 @@
 
 import itertools
 import random
+import types
 
+import numpy as np
 import pytest
 from seqeval import metrics as seqeval
 from seqeval.metrics.sequence_labeling import get_entities
@@ -229,10 +231,41 @@ def test_answers_by_hand(answer, right, exact, f1):
 
 def test_answers_are_averaged():
     found = metrics.answering(["Paris", "in Rome", "no", ""], [["Paris"], ["Rome"], ["yes", "maybe"], []])
-    each = {"has_answer_exact": 1 / 3, "has_answer_f1": (1 + 2 / 3 + 0) / 3, "no_answer_exact": 1}
+    each = {"has_answer_exact": 1 / 3, "has_answer_f1": (1 + 2 / 3 + 0) / 3, "no_answer_exact": 1, "no_answer_f1": 1}
     assert found == pytest.approx({"exact": 2 / 4, "f1": (1 + 2 / 3 + 0 + 1) / 4} | each)
     assert metrics.answering(["", "x"], [[], []]) == {"exact": 0.5, "f1": 0.5}
     assert metrics.answering(["", "the cat"], [["the", "cat"], ["a", "cat"]])["exact"] == 0.5  # "the" is left out
+
+
+def test_the_null_threshold_by_hand():
+    """Answers to the first two are right; without the third's, which has none, F1 is greatest."""
+    answers, right = ["Rome", "Paris", "no", "x y"], [["Rome"], ["Paris"], [], ["y"]]
+    assert metrics.best_null_threshold([-3.0, -1.0, 2.0], answers[:3], right[:3]) == pytest.approx(0.5)
+    assert metrics.best_null_threshold([2.0, -3.0], ["no", "no"], [[], []]) == -4  # never an answer
+    assert metrics.best_null_threshold([1.0, 1.0], ["aa", "b"], [["aa"], ["c"]]) == 2.0  # equal scores stay together
+    assert metrics.best_null_threshold([-3.0, -1.0, 2.0, 4.0], answers, right) == pytest.approx(0.5)
+
+
+@pytest.mark.parity
+def test_unanswerable_questions_are_counted_and_thresholds_found_as_by_the_script_of_squad():
+    squad = pytest.importorskip("transformers.data.metrics.squad_metrics", reason="compares with transformers 4")
+    draw = np.random.default_rng(0)
+    words = ["red cat", "blue", "the dog", "a red", "x"]
+    for case in range(30):
+        right = [[] if draw.random() < 0.5 else list(draw.choice(words, 2)) for _ in range(40)]
+        answers = [some[0] if some and draw.random() < 0.7 else str(draw.choice(words)) for some in right]
+        scores = draw.permutation(40) / 10 - 2 + [(-0.81 if some else 0.8) for some in right]
+        examples = [
+            types.SimpleNamespace(qas_id=i, answers=[{"text": text} for text in some]) for i, some in enumerate(right)
+        ]
+        names = {"exact": "exact", "f1": "f1", "has_answer_exact": "HasAns_exact", "has_answer_f1": "HasAns_f1"}
+        names |= {"no_answer_exact": "NoAns_exact", "no_answer_f1": "NoAns_f1"}
+        theirs = squad.squad_evaluate(examples, dict(enumerate(answers)), dict(enumerate(scores)), 99)
+        found = metrics.answering(answers, right)
+        assert found == pytest.approx({ours: theirs[name] / 100 for ours, name in names.items()})
+        threshold = metrics.best_null_threshold(scores, answers, right)
+        given = [answer if score < threshold else "" for answer, score in zip(answers, scores)]
+        assert metrics.answering(given, right)["f1"] == pytest.approx(theirs["best_f1"] / 100), case
 
 
 ODD = (

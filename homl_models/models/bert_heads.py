@@ -168,13 +168,14 @@ class BertForQuestionAnswering(QuestionAnswering, Head):
         backbone: a `Bert`.
         unanswerable: whether a context may hold no answer, whose span is [CLS] (Rajpurkar et al., 2018,
             https://arxiv.org/abs/1806.03822); by default the best span of the context is taken, however improbable.
+        null_threshold: null score in nats from which on there is no answer; see `QuestionAnswering.best_answers`.
     """
 
     loss_factors = {"start": 0.5, "end": 0.5}
 
-    def __init__(self, backbone, unanswerable=False, **kwargs):
+    def __init__(self, backbone, unanswerable=False, null_threshold=0.0, **kwargs):
         super().__init__(backbone, **kwargs)
-        self.unanswerable = unanswerable
+        self.unanswerable, self.null_threshold = unanswerable, null_threshold
         self.span = self.dense(2, name="span")
 
     def head_layers(self):

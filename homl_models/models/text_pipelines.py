@@ -7,6 +7,7 @@ Shapes: b texts, t tokens, n labels, k masked positions, v vocabulary, w windows
 
 import itertools
 import operator
+import unicodedata
 
 import numpy as np
 from keras import ops
@@ -22,6 +23,22 @@ from homl_models.models.text_model import (
 )
 
 MAX_ANSWER_LENGTH = 30  # tokens
+
+
+def with_marks(text, end):
+    """The end of a span of a text, moved behind the combining marks that follow, of which tokens know nothing."""
+    while end < len(text) and unicodedata.category(text[end]).startswith("M"):
+        end += 1
+    return end
+
+
+def tf_with_marks(texts, ends):
+    """`with_marks` of texts (b,) and ends (b,) in a graph."""
+    import tensorflow as tf
+
+    rest = tf.strings.substr(texts, ends, tf.strings.length(texts, unit="UTF8_CHAR"), unit="UTF8_CHAR")
+    marks = tf.strings.regex_replace(rest, r"(?s)^(\p{M}*).*$", r"\1")
+    return ends + tf.strings.length(marks, unit="UTF8_CHAR")
 
 
 class TextClassification:
@@ -132,7 +149,7 @@ class FillMask:
 class QuestionAnswering:
     """Pipeline of extractive question answering: questions and contexts -> a span of the context.
 
-    A head has `unanswerable`; see `bert_heads.BertForQuestionAnswering`.
+    A head has `unanswerable` and `null_threshold`; see `bert_heads.BertForQuestionAnswering`.
     """
 
     def best_spans(self, tokens):
@@ -161,8 +178,20 @@ class QuestionAnswering:
         """Questions and contexts -> [(answer, p), ...]; an answer has 30 tokens at most.
 
         A context that is too long is read in overlapping windows, and the most probable answer of all is taken. A
-        question is truncated to half of the tokens that fit. Of an `unanswerable` model an answer is "" where the
-        least p of [CLS] in any window is no less than the p of the best answer.
+        question is truncated to half of the tokens that fit. Of an `unanswerable` model an answer is "", with the p of
+        [CLS], where the null score is `null_threshold` or more; see `best_answers`.
+        """
+        found = self.best_answers(questions, contexts)
+        if not self.unanswerable:
+            return [(text, p) for text, p, _ in found]
+        odds = np.exp(self.null_threshold)
+        return [("", none) if none >= p * odds else (text, p) for text, p, none in found]
+
+    def best_answers(self, questions, contexts):
+        """Questions and contexts -> [(answer, p, p of none), ...], whether or not there may be none.
+
+        p of none is the least p of [CLS] in any window. log(p of none / p) is the null score (Devlin et al., 2018,
+        section 4.3), of probabilities within each window instead of logits.
         """
         check_lists(questions, contexts)
         best, no_answer = [("", 0.0)] * len(questions), np.ones(len(questions))
@@ -174,11 +203,9 @@ class QuestionAnswering:
                 first, last, p, p_no_answer = span
                 no_answer[example] = min(no_answer[example], p_no_answer)
                 if p > best[example][1]:
-                    start, end = tokens["offsets"][first, 0], tokens["offsets"][last, 1]
-                    best[example] = contexts[example][start:end], float(p)
-        if not self.unanswerable:
-            return best
-        return [("", float(none)) if none >= p else (text, p) for (text, p), none in zip(best, no_answer)]
+                    context, start = contexts[example], tokens["offsets"][first, 0]
+                    best[example] = context[start : with_marks(context, tokens["offsets"][last, 1])], float(p)
+        return [(text, p, float(none)) for (text, p), none in zip(best, no_answer)]
 
     def endpoints(self):
         def answer(questions, contexts):
@@ -197,7 +224,8 @@ class QuestionAnswering:
             offsets = tf.gather(tokens["offsets"], window)
             start = tf.gather(offsets[..., 0], tf.gather(first, window), batch_dims=1)
             end = tf.gather(offsets[..., 1], tf.gather(last, window), batch_dims=1)
-            answered = best > (no_answer if self.unanswerable else 0.0)
+            end = tf_with_marks(contexts, end)
+            answered = no_answer < best * np.exp(self.null_threshold) if self.unanswerable else best > 0.0
             start, end = (tf.where(answered, offset, 0) for offset in (start, end))
             text = tf.strings.substr(contexts, start, end - start, unit="UTF8_CHAR")
             scores = tf.where(answered, best, no_answer if self.unanswerable else 0.0)
@@ -231,8 +259,12 @@ class TokenClassification:
         return [self._tagged_words(text, some) for text, some in zip(texts, pieces)]
 
     def _tagged_words(self, text, pieces):
-        words = [list(some) for _, some in itertools.groupby(pieces, key=operator.itemgetter(0))]
-        return [(text[some[0][1] : some[-1][2]], self.label_names[some[0][3]], some[0][4]) for some in words]
+        tagged = []
+        for _, some in itertools.groupby(pieces, key=operator.itemgetter(0)):
+            (_, start, end, label, p), *rest = some
+            end = with_marks(text, rest[-1][2] if rest else end)
+            tagged.append((text[start:end], self.label_names[label], p))
+        return tagged
 
     def endpoints(self):
         def tag(texts):
@@ -249,7 +281,9 @@ class TokenClassification:
             first, final = (tf.concat(parts, 0)[: tf.size(word)] for parts in ([[True], begins], [begins, [True]]))
             start, end = (tf.boolean_mask(offsets[:, i], part) for i, part in enumerate((first, final)))
             row = tf.boolean_mask(row, first)
-            text = tf.strings.substr(tf.gather(texts, row), start, end - start, unit="UTF8_CHAR")
+            texts_of_words = tf.gather(texts, row)
+            size = tf_with_marks(texts_of_words, end) - start
+            text = tf.strings.substr(texts_of_words, start, size, unit="UTF8_CHAR")
             names = tf.gather(tf.constant(self.label_names), tf.boolean_mask(ids, first))
             columns = {"words": text, "labels": names, "scores": tf.boolean_mask(p, first)}
             rows = tf.shape(texts)[0]

@@ -67,6 +67,20 @@ class Answer(FineTuning):
         found = model.answer(list(questions), list(contexts))
         return metrics.answering([text for text, _ in found], [[text for _, text in some] for some in right])
 
+    def calibrate(self, model):
+        """Choose the threshold of null scores on the validation split, by F1, where a context may hold no answer."""
+        import numpy as np
+
+        from homl_models import metrics
+
+        if not model.unanswerable:
+            return
+        questions, contexts, right = zip(*self.splits[1])
+        answers, p, none = zip(*model.best_answers(list(questions), list(contexts)))
+        scores = np.log(np.maximum(none, 1e-38)) - np.log(np.maximum(p, 1e-38))
+        right = [[text for _, text in some] for some in right]
+        model.null_threshold = metrics.best_null_threshold(scores, answers, right)
+
     def show(self, model, folder):
         """Questions of the test split, right and predicted answers."""
         from homl_models.training import reports

@@ -137,6 +137,9 @@ class Recipe:
         """
         return {}
 
+    def calibrate(self, model):
+        """Called with the final weights, before the model is saved: sets what is chosen on the validation split."""
+
     def evaluate(self, model):
         """Metrics of a trained model: {name: number}. Keyword arguments with defaults become flags of `evaluate`."""
         raise TypeError(f"{type(self).__name__} must define evaluate()")

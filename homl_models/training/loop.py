@@ -130,12 +130,13 @@ def scope(strategy):
 
 
 def finish(recipe, model, progress, folder):
-    """Take the best weights, save and export them, then evaluate them and show samples; metrics.json comes last.
+    """Take the best weights, calibrate, save and export, then evaluate and show samples; metrics.json comes last.
 
     If a report fails, the others are made nevertheless and the first error is raised at the end; the same command then
     only makes the reports.
     """
     progress.take_best_weights()
+    recipe.calibrate(model)
     with files.atomic_write(folder / "model.keras") as aside:
         model.save(aside)
     saved_model.export(folder / "model.keras", folder / "saved_model", model)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import unicodedata
 
 import keras
 import numpy as np
@@ -391,6 +392,58 @@ def test_an_endpoint_reads_long_contexts_in_windows_as_python_does(unanswerable)
     checks.close(found["scores"], np.float32([p for _, p in expected]), 1e-5)
     parts = [text[a:b] for text, a, b in zip(contexts, found["starts"], found["ends"])]
     assert parts == [text for text, _ in expected]
+
+
+ODD_TEXTS = [  # emoji (also of several code points), combining marks, CRLF, a byte order mark
+    "The 🐈\u200d⬛ cat sat on 👩\u200d👩\u200d👧 the ❤\ufe0f mat.\r\nIt was in the house 🏠!\r\n",
+    "cafe\u0301s was cafe\u0301\u0323 unaffable. 中e\u0301\r\n\r\nin the cafe\u0301",
+    "\ufeffa dog\u0301\u200b,\tin\u00a0the\u2028cafe\u0301",
+]
+
+
+@pytest.mark.parametrize("kind", [models.BertForQuestionAnswering, models.BertForTokenClassification])
+def test_offsets_count_characters_of_the_text_as_it_was_given(kind):
+    texts = [" ".join([text] * 3) for text in ODD_TEXTS]
+    for seed in range(3):
+        model = make(kind, seed)
+        if kind is models.BertForTokenClassification:
+            found, graph = model.tag(texts), endpoint(model, "tag", texts)
+            words = [[word for word, *_ in rows] for rows in found]
+            assert words == [[word.decode() for word in row if word] for row in graph["words"]]
+            assert ["".join(row) for row in words] == ["".join(filter(is_kept, text)) for text in texts]
+            continue
+        questions = QUESTIONS[:3]
+        answers = [answer for answer, _ in model.answer(questions, texts)]
+        graph = endpoint(model, "answer", questions, texts)
+        assert [answer.decode() for answer in graph["answers"]] == answers
+        for text, answer, start, end in zip(texts, answers, graph["starts"], graph["ends"]):
+            assert answer
+            assert text[start:end] == answer
+            assert unicodedata.category(answer[0])[0] != "M"  # no mark is cut off
+            assert unicodedata.category(text[end : end + 1] or " ")[0] != "M"
+
+
+def is_kept(character):
+    return not character.isspace() and character not in "\ufeff\u200b"
+
+
+def test_a_null_threshold_moves_the_answers_that_are_none_in_python_and_in_a_graph(tmp_path):
+    questions, contexts = [*QUESTIONS, QUESTIONS[0]], [*CONTEXTS, " ".join(CONTEXTS * 4)]
+    model = make(models.BertForQuestionAnswering, unanswerable=True)
+    best = model.best_answers(questions, contexts)
+    scores = [np.log(none / p) for _, p, none in best]
+    for threshold in (-99.0, float(np.mean(scores)), 99.0):
+        model.null_threshold = threshold
+        found = model.answer(questions, contexts)
+        wanted = [("", none) if s >= threshold else (text, p) for s, (text, p, none) in zip(scores, best)]
+        assert found == wanted
+        graph = endpoint(model, "answer", questions, contexts)
+        assert [text.decode() for text in graph["answers"]] == [text for text, _ in wanted]
+        checks.close(graph["scores"], np.float32([p for _, p in wanted]), 1e-5)
+    assert len({text for text, _ in found} & {""}) == 0
+    huggingface.save_pretrained(model, tmp_path)
+    again = huggingface.from_pretrained(tmp_path)
+    assert (again.unanswerable, again.null_threshold) == (True, 99.0)
 
 
 def test_masks_are_filled_from_the_vocabulary_where_there_are_more_embeddings():
