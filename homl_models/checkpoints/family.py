@@ -81,6 +81,10 @@ class Family:
     backbone."""
     backbone_arguments: Callable = lambda head: {}
     """Class of a head, or None for a bare backbone -> further arguments of the backbone."""
+    config_names: dict = dataclasses.field(default_factory=dict)
+    """{field of the configuration: its name in config.json}, where it has another."""
+    fixed: tuple = ()
+    """Fields of the configuration that are the same for all models of the family, and not in config.json."""
     anchor: str = "embeddings.word_embeddings.weight"
     """Name of a tensor that every folder has, by which a prefix of all names is found."""
     aliases: dict = dataclasses.field(default_factory=dict)
@@ -106,6 +110,15 @@ class Family:
     def prefix(self):
         """Prefix of the backbone's tensors in a folder of a head."""
         return f"{self.model_type}."
+
+    def from_json(self, config):
+        """A config.json with the names of the configuration's fields."""
+        names = {theirs: ours for ours, theirs in self.config_names.items()}
+        return {names.get(name, name): value for name, value in config.items() if name not in self.fixed}
+
+    def to_json(self, config):
+        """The reverse of `from_json`."""
+        return {self.config_names.get(name, name): value for name, value in config.items() if name not in self.fixed}
 
     @property
     def heads(self):

@@ -11,7 +11,7 @@ import warnings
 
 import safetensors.numpy
 
-from homl_models.checkpoints import beit, bert, electra, sentence_transformers, tokenizer_files, vit
+from homl_models.checkpoints import beit, bert, distilbert, electra, sentence_transformers, tokenizer_files, vit
 from homl_models.checkpoints.configuration import check_config
 from homl_models.checkpoints.hub import CONFIGS, read_json, resolve_folder, weights_of
 from homl_models.checkpoints.weights import load_weights
@@ -19,7 +19,8 @@ from homl_models.errors import UserError
 from homl_models.models.bert_heads import TextEmbedder
 from homl_models.training import files
 
-FAMILIES = {family.model_type: family for family in (bert.FAMILY, electra.FAMILY, beit.FAMILY, vit.FAMILY, vit.DEIT)}
+ALL = bert.FAMILY, electra.FAMILY, distilbert.FAMILY, beit.FAMILY, vit.FAMILY, vit.DEIT
+FAMILIES = {family.model_type: family for family in ALL}
 HEADS = {name: head for family in FAMILIES.values() for name, head in family.heads.items()}
 # Arguments of heads that are not in config.json, or under another name.
 NOT_IN_CONFIG = {"backbone", "labels", "pooling", "normalize"}
@@ -67,7 +68,7 @@ def from_pretrained(path, head=None, **settings):
     inputs = family.preprocessing.read(folder, config, settings)
     if head is TextEmbedder:
         inputs |= sentence_transformers.read(folder, inputs.get("model_max_length"))
-    config = {name: value for name, value in config.items() if name not in NOT_IN_CONFIG} | inputs
+    config = family.from_json({name: value for name, value in config.items() if name not in NOT_IN_CONFIG}) | inputs
     check_config(config | settings, family, weights, path)
     config.pop("dtype", None)  # of the weights
     model = from_config(family, head, config | settings)
@@ -206,5 +207,5 @@ def _config_json(model, family):
     if config.pop("num_labels", None):
         labels = dict(enumerate(model.label_names))
         config |= {"id2label": labels, "label2id": {label: i for i, label in labels.items()}}
-    config |= family.preprocessing.CONFIG | {"torch_dtype": "float32"}
+    config = family.to_json(config) | family.preprocessing.CONFIG | {"torch_dtype": "float32"}
     return {"model_type": family.model_type, "architectures": [architecture]} | config

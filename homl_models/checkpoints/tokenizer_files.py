@@ -210,13 +210,16 @@ def write(folder, model):
         return
     with files.atomic_write(os.path.join(folder, "vocab.txt")) as aside:
         aside.write_text("\n".join(model.vocabulary) + "\n", encoding="utf-8")
+    no_types = getattr(getattr(model, "backbone", model).config, "type_vocab_size", None) == 0  # a DistilBERT
     tokenizer = {
-        "tokenizer_class": "BertTokenizer",
+        "tokenizer_class": "DistilBertTokenizer" if no_types else "BertTokenizer",
         "do_lower_case": model.lowercase,
         "strip_accents": model.strip_accents,
         "tokenize_chinese_chars": model.tokenize_chinese_chars,
         "model_max_length": model.max_length,
     }
+    if no_types:
+        tokenizer["model_input_names"] = ["input_ids", "attention_mask"]
     files.write_json(
         os.path.join(folder, "tokenizer_config.json"), tokenizer | dict(zip(SPECIAL_KEYS, model.special_names))
     )

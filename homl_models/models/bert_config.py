@@ -139,4 +139,29 @@ class ElectraConfig(BertConfig):
             object.__setattr__(self, "embedding_size", self.hidden_size)
 
 
-BERT_BASE, ELECTRA_SMALL = BertConfig(), ElectraConfig()
+@keras.saving.register_keras_serializable("homl_models")
+@dataclasses.dataclass(frozen=True)
+class DistilBertConfig(BertConfig):
+    """Configuration of a `DistilBert`; the defaults are DistilBERT-base's, fields have BERT's names.
+
+    In config.json they are dim, n_layers, n_heads, hidden_dim, dropout, attention_dropout and activation.
+    """
+
+    num_hidden_layers: int = 6
+    type_vocab_size: int = 0
+    """There are no token types."""
+    qa_dropout: float = 0.1
+    """Dropout rate before the layer that answers questions."""
+    seq_classif_dropout: float = 0.2
+    """Dropout rate before the last layer of classifiers of texts."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        fixed = {"type_vocab_size": 0, "layer_norm_eps": 1e-12, "position_embedding_type": "absolute"}
+        fixed |= {"is_decoder": False}
+        for name, value in fixed.items():
+            if getattr(self, name) != value:
+                raise UserError(f"{name} of a DistilBERT is {value!r}, not {getattr(self, name)!r}")
+
+
+BERT_BASE, ELECTRA_SMALL, DISTILBERT_BASE = BertConfig(), ElectraConfig(), DistilBertConfig()

@@ -37,17 +37,19 @@ class Classifier(Head):
 
     Args:
         backbone: a `Bert` or an `Electra`.
-        classifier_dropout: rate; None for the backbone's `hidden_dropout_prob`.
+        classifier_dropout: rate; None for that of the configuration's field `dropout_field`.
         labels: their names; by default LABEL_0, LABEL_1, ...
     """
 
     num_labels = 1
+    dropout_field = "hidden_dropout_prob"
 
     def __init__(self, backbone, classifier_dropout=None, labels=(), **kwargs):
         super().__init__(backbone, **kwargs)
         self.classifier_dropout, self.labels = classifier_dropout, tuple(labels)
         self.label_names = checked_label_names(self.labels, self.num_labels)
-        rate = backbone.config.hidden_dropout_prob if classifier_dropout is None else classifier_dropout
+        own = getattr(backbone.config, self.dropout_field)
+        rate = own if classifier_dropout is None else classifier_dropout
         self.dropout_layer = Dropout(rate, dtype=self.dtype_policy)
         self.classifier = self.dense(self.num_labels, name="classifier")
 

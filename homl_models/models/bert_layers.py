@@ -30,7 +30,8 @@ def embedding_table(layer):
 class BertEmbeddings(Layer):
     """Ids (b, t), or embeddings (b, t, d), -> normalized sums of word, token type and position embeddings (b, t, d).
 
-    There are position embeddings if positions are absolute. d is the configuration's `embedding_size`.
+    There are position embeddings if positions are absolute, and those of token types if there are any. d is the
+    configuration's `embedding_size`.
     """
 
     def __init__(self, config, **kwargs):
@@ -44,7 +45,7 @@ class BertEmbeddings(Layer):
         absolute = config.position_embedding_type == "absolute"
         self.word = table(config.vocab_size, "word")
         self.position = table(config.max_position_embeddings, "position") if absolute else None
-        self.token_type = table(config.type_vocab_size, "token_type")
+        self.token_type = table(config.type_vocab_size, "token_type") if config.type_vocab_size else None
         self.norm = _layer_norm(config, name="norm", dtype=self.dtype_policy)
         self.dropout_layer = Dropout(config.hidden_dropout_prob, dtype=self.dtype_policy)
 
@@ -56,16 +57,23 @@ class BertEmbeddings(Layer):
 
     def call(self, ids=None, token_type_ids=None, position_ids=None, inputs_embeds=None, training=None):
         x = self.word(ids) if inputs_embeds is None else ops.cast(inputs_embeds, self.compute_dtype)
-        if token_type_ids is None:  # all 0
-            x = x + ops.cast(embedding_table(self.token_type)[0], x.dtype)
-        else:
-            x = x + self.token_type(token_type_ids)
+        if self.token_type is not None:
+            none = token_type_ids is None  # all 0
+            x = x + (
+                ops.cast(embedding_table(self.token_type)[0], x.dtype) if none else self.token_type(token_type_ids)
+            )
         if self.position is not None:
             length, longest = x.shape[1], self.config.max_position_embeddings
             if position_ids is None and length is not None and length > longest:
                 raise UserError(f"a text has {length} tokens; this model takes {longest} at most")
             x = x + self.position(ops.arange(ops.shape(x)[1]) if position_ids is None else position_ids)
         return self.dropout_layer(self.norm(x), training=training)
+
+    def embed_types(self, token_type_ids):
+        """Embeddings of token types (b, t, d); of None, all 0, (d,)."""
+        if token_type_ids is None:
+            return ops.cast(embedding_table(self.token_type)[0], self.compute_dtype)
+        return self.token_type(token_type_ids)
 
 
 def _layer_norm(config, **kwargs):

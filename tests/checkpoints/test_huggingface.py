@@ -140,7 +140,7 @@ def rewritten(folder, change):
     [
         (lambda f: (f / "config.json").unlink(), "has no config.json: it is not the folder of a Hugging Face model"),
         (lambda f: (f / "config.json").write_text("{"), "config.json cannot be read"),
-        (lambda f: edit(f, model_type="gpt2"), "is a model of type 'gpt2'; those of type bert, electra, beit, "),
+        (lambda f: edit(f, model_type="gpt2"), "is a model of type 'gpt2'; those of type bert, electra, distilbert, "),
         (lambda f: (f / "model.safetensors").unlink(), "has neither model.safetensors nor pytorch_model.bin"),
         (
             lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:5000]),
