@@ -121,7 +121,7 @@ def test_settings_that_cannot_be_are_refused_at_once(name, settings, message):
 def test_a_start_that_does_not_fit_is_refused(untrained, tmp_path):
     run = str(untrained("bert_pretrain_tiny"))
     cases = [
-        ({"pretrained": run, "family": "electra", **NEW}, "is of the other family: --family bert"),
+        ({"pretrained": run, "family": "electra", **NEW}, "is of another family: --family bert"),
         ({"pretrained": run, **NEW, "hidden_size": 24, "num_attention_heads": 2}, "--hidden-size of .* is 16; leave"),
         ({"pretrained": run, **NEW, "position_embedding_type": "relative_key"}, "-type of .* is absolute; leave"),
         ({"pretrained": run, **NEW, "max_length": 64}, "takes --max-length 32 at most"),

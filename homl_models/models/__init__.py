@@ -50,6 +50,7 @@ _PUBLIC = {
     "DistilBertForMultipleChoice": "distilbert",
     "DistilBertForTokenClassification": "distilbert",
     "DistilBertForQuestionAnswering": "distilbert",
+    "Distiller": "distillation",
     "Beit": "beit",
     "BeitConfig": "vit_config",
     "BeitForImageClassification": "beit",

@@ -15,6 +15,7 @@ from homl_models.recipes import (
     char_rnn,
     classification,
     ddpm,
+    distillation,
     dvae,
     electra,
     esrgan,
@@ -31,7 +32,7 @@ from homl_models.training import files
 
 MODULES = (
     char_rnn, seq2seq, transformer, autoencoders, vae, dvae, feature_net, ddpm, gan, bert, electra, classification,
-    tagging, answering, super_resolution, esrgan, beit, beit_classification,
+    tagging, answering, distillation, super_resolution, esrgan, beit, beit_classification,
     beit_segmentation,
 )  # fmt: skip
 RECIPES = {name: recipe for module in MODULES for name, recipe in module.RECIPES.items()}

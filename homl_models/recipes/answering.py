@@ -48,13 +48,10 @@ class Answer(FineTuning):
         return labelled_text.question_answering(rows, wordpiece, self.max_length, self.doc_stride)
 
     def model(self):
-        from homl_models.models.bert_heads import BertForQuestionAnswering
-        from homl_models.models.electra import ElectraForQuestionAnswering
-
         answered = [bool(answers) for _, _, answers in self.splits[0]]
         if not any(answered):
             raise UserError("none of the questions to learn has an answer in its context; give some that have")
-        return self.head(BertForQuestionAnswering, ElectraForQuestionAnswering, unanswerable=not all(answered))
+        return self.head("QuestionAnswering", unanswerable=not all(answered))
 
     def metrics(self, model, examples):
         """SQuAD's exact match, and F1 of the words; "" is the right answer to a question without one.

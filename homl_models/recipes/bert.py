@@ -227,7 +227,8 @@ class Pretraining(Encoder):
 
         if not model.compiled:
             model.compile()
-        wordpiece = WordPiece(model.vocabulary, **{name: getattr(model, name) for name in SETTINGS})
+        reader = getattr(model, "pretrained_head", model)
+        wordpiece = WordPiece(reader.vocabulary, **{name: getattr(reader, name) for name in SETTINGS})
         documents = self.documents(text_files) if text_files else self.splits[1]
         dataset = self.for_model(self.eval_batches(documents, wordpiece)).dataset()
         found = model.evaluate(dataset, return_dict=True, verbose=0)

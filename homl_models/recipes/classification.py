@@ -59,13 +59,10 @@ class Classify(FineTuning):
         return [ids[label] for label in labels]
 
     def model(self):
-        from homl_models.models.bert_heads import BertForSequenceClassification
-        from homl_models.models.electra import ElectraForSequenceClassification
-
-        kinds = BertForSequenceClassification, ElectraForSequenceClassification
         if len(self.labels) < 2:
             raise UserError(f"all texts have the label {self.labels[0]!r}; give texts with two labels or more")
-        return self.head(*kinds, num_labels=len(self.labels), labels=self.labels, problem_type=None)
+        names = {"num_labels": len(self.labels), "labels": self.labels}
+        return self.head("SequenceClassification", **names, problem_type=None)
 
     def metrics(self, model, examples):
         """Accuracy and cross-entropy in nats."""

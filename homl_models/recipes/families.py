@@ -58,10 +58,10 @@ FAMILIES = [
     ),
     Family(
         "BERT",
-        {"Devlin 2018": arxiv("1810.04805")},
+        {"Devlin 2018": arxiv("1810.04805"), "Sanh 2019": arxiv("1910.01108")},
         "models/bert.py",
         "bert",
-        ("bert_pretrain", "bert_classify", "bert_tag", "bert_answer"),
+        ("bert_pretrain", "bert_classify", "bert_tag", "bert_answer", "bert_distill"),
     ),
     Family(
         "ELECTRA",

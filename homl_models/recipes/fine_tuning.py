@@ -1,4 +1,4 @@
-"""Fine-tuning of BERT and ELECTRA: settings, splits and start of `classification.py`, `tagging.py`, `answering.py`."""
+"""Fine-tuning of BERT's family: settings, splits and start of `classification.py`, `tagging.py`, `answering.py`."""
 
 import dataclasses
 import functools
@@ -25,7 +25,7 @@ class FineTuning(Encoder):
     learning_rate: float = 1e-4
     layer_decay: float = 1.0
     """Learning rate of each block as a fraction of that of the block above it; 0.8 is ELECTRA's."""
-    family: Literal["bert", "electra"] = "bert"
+    family: Literal["bert", "electra", "distilbert"] = "bert"
     """Architecture of the encoder."""
     pretrained: str = ""
     """Start from this model: a run of bert_pretrain or electra_pretrain, or the folder (or name) of a Hugging Face
@@ -77,7 +77,8 @@ class FineTuning(Encoder):
         return {name: getattr(self, name) or getattr(BertPretrain, name) for name in (*SIZES, "vocab_size")}
 
     def settings(self):
-        return super().settings() | {"position_embedding_type": self.position_embedding_type or self.default_positions}
+        default = "absolute" if self.family == "distilbert" else self.default_positions
+        return super().settings() | {"position_embedding_type": self.position_embedding_type or default}
 
     # The data.
 
@@ -169,7 +170,8 @@ class FineTuning(Encoder):
             loading.find(self.pretrained)
         except UserError:
             return huggingface.from_pretrained(self.pretrained)
-        return loading.load(self.pretrained)
+        model = loading.load(self.pretrained)
+        return getattr(model, "student", model)
 
     @functools.cached_property
     def wordpiece(self):
@@ -193,17 +195,22 @@ class FineTuning(Encoder):
             raise UserError(f"the vocabulary of {self.pretrained} has {len(texts['vocabulary'])} tokens, it {size}")
         return WordPiece(**texts)
 
-    def head(self, bert_class, electra_class, **settings):
-        """A new head of one of two classes, by --family, on a new encoder or on that of --pretrained."""
-        head_class = electra_class if self.family == "electra" else bert_class
+    def head(self, task, **settings):
+        """A new head for a task, such as "QuestionAnswering", by --family, on a new encoder or that of --pretrained."""
+        from homl_models import models
+
+        prefix = {"bert": "Bert", "electra": "Electra", "distilbert": "DistilBert"}[self.family]
+        head_class = getattr(models, f"{prefix}For{task}")
         if self.pretrained:
             return self.compiled(self.with_pretrained_encoder(head_class, settings))
         return self.compiled(head_class(self.new_encoder(head_class), **self.tokenizer_kwargs(), **settings))
 
     def new_encoder(self, head_class):
-        from homl_models.models import bert, bert_config, electra
+        from homl_models.models import bert, bert_config, distilbert, electra
 
         settings = self.settings()
+        if self.family == "distilbert":
+            return distilbert.DistilBert(bert_config.DistilBertConfig(**settings), dtype=self.precision)
         if self.family == "electra":
             config = bert_config.ElectraConfig(**settings, embedding_size=min(128, settings["hidden_size"]))
             return electra.Electra(config, dtype=self.precision)
@@ -235,14 +242,15 @@ class FineTuning(Encoder):
 
     def backbone_of(self, model):
         """The encoder of a model. Raises UserError for other models and for the other family."""
-        from homl_models.models import bert, electra
+        from homl_models.models import bert, distilbert, electra
 
         backbone = getattr(model, "discriminator", None) or getattr(model, "backbone", model)
         if not isinstance(backbone, bert.Bert):
             raise UserError(f"{self.pretrained} is a {type(model).__name__}, neither a BERT nor an ELECTRA")
-        family = "electra" if isinstance(backbone, electra.Electra) else "bert"
+        kinds = {"electra": electra.Electra, "distilbert": distilbert.DistilBert}
+        family = next((name for name, kind in kinds.items() if isinstance(backbone, kind)), "bert")
         if family != self.family:
-            raise UserError(f"{self.pretrained} is of the other family: --family {family}")
+            raise UserError(f"{self.pretrained} is of another family: --family {family}")
         return backbone
 
     @property

@@ -56,11 +56,7 @@ class Tag(FineTuning):
         return labelled_text.token_classification(rows, names, wordpiece, self.max_length)
 
     def model(self):
-        from homl_models.models.bert_heads import BertForTokenClassification
-        from homl_models.models.electra import ElectraForTokenClassification
-
-        kinds = BertForTokenClassification, ElectraForTokenClassification
-        return self.head(*kinds, num_labels=len(self.labels), labels=self.labels)
+        return self.head("TokenClassification", num_labels=len(self.labels), labels=self.labels)
 
     def predict(self, model, rows):
         """Predicted labels of the words, a list for each example."""
