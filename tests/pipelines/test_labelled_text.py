@@ -19,6 +19,7 @@ from homl_models.models.bert_heads import (
     BertForSequenceClassification,
     BertForTokenClassification,
 )
+from homl_models.models.text_pipelines import with_marks
 from homl_models.pipelines import events, labelled_text, text_files
 from homl_models.pipelines.labelled_text import OUTSIDE, Examples
 from homl_models.pipelines.random_access import IGNORED, length_buckets
@@ -298,6 +299,29 @@ def test_questions_without_an_answer_and_with_several():
     assert counts == [0, 1, 1, 1, 0]
     assert [labelled_span(examples, row) for row in (1, 2, 3)] == ["rome", "ada", "inparis,adasanginrome."]
     assert_asked(given, 20, 4)
+
+
+ODD_ANSWERS = ["🐈\u200d⬛", "sat.\r\nCafe\u0301", "Cafe\u0301 n\u0303", "🏠", "in\r\n\r\nParis"]
+ODD_ANSWERS += ["👩\u200d👩\u200d👧 on", "中", "mat"]
+ODD_CONTEXT = "\ufeffThe 🐈\u200d⬛ sat.\r\nCafe\u0301 n\u0303 🏠 in\r\n\r\nParis "
+ODD_CONTEXT += "👩\u200d👩\u200d👧 on the 中 mat\u0301."
+
+
+@pytest.mark.parametrize("max_length", [200, 20])
+def test_labels_count_characters_of_the_text_with_emoji_marks_and_crlf(max_length):
+    rows = [("who?", ODD_CONTEXT, [(ODD_CONTEXT.index(text), text)]) for text in ODD_ANSWERS]
+    examples = labelled_text.question_answering(rows, PIECES, max_length, 4)
+    windows = PIECES.windows(["who?"] * len(rows), [ODD_CONTEXT] * len(rows), max_length, 4)
+    found = set()
+    for i, sample in enumerate(examples.overflow_to_sample_mapping):
+        start, end = (examples.labels[f"{name}_positions"][i] for name in ("start", "end"))
+        if start:
+            first, last = windows["offsets"][i, start, 0], windows["offsets"][i, end, 1]
+            assert ODD_CONTEXT[first : with_marks(ODD_CONTEXT, last)].rstrip("\u0301") == ODD_ANSWERS[sample].rstrip(
+                "\u0301"
+            )
+            found.add(sample)
+    assert found == {*range(len(rows))}
 
 
 def test_answers_with_spaces_and_accents_around_them_are_found():

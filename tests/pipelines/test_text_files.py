@@ -380,6 +380,16 @@ def test_questions_are_read(tmp_path, name, indent):
     assert asked(tmp_path, data) == QUESTIONS
 
 
+def test_contexts_keep_their_line_ends_emoji_and_marks(tmp_path):
+    context = "\ufeffA 👩\u200d👧 Cafe\u0301.\r\nIn \u2028Rome\r"
+    start = context.index("Rome")
+    question = {"id": "q", "question": "?", "answers": [{"answer_start": start, "text": "Rome"}]}
+    paragraphs = [{"context": context, "qas": [question]}]
+    for ascii_only in (True, False):
+        data = json.dumps({"data": [{"paragraphs": paragraphs}]}, ensure_ascii=ascii_only).encode()
+        assert asked(tmp_path, data) == [("?", context, [(start, "Rome")])]
+
+
 def test_impossible_questions_have_no_answer(tmp_path):
     data = copy.deepcopy(SQUAD)
     first, second = data["data"][0]["paragraphs"][0]["qas"]
