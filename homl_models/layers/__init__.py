@@ -19,6 +19,8 @@ _PUBLIC = {
     "GroupNormalization": "normalization",
     "PositionalEncoding": "positional",
     "LearnedPositionalEmbedding": "positional",
+    "MaskedConv1D": "masking",
+    "AttentionPooling": "masking",
     "PReLU": "prelu",
     "SpectralNormConv2D": "spectral",
     "GRU": "recurrent",

@@ -213,9 +213,25 @@ class _FastLoop:
             sequences = sequences * ops.expand_dims(self.cell.get_dropout_mask(sequences[:, 0]), 1)
         if isinstance(mask, (tuple, list)):
             mask = mask[0]
-        step_mask = ops.ones_like(sequences[:, :, 0]) if mask is None else ops.cast(mask, sequences.dtype)
         x = ops.matmul(ops.transpose(sequences, (1, 0, 2)), ops.cast(self.cell.kernel, sequences.dtype))
-        step_mask = ops.transpose(step_mask)[:, :, None]
+        return self._loop(x, initial_state, mask)
+
+    def of_embeddings(self, ids, embeddings, mask=None):
+        """The layer on rows of a matrix, without dropout: ids (b, t), embeddings (v, n) -> outputs as of `call`.
+
+        It projects the rows of the matrix instead of those of all steps, which is less work where v < b t.
+        """
+        if not self._is_standard():
+            return self(ops.take(embeddings, ids, axis=0), mask=mask)
+        table = ops.matmul(ops.cast(embeddings, self.compute_dtype), ops.cast(self.cell.kernel, self.compute_dtype))
+        x = ops.take(table, ops.transpose(ids), axis=0)
+        last, outputs, states = self._loop(x, self.get_initial_state(ops.shape(ids)[0]), mask)
+        outputs = outputs if self.return_sequences else last
+        return (outputs, *states) if self.return_state else outputs
+
+    def _loop(self, x, initial_state, mask):
+        """Projected inputs (t, b, ku), mask (b, t) or None -> last output, outputs (b, t, u), last states."""
+        step_mask = ops.ones_like(x[:, :, :1]) if mask is None else ops.cast(ops.transpose(mask), x.dtype)[:, :, None]
         if self.go_backwards:
             x, step_mask = ops.flip(x, 0), ops.flip(step_mask, 0)
         states = self._scan(x, list(initial_state), step_mask)

@@ -4,6 +4,8 @@ import importlib
 
 _PUBLIC = {
     "CharRNN": "char_rnn",
+    "SentimentRNN": "sentiment",
+    "NBSVM": "nbsvm",
     "Seq2Seq": "seq2seq",
     "Transformer": "transformer",
     "StackedAutoencoder": "autoencoders",

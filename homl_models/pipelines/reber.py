@@ -18,6 +18,7 @@ REBER = {
     6: [("E", 7)],
 }
 END = 7
+LETTERS = "BEPSTVX"
 
 
 def generate(count, seed=0):
@@ -33,6 +34,18 @@ def _generate_string(rng):
         letters.append(letter)
     outer = rng.choice("TP")
     return f"B{outer}{''.join(letters)}{outer}E"
+
+
+def corrupted(count, seed=0):
+    """`count` strings that the embedded grammar does not accept: one letter of a string of it is another."""
+    rng, found = random.Random(seed), []
+    while len(found) < count:
+        string = _generate_string(rng)
+        i = rng.randrange(len(string))
+        string = string[:i] + rng.choice(LETTERS.replace(string[i], "")) + string[i + 1 :]
+        if not accepts(string):
+            found.append(string)
+    return found
 
 
 def accepts(string):

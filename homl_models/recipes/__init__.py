@@ -21,6 +21,7 @@ from homl_models.recipes import (
     esrgan,
     feature_net,
     gan,
+    sentiment,
     seq2seq,
     super_resolution,
     tagging,
@@ -31,8 +32,8 @@ from homl_models.recipes.families import FAMILIES
 from homl_models.training import files
 
 MODULES = (
-    char_rnn, seq2seq, transformer, autoencoders, vae, dvae, feature_net, ddpm, gan, bert, electra, classification,
-    tagging, answering, distillation, super_resolution, esrgan, beit, beit_classification,
+    char_rnn, sentiment, seq2seq, transformer, autoencoders, vae, dvae, feature_net, ddpm, gan, bert, electra,
+    classification, tagging, answering, distillation, super_resolution, esrgan, beit, beit_classification,
     beit_segmentation,
 )  # fmt: skip
 RECIPES = {name: recipe for module in MODULES for name, recipe in module.RECIPES.items()}

@@ -41,6 +41,16 @@ FAMILIES = [
         ("char_rnn_large",),
     ),
     Family(
+        "Text classifiers",
+        {"chapter 16": BOOK, "Wang 2012": "https://aclanthology.org/P12-2018"},
+        "models/sentiment.py",
+        "sentiment",
+        (
+            "sentiment", "sentiment_unmasked", "sentiment_by_hand", "sentiment_ragged", "sentiment_masking_layer",
+            "sentiment_own_layer", "sentiment_attention", "sentiment_ngrams", "reber_classifier",
+        ),
+    ),
+    Family(
         "Encoder-decoder with attention",
         {"Sutskever 2014": arxiv("1409.3215"), "Bahdanau 2014": arxiv("1409.0473"), "Luong 2015": arxiv("1508.04025")},
         "models/seq2seq.py",

@@ -16,15 +16,17 @@ SPECIAL = ("", "[UNK]", "[START]", "[END]")
 
 
 class Tokenizer:
-    """Tokenizer: texts (b,) <-> ids of a vocabulary that begins with `SPECIAL`.
+    """Tokenizer: texts (b,) <-> ids of a vocabulary that begins with `special`, by default `SPECIAL`.
 
     Args:
         vocabulary: distinct strings; the id of a token is its position.
     """
 
+    special = SPECIAL
+
     def __init__(self, vocabulary):
-        if tuple(vocabulary[: len(SPECIAL)]) != SPECIAL or len(set(vocabulary)) != len(vocabulary):
-            raise UserError(f"a vocabulary begins with {SPECIAL} and holds each token once")
+        if tuple(vocabulary[: len(self.special)]) != self.special or len(set(vocabulary)) != len(vocabulary):
+            raise UserError(f"a vocabulary begins with {self.special} and holds each token once")
         self.vocabulary = tuple(vocabulary)
 
     @functools.cached_property

@@ -82,6 +82,28 @@ def blocks(columns):
     return "\n\n".join("\n".join(f"{name:{width}}  {text}" for name, text in zip(columns, row)) for row in rows)
 
 
+def projector(folder, names, vectors):
+    """Vectors (n, d) and their names (n,) for TensorBoard's embedding projector, into its log folder.
+
+    vectors.tsv and metadata.tsv are what https://projector.tensorflow.org takes as well.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = {
+        "vectors.tsv": ["\t".join(f"{x:.6g}" for x in vector) for vector in vectors],
+        "metadata.tsv": [" ".join(name.split()) or repr(name) for name in names],
+        "projector_config.pbtxt": [
+            "embeddings {",
+            '  tensor_name: "embedding"',
+            '  tensor_path: "vectors.tsv"',
+            '  metadata_path: "metadata.tsv"',
+            "}",
+        ],
+    }
+    for name, some in rows.items():
+        with files.atomic_write(folder / name) as aside:
+            aside.write_text("\n".join(some) + "\n", encoding="utf-8")
+
+
 def attention(source, target, weights, path):
     """Weights (t, s) as an image, source tokens across and target tokens down, as a PNG."""
     from matplotlib.figure import Figure

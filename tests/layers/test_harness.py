@@ -18,6 +18,7 @@ from homl_models.layers.dense import Dense
 from homl_models.layers.dropout import Dropout, DropPath
 from homl_models.layers.gaussian import GaussianNoise, Sampling
 from homl_models.layers.gumbel import GumbelSoftmax
+from homl_models.layers.masking import AttentionPooling, MaskedConv1D
 from homl_models.layers.minibatch import MinibatchStddev
 from homl_models.layers.normalization import GroupNormalization
 from homl_models.layers.positional import LearnedPositionalEmbedding, PositionalEncoding
@@ -111,6 +112,11 @@ ROWS = {
         row({"seed": 1}, MAPS, MAPS, seeds=1),
         row({"straight_through": True}, TEXT, TEXT, seeds=1),
     ],
+    MaskedConv1D: [
+        row({"filters": 3, "kernel_size": 2, "activation": None}, TEXT, (2, 3, 3), 2),
+        row({"filters": 4, "kernel_size": 3}, (2, 6, 8), (2, 2, 4), 2),
+    ],
+    AttentionPooling: [row({"units": 5}, TEXT, (2, 8), 3)],
     MinibatchStddev: [row({}, MAPS, (2, 4, 4, 9)), row({}, (4, 6), (4, 7))],
     GroupNormalization: [
         row({"groups": 2}, MAPS, MAPS, 2),
