@@ -184,8 +184,12 @@ class QuestionAnswering:
         found = self.best_answers(questions, contexts)
         if not self.unanswerable:
             return [(text, p) for text, p, _ in found]
-        odds = np.exp(self.null_threshold)
-        return [("", none) if none >= p * odds else (text, p) for text, p, none in found]
+        return [("", none) if none >= p * self.null_odds else (text, p) for text, p, none in found]
+
+    @property
+    def null_odds(self):
+        """p of none by p of an answer from which on there is none, as far as float32 goes."""
+        return float(np.exp(np.clip(self.null_threshold, -80, 80)))
 
     def best_answers(self, questions, contexts):
         """Questions and contexts -> [(answer, p, p of none), ...], whether or not there may be none.
@@ -225,7 +229,7 @@ class QuestionAnswering:
             start = tf.gather(offsets[..., 0], tf.gather(first, window), batch_dims=1)
             end = tf.gather(offsets[..., 1], tf.gather(last, window), batch_dims=1)
             end = tf_with_marks(contexts, end)
-            answered = no_answer < best * np.exp(self.null_threshold) if self.unanswerable else best > 0.0
+            answered = no_answer < best * self.null_odds if self.unanswerable else best > 0.0
             start, end = (tf.where(answered, offset, 0) for offset in (start, end))
             text = tf.strings.substr(contexts, start, end - start, unit="UTF8_CHAR")
             scores = tf.where(answered, best, no_answer if self.unanswerable else 0.0)

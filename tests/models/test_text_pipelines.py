@@ -404,7 +404,7 @@ ODD_TEXTS = [  # emoji (also of several code points), combining marks, CRLF, a b
 @pytest.mark.parametrize("kind", [models.BertForQuestionAnswering, models.BertForTokenClassification])
 def test_offsets_count_characters_of_the_text_as_it_was_given(kind):
     texts = [" ".join([text] * 3) for text in ODD_TEXTS]
-    for seed in range(3):
+    for seed in range(3 if kind is models.BertForQuestionAnswering else 1):
         model = make(kind, seed)
         if kind is models.BertForTokenClassification:
             found, graph = model.tag(texts), endpoint(model, "tag", texts)
