@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from homl_models.errors import UserError
 from homl_models.recipes.recipe import Recipe, positive, rate
 from homl_models.recipes.results import Result
+from homl_models.recipes.sources import Sourced
 
 SIZES = "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"  # of an encoder
 SHOWN = 6  # texts
@@ -136,7 +137,7 @@ class Encoder(Recipe):
 
 
 @dataclasses.dataclass(frozen=True)
-class Pretraining(Encoder):
+class Pretraining(Sourced, Encoder):
     """Settings of masked language modelling: documents, and masked batches of them."""
 
     dropout: float = 0.0
@@ -157,6 +158,7 @@ class Pretraining(Encoder):
     def __post_init__(self):
         super().__post_init__()
         positive(masked_lm_prob=self.masked_lm_prob)
+        self.check_source(text_files=self.text_files)
         if self.num_documents < 0:
             raise UserError("--num-documents must be 0 (all) or more")
         if self.masked_lm_prob > 1:
@@ -180,7 +182,7 @@ class Pretraining(Encoder):
         if path:
             return text_files.read_documents(path)
         if self.data == "imdb":
-            return [text_files.sentences(text) for text in text_files.imdb("train")[0]]
+            return [text_files.sentences(text) for text in self.reviews("train")[0]]
         return events.documents(self.num_documents or 2000, self.seed)
 
     def training_texts(self):

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from homl_models.errors import UserError
 from homl_models.recipes.recipe import Recipe, positive, rate
 from homl_models.recipes.results import Result
+from homl_models.recipes.sources import Sourced
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +110,7 @@ class CharacterRecipe(Recipe):
 
 
 @dataclasses.dataclass(frozen=True)
-class CharRNN(CharacterRecipe):
+class CharRNN(Sourced, CharacterRecipe):
     """Character RNN on shuffled windows of a text, by default the book's (Embedding 16, GRU 128), tiny Shakespeare."""
 
     kind: ClassVar[str] = "fit"
@@ -129,15 +130,18 @@ class CharRNN(CharacterRecipe):
 
     def __post_init__(self):
         super().__post_init__()
+        self.check_source(text_file=self.text_file)
         if self.stateful and self.strategy == "mirrored":
             raise UserError("--stateful keeps its state on one device; leave --strategy at none")
 
     @functools.cached_property
     def text(self):
-        from homl_models.pipelines import text_windows
+        from homl_models.pipelines import text_windows, tfds
 
         if self.text_file:
             text = text_windows.read_text(self.text_file)
+        elif self.tfds_name:
+            text = tfds.text(self.tfds_name)
         else:
             text = text_windows.shakespeare() if self.data == "shakespeare" else text_windows.sonnets()
         return text.lower() if self.lowercase else text

@@ -7,15 +7,20 @@ from homl_models.errors import UserError
 from homl_models.recipes.bert import SHOWN
 from homl_models.recipes.fine_tuning import TINY_TASK, FineTuning
 from homl_models.recipes.results import Result
+from homl_models.recipes.sources import Sourced
 
 
 @dataclasses.dataclass(frozen=True)
-class Classify(FineTuning):
+class Classify(Sourced, FineTuning):
     """Classifies texts: the sentiment of film reviews, or labels of a .csv with columns `text` and `label`."""
 
     kind: ClassVar[str] = "layerwise"
     data: Literal["imdb", "events"] = "imdb"
     """The film reviews of IMDb, from Keras' cache or the network, or synthetic sentences, labelled with the season."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.check_source(data_file=self.data_file)
 
     def read(self, path):
         from homl_models.pipelines import text_files
@@ -23,19 +28,15 @@ class Classify(FineTuning):
         return list(zip(*text_files.read_labelled(path)))
 
     def synthetic(self):
-        from homl_models.pipelines import events, text_files
+        from homl_models.pipelines import events
 
-        return list(
-            zip(
-                *(text_files.imdb("train") if self.data == "imdb" else events.labelled(self.num_synthetic(), self.seed))
-            )
-        )
+        if self.data == "imdb":
+            return list(zip(*self.reviews("train")))
+        return list(zip(*events.labelled(self.num_synthetic(), self.seed)))
 
     def test_examples(self):
-        from homl_models.pipelines import text_files
-
         if self.data == "imdb" and not self.data_file:
-            return list(zip(*text_files.imdb("test")))
+            return list(zip(*self.reviews("test")))
         return super().test_examples()
 
     def text(self, example):

@@ -143,7 +143,7 @@ class FewLabels(_Classifier):
 
         recipes = autoencoders.RECIPES | vae.RECIPES
         if self.encoder in recipes:
-            data = {name: getattr(self, name) for name in ("data", "images", "size", "channels", "precision")}
+            data = {name: getattr(self, name) for name in ("data", "source", "images", "size", "channels", "precision")}
             return dataclasses.replace(recipes[self.encoder], **data).model()
         if isinstance(model := loading.load(self.encoder), CodingModel):
             return model

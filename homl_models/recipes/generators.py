@@ -54,7 +54,8 @@ class GeneratorRecipe(ImageRecipe):
     @property
     def feature_preset(self):
         """The preset whose features compare samples with real images, or ""."""
-        return "fashion_features" if self.data == "fashion_mnist" and not self.images else ""
+        book = self.data == "fashion_mnist" and not self.images and not self.source.startswith("tfds:")
+        return "fashion_features" if book else ""
 
     def reset_sampling_seed(self, model):
         """Reset the model's random numbers, so that every evaluation has the same."""

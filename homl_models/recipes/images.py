@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 from homl_models.errors import UserError
 from homl_models.recipes.recipe import Recipe, positive
+from homl_models.recipes.sources import Sourced
 
 GRID_COLUMNS = 10  # images in a row
 EVAL_BATCH_SIZE = 500  # at most
@@ -17,7 +18,7 @@ FASHION = "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", 
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageRecipe(Recipe):
+class ImageRecipe(Sourced, Recipe):
     """A recipe of a model of images, with training, validation and test split."""
 
     monitor: str = "val_loss"
@@ -41,11 +42,12 @@ class ImageRecipe(Recipe):
         positive(steps_per_execution=self.steps_per_execution)
         if min(self.size, self.num_images) < 0:
             raise UserError("--size and --num-images must be 0 or more")
+        self.check_source(images=self.images)
         self.check_data()
 
     def check_data(self):
         """`UserError` for settings of the data that do not go together."""
-        if self.data == "mnist" and not self.images:
+        if self.data == "mnist" and not self.images and self.source == "keras":
             raise UserError("--data mnist needs --images, the folder of its four IDX files")
         if (self.size or self.channels != 1) and (self.data == "mnist" or not self.images):
             raise UserError("--size and --channels are for --images of your own; the data sets are grey, of one size")
@@ -64,11 +66,22 @@ class ImageRecipe(Recipe):
         return data
 
     @functools.cached_property
+    def tfds_images(self):
+        """Training split, test split and class names of --source; None for another source."""
+        from homl_models.pipelines import tfds
+
+        return tfds.images(self.tfds_name) if self.tfds_name else None
+
+    @functools.cached_property
     def splits(self):
         """Training, validation and test split, (images, labels) each."""
         from homl_models.pipelines import image_datasets, images
 
-        if self.user_images:
+        if self.tfds_images:
+            (x, labels), test, _ = self.tfds_images
+            valid = -(-len(x) // 12)  # 5,000 of 60,000
+            train, valid, test = images.split_at(x, labels, len(x) - valid, valid, test)
+        elif self.user_images:
             train, valid, test = images.split(self.user_images, self.seed, self.images)
         elif self.data == "mnist":
             train, valid, test = image_datasets.mnist(self.images)
@@ -89,6 +102,8 @@ class ImageRecipe(Recipe):
         """Names of the classes, in the order of the labels; () for labels without names."""
         if self.user_images:
             return self.user_images.classes
+        if self.source.startswith("tfds:"):
+            return self.tfds_images[2]
         return FASHION if self.data == "fashion_mnist" else tuple(map(str, range(10)))
 
     @property

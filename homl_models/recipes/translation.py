@@ -6,12 +6,13 @@ from typing import Literal
 
 from homl_models.errors import UserError
 from homl_models.recipes.recipe import Recipe, positive
+from homl_models.recipes.sources import Sourced
 
 BOOK_SENTENCES = ("I like soccer", "I like soccer and also going to the beach")
 
 
 @dataclasses.dataclass(frozen=True)
-class TranslationRecipe(Recipe):
+class TranslationRecipe(Sourced, Recipe):
     """Pairs of sentences, their splits, vocabularies and batches; evaluation by accuracy, BLEU and chrF."""
 
     epochs: int = 5
@@ -22,6 +23,8 @@ class TranslationRecipe(Recipe):
     """The book's English-Spanish pairs, from Keras' cache or the network, or generated dates."""
     pairs_file: str = ""
     """Your own pairs instead: UTF-8 lines of source, tab, target; plain, .gz or .zip."""
+    tfds_keys: tuple[str, ...] = ()
+    """Source and target among the features of --source tfds:NAME, e.g. en pt. Empty: as TensorFlow Datasets says."""
     num_pairs: int = 0
     """Use only that many pairs. 0: all of a file; of dates 20,000."""
     split: Literal["book", "honest"] = "book"
@@ -41,6 +44,9 @@ class TranslationRecipe(Recipe):
         super().__post_init__()
         positive(vocab_size=self.vocab_size - 4, max_length=self.max_length, num_buckets=self.num_buckets)
         positive(num_judged=self.num_judged)
+        self.check_source(pairs_file=self.pairs_file)
+        if self.tfds_keys and (self.source == "keras" or len(self.tfds_keys) != 2):
+            raise UserError("--tfds-keys are two names, of source and target, for --source tfds:NAME")
         if self.num_pairs < 0:
             raise UserError("--num-pairs must be 0 (all) or more")
         if self.synthetic and self.split == "book":
@@ -56,15 +62,20 @@ class TranslationRecipe(Recipe):
         """Training, validation and test pairs."""
         import random
 
-        from homl_models.pipelines import translation
+        from homl_models.pipelines import tfds, translation
 
         if self.synthetic:
             return self._generated_dates()
-        pairs = translation.read_pairs(self.pairs_file) if self.pairs_file else translation.spa_eng()
+        if self.tfds_name:
+            found = tfds.pairs(self.tfds_name, self.tfds_keys)
+            pairs, *held_out = (found.get(split, []) for split in ("train", "validation", "test"))
+        else:
+            pairs = translation.read_pairs(self.pairs_file) if self.pairs_file else translation.spa_eng()
+            held_out = ()
         if self.num_pairs:
             pairs = random.Random(self.seed).sample(pairs, min(self.num_pairs, len(pairs)))
         split = translation.book_split if self.split == "book" else translation.group_split
-        splits = split(pairs, self.seed)
+        splits = (pairs, *held_out) if held_out and all(held_out) else split(pairs, self.seed)
         if not all(splits):
             raise UserError(f"{len(pairs)} pairs are too few to split; give more")
         return splits
@@ -168,7 +179,8 @@ class TranslationRecipe(Recipe):
         """A table of translations (source, reference, greedy, beam 4) and attention.png."""
         from homl_models.training import reports
 
-        pairs = [(s, "") for s in BOOK_SENTENCES] if self.data == "spa-eng" and not self.pairs_file else []
+        book = self.data == "spa-eng" and not self.pairs_file and not self.tfds_name
+        pairs = [(s, "") for s in BOOK_SENTENCES] if book else []
         pairs += self.splits[2][:8]
         sources, references = map(list, zip(*pairs))
         columns = {"source": sources, "reference": references, "greedy": model.translate(sources)}
