@@ -15,6 +15,7 @@ _PUBLIC = {
     "GaussianNoise": "gaussian",
     "Sampling": "gaussian",
     "GumbelSoftmax": "gumbel",
+    "HubLayer": "hub",
     "MinibatchStddev": "minibatch",
     "GroupNormalization": "normalization",
     "PositionalEncoding": "positional",

@@ -37,6 +37,7 @@ _PUBLIC = {
     "BertForQuestionAnswering": "bert_heads",
     "BertLMHeadModel": "bert_generation",
     "TextEmbedder": "bert_heads",
+    "HubClassifier": "sentiment_hub",
     "Electra": "electra",
     "ElectraConfig": "bert_config",
     "ElectraForPreTraining": "electra",

@@ -22,6 +22,7 @@ from homl_models.recipes import (
     feature_net,
     gan,
     sentiment,
+    sentiment_hub,
     seq2seq,
     super_resolution,
     tagging,
@@ -33,7 +34,8 @@ from homl_models.training import files
 
 MODULES = (
     char_rnn, sentiment, seq2seq, transformer, autoencoders, vae, dvae, feature_net, ddpm, gan, bert, electra,
-    classification, tagging, answering, distillation, super_resolution, esrgan, beit, beit_classification,
+    classification, tagging, answering, distillation, sentiment_hub, super_resolution, esrgan, beit,
+    beit_classification,
     beit_segmentation,
 )  # fmt: skip
 RECIPES = {name: recipe for module in MODULES for name, recipe in module.RECIPES.items()}

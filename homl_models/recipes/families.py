@@ -74,6 +74,13 @@ FAMILIES = [
         ("bert_pretrain", "bert_classify", "bert_tag", "bert_answer", "bert_distill"),
     ),
     Family(
+        "Classifiers on TensorFlow Hub",
+        {"chapter 16": BOOK},
+        "models/sentiment_hub.py",
+        "bert",
+        ("sentiment_hub",),
+    ),
+    Family(
         "ELECTRA",
         {"Clark 2020": arxiv("2003.10555")},
         "models/electra.py",

@@ -38,8 +38,11 @@ def write_saved_model(model, folder):
     """Write the endpoints of `model` as a SavedModel to a new folder."""
     import tensorflow as tf
 
+    from homl_models.layers.hub import HubLayer
+
     module, signatures, offered = tf.Module(), {}, model.endpoints()
     module.variables_of_the_model = [variable.value for variable in model.variables]
+    module.modules_of_the_model = [layer.module for layer in model._flatten_layers() if isinstance(layer, HubLayer)]
 
     def traced(endpoint):
         """The endpoint as a function, which notes its outputs when saving traces it, once."""

@@ -4,9 +4,12 @@
 one compiled step of training, float16 with variables of float32. A new layer needs a row in `ROWS`.
 """
 
+import atexit
 import importlib
 import inspect
 import pkgutil
+import shutil
+import tempfile
 
 import keras
 import pytest
@@ -19,6 +22,7 @@ from homl_models.layers.dropout import Dropout, DropPath
 from homl_models.layers.gaussian import GaussianNoise, Sampling
 from homl_models.layers.gumbel import GumbelSoftmax
 from homl_models.layers.masking import AttentionPooling, MaskedConv1D
+from homl_models.layers.hub import HubLayer
 from homl_models.layers.minibatch import MinibatchStddev
 from homl_models.layers.normalization import GroupNormalization
 from homl_models.layers.positional import LearnedPositionalEmbedding, PositionalEncoding
@@ -37,6 +41,7 @@ from homl_models.models.srresnet import SRResidualBlock
 from homl_models.models.unet import AttentionBlock, ResidualBlock, SeparableUNet, UNet
 from homl_models.models.vit_config import BeitConfig, DeiTConfig, ViTConfig
 from homl_models.models.vit_layers import PatchEmbedding, ViTBlock, ViTEmbeddings
+from tests.layers import hub_modules
 
 
 def built_dense():
@@ -44,6 +49,13 @@ def built_dense():
     dense = keras.layers.Dense(5)
     dense.build((None, 8))
     return dense
+
+
+def hub_module():
+    """The folder of a module of images; `HubLayer` loads it."""
+    folder = tempfile.mkdtemp(prefix="homl_models_hub_")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return hub_modules.save_image(folder)
 
 
 WHOLE = "ids", "timesteps", "labels"  # inputs that are whole numbers
@@ -117,6 +129,9 @@ ROWS = {
         row({"filters": 4, "kernel_size": 3}, (2, 6, 8), (2, 2, 4), 2),
     ],
     AttentionPooling: [row({"units": 5}, TEXT, (2, 8), 3)],
+    HubLayer: [
+        row({"handle": hub_module(), "trainable": True}, (2, 4, 4, 3), (2, 4), 1, masks=False),
+    ],
     MinibatchStddev: [row({}, MAPS, (2, 4, 4, 9)), row({}, (4, 6), (4, 7))],
     GroupNormalization: [
         row({"groups": 2}, MAPS, MAPS, 2),
