@@ -39,6 +39,8 @@ class HubClassify(Sourced, Recipe):
     """The film reviews of IMDb, from Keras' cache or the network, or synthetic sentences, labelled with the season."""
     data_file: str = ""
     """Your own examples: a .csv with columns `text` and `label`."""
+    valid_file: str = ""
+    """Your own validation examples. Empty: a tenth of --data-file."""
     test_file: str = ""
     """Your own test examples. Empty: a tenth of --data-file."""
     num_examples: int = 0
@@ -52,7 +54,7 @@ class HubClassify(Sourced, Recipe):
     @functools.cached_property
     def task(self):
         """The same task for BERT, which has its data and metrics."""
-        names = "data", "source", "data_file", "test_file", "num_examples", "seed"
+        names = "data", "source", "data_file", "valid_file", "test_file", "num_examples", "seed"
         return Classify(**{name: getattr(self, name) for name in names})
 
     @property

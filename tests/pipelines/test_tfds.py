@@ -11,7 +11,7 @@ from homl_models.errors import UserError
 from homl_models.pipelines import tfds as pipeline
 
 RNG = np.random.default_rng(0)
-IMAGES = RNG.integers(0, 256, (60, 4, 4, 1)).astype("uint8")
+IMAGES = RNG.integers(0, 256, (60, 28, 28, 1)).astype("uint8")
 DIGITS = RNG.integers(0, 10, 60)
 REVIEWS = [(f"review {i}<br />of a film", i % 2) for i in range(24)]
 PAIRS = [(f"frase {i}", f"sentence {i}") for i in range(30)] + [("", "nothing"), (" ", "")]
@@ -43,7 +43,7 @@ def data_dir(tmp_path_factory):
         Builder.pkg_dir_path = None
         Builder(data_dir=folder).download_and_prepare()
 
-    image = {"image": tfds.features.Image(shape=(4, 4, 1)), "label": tfds.features.ClassLabel(num_classes=10)}
+    image = {"image": tfds.features.Image(shape=(28, 28, 1)), "label": tfds.features.ClassLabel(num_classes=10)}
     rows = [{"image": x, "label": int(y)} for x, y in zip(IMAGES, DIGITS)]
     splits = {"train": rows[:48], "test": rows[48:]}
     store("mnist", image, splits, supervised_keys=("image", "label"), version="3.0.1")  # that of TFDS
@@ -81,7 +81,7 @@ def test_images_of_a_recipe_are_those_that_were_written(by, prepared):
     recipe = dataclasses.replace(recipes.get("autoencoder_stacked"), data="mnist", source=source, verbose=0)
     train, valid, test = recipe.splits
     assert [len(split[0]) for split in (train, valid, test)] == [44, 4, 12]
-    assert recipe.image_shape == (4, 4)
+    assert recipe.image_shape == (28, 28)
 
     def as_set(images, labels):
         return {(image.tobytes(), int(label)) for image, label in zip(images, labels)}
@@ -115,7 +115,7 @@ def test_pairs_keep_their_splits_and_take_their_keys(prepared):
     turned = dataclasses.replace(recipe, tfds_keys=("en", "pt"))
     with pytest.warns(UserWarning, match="empty"):
         assert sorted(turned.splits[2]) == sorted((y, x) for x, y in PAIRS[25:30])
-    with pytest.raises(UserError, match="has no de; its features are en, pt"):
+    with pytest.raises(UserError, match="has no de; its features are"):
         pipeline.pairs(name, ("de", "en"))
 
 
