@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from homl_models.errors import UserError
 from homl_models.recipes.recipe import Recipe, positive
+from homl_models.recipes.sources import Sourced
 
 SHOWN = 4  # test texts
 
@@ -138,7 +139,7 @@ class TextRecipe(Recipe):
 
 
 @dataclasses.dataclass(frozen=True)
-class ReviewRecipe(TextRecipe):
+class ReviewRecipe(Sourced, TextRecipe):
     """Base class: film reviews, or your own texts."""
 
     data: Literal["imdb", "events"] = "imdb"
@@ -160,6 +161,7 @@ class ReviewRecipe(TextRecipe):
             raise UserError(f"--num-examples must be 0 or more, not {self.num_examples}")
         if self.test_file and not self.data_file:
             raise UserError("--test-file is for --data-file; give both")
+        self.check_source(data_file=self.data_file)
 
     def labelled(self):
         train, test = self.files()
@@ -177,5 +179,5 @@ class ReviewRecipe(TextRecipe):
             read = text_files.read_labelled
             return read(self.data_file), read(self.test_file) if self.test_file else None
         if self.data == "imdb":
-            return text_files.imdb("train"), text_files.imdb("test")
+            return self.reviews("train"), self.reviews("test")
         return events.labelled(self.num_examples or 2000, self.seed), None

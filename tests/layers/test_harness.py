@@ -21,8 +21,8 @@ from homl_models.layers.dense import Dense
 from homl_models.layers.dropout import Dropout, DropPath
 from homl_models.layers.gaussian import GaussianNoise, Sampling
 from homl_models.layers.gumbel import GumbelSoftmax
-from homl_models.layers.masking import AttentionPooling, MaskedConv1D
 from homl_models.layers.hub import HubLayer
+from homl_models.layers.masking import AttentionPooling, MaskedConv1D
 from homl_models.layers.minibatch import MinibatchStddev
 from homl_models.layers.normalization import GroupNormalization
 from homl_models.layers.positional import LearnedPositionalEmbedding, PositionalEncoding

@@ -97,7 +97,7 @@ def test_images_of_a_recipe_are_those_that_were_written(by, prepared):
 def test_reviews_of_the_recipes_are_those_that_were_written(by, prepared):
     source = "tfds" if by == "name" else f"tfds:{prepared}/imdb_reviews/plain_text/1.0.0"
     written = [(text.replace("<br />", " "), ("negative", "positive")[label]) for text, label in REVIEWS]
-    for name in ("bert_classify", "sentiment_hub"):
+    for name in ("bert_classify", "sentiment", "sentiment_hub"):
         train, valid, test = dataclasses.replace(recipes.get(name), source=source).splits
         assert sorted(train + valid) == sorted(written[:20])
         assert sorted(test) == sorted(written[20:])
