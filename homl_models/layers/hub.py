@@ -56,6 +56,8 @@ class HubLayer(Layer):
         trained, others = variables_of(self.module, self.function)
         self.trained = [_keras_variable(variable, True) for variable in trained]
         self.others = [_keras_variable(variable, False) for variable in others]
+        for variable in self.trained:
+            variable.trainable = trainable  # a layer sets it when its own attribute changes, and not here
         self.built = True
 
     def _find_function(self):

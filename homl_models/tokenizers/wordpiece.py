@@ -176,7 +176,8 @@ class WordPiece:
         The last `doc_stride` tokens of a window are the first of the next. "overflow_to_sample_mapping" (rows,): the
         text that each belongs to. "is_owned" (rows, t): 1 for tokens that count, each of a text once: `owned_tokens`.
         """
-        check_texts(texts, None, max_length)
+        check_texts(texts, None, None)
+        check_windows(max_length, 1)
         room = max_length - 2
         step = max(1, room - doc_stride)
         rows, samples = [], []

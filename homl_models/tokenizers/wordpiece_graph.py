@@ -78,7 +78,7 @@ class GraphWordPiece:
     def text_windows(self, texts, max_length, doc_stride):
         import tensorflow as tf
 
-        check_room(max_length, 1)
+        check_windows(max_length, 1)
         tokens, room = self.tokens(texts, 0), max_length - 2
         step = max(1, room - doc_stride)
         rows = tf.ones_like(tokens.row_lengths())

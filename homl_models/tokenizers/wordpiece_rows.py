@@ -59,6 +59,7 @@ def check_room(max_length, segments):
         raise UserError(f"max_length {max_length} has no room for the {segments + 1} tokens that are added; give more")
 
 
-def check_windows(max_length):
-    if max_length < 5:
-        raise UserError(f"max_length {max_length} has no room for a token of both texts; give 5 or more")
+def check_windows(max_length, segments=2):
+    if max_length < (least := 2 * segments + 1):
+        texts = "both texts" if segments == 2 else "a text"
+        raise UserError(f"max_length {max_length} has no room for a token of {texts}; give {least} or more")

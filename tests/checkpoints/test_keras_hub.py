@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import unicodedata
 
 import keras
 import numpy as np
@@ -178,7 +179,10 @@ def test_its_tokenizer_gives_our_ids_on_reviews(shared_data):
     model = bert_heads.TextEmbedder(bert.Bert(BertConfig(**OURS), False), vocabulary=tokenizer.vocabulary)
     ids = tokenizer.encode(texts)
     ours = [row[mask > 0][1:-1].tolist() for row, mask in zip(ids["input_ids"], ids["attention_mask"])]
-    theirs = [row.tolist() for row in wordpiece(model, "BertTokenizer")(texts).numpy()]
+    theirs = [np.array(row).tolist() for row in wordpiece(model, "BertTokenizer")(texts)]
     different = [i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if list(a) != list(b)]
-    odd = [i for i in different if not set("ß´\x84\x85\x91\x96\x97") & set(texts[i])]
-    assert not odd, texts[odd[0]]
+    # It folds case by NFKC, which makes 1⁄2 of ½ and ss of ß, and keeps control characters.
+    plain = [i for i in different if unicodedata.is_normalized("NFKC", texts[i])]
+    odd = [i for i in plain if not set("ß\x84\x85\x91\x96\x97") & set(texts[i])]
+    assert not odd, [texts[i] for i in odd]
+    assert len(different) < 40
