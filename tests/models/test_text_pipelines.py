@@ -401,6 +401,7 @@ ODD_TEXTS = [  # emoji (also of several code points), combining marks, CRLF, a b
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [models.BertForQuestionAnswering, models.BertForTokenClassification])
 def test_offsets_count_characters_of_the_text_as_it_was_given(kind):
     texts = [" ".join([text] * 3) for text in ODD_TEXTS]
@@ -427,6 +428,7 @@ def is_kept(character):
     return not character.isspace() and character not in "\ufeff\u200b"
 
 
+@pytest.mark.slow
 def test_a_null_threshold_moves_the_answers_that_are_none_in_python_and_in_a_graph(tmp_path):
     questions, contexts = [*QUESTIONS, QUESTIONS[0]], [*CONTEXTS, " ".join(CONTEXTS * 4)]
     model = make(models.BertForQuestionAnswering, unanswerable=True)
