@@ -186,12 +186,12 @@ class ReberClassifier(RecurrentRecipe):
 
 
 def new_strings(make, count, seed, known):
-    """`count` strings of make(number, seed) that are not among the known ones."""
-    found = []
+    """`count` different strings of make(number, seed) that are not among the known ones."""
+    found = {}
     for more in itertools.count():
-        found += [string for string in make(count, f"{seed} {more}") if string not in known]
+        found |= dict.fromkeys(string for string in make(count, f"{seed} {more}") if string not in known)
         if len(found) >= count:
-            return found[:count]
+            return list(found)[:count]
 
 
 TINY = {"epochs": 2, "batch_size": 8, "num_buckets": 2}
