@@ -65,7 +65,7 @@ def tokenizer_settings(tokenizer):
 
 
 def preprocessor(model, task, backbone):
-    """What makes the inputs of a model of ours in keras-hub; for a backbone its tokenizer; None without a vocabulary.
+    """The preprocessor in keras-hub of a model of ours; for a backbone its tokenizer; None without a vocabulary.
 
     task, backbone: names of keras-hub's classes; the first is None for a bare backbone.
     """

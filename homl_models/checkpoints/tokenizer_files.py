@@ -101,7 +101,7 @@ def _part(whole, name):
 
 
 def _ends_of(whole):
-    """What tokenizer.json puts at the begin and the end of a text, two tokens; () where it says nothing like it."""
+    """The two tokens that tokenizer.json puts around a text; () where it says nothing like it."""
     last = _part(whole, "post_processor")
     try:
         if last["type"] == "BertProcessing":

@@ -30,7 +30,7 @@ class RecurrentRecipe(TextRecipe):
     dropout: float = 0.0
     """Dropout rate on the inputs of each recurrent layer."""
     pooling: Literal["last", "attention"] = "last"
-    """What is classified: the last state, or a mean of all states by attention."""
+    """State that is classified: the last one, or a mean of all states by attention."""
     masking: Literal["none", "mask_zero", "by_hand", "ragged", "masking_layer", "own_layer"] = "mask_zero"
     """How the network learns what is padding; see models/sentiment.py."""
 
