@@ -130,7 +130,7 @@ def _cast_floats(x, dtype):
 
 
 def load_module(handle):
-    """The object that `tf.saved_model.load` gives of a handle. `UserError` for a handle that is none, see `HubLayer`."""
+    """The object that `tf.saved_model.load` gives of a handle; `UserError` for one that is none, see `HubLayer`."""
     if keras.backend.backend() != "tensorflow":
         raise UserError(f"{handle} is a SavedModel, which needs TensorFlow: set KERAS_BACKEND to tensorflow")
     import tensorflow as tf
