@@ -1,13 +1,14 @@
 """The seconds and the memory that the default suite may take; more of either fails the run.
 
 Whoever adds a system stays within 40 worker-seconds, a test within 10, a file within 60; half as much again fails.
-Tests marked `slow` or `parity` are free. Seconds are stretched where a core is slower or the machine does other work,
-by `pace`.
+Tests marked `slow` or `parity` are free. Seconds are stretched by `pace` where cores are slower or do other work: a
+loop that is timed between the tests says how much.
 """
 
 import collections
 import os
 import re
+import statistics
 import time
 from pathlib import Path
 
@@ -16,7 +17,8 @@ import pytest
 TEST, FILE = 10.0, 60.0  # seconds of a test, and of a file or of all tests of one recipe
 VARIES = 1.5  # times as much may be chance, where others use the machine too: what is above it fails
 MEMORY = 4.0  # GB of a process of the tests
-LOOP = 0.05  # seconds of the loop in `pace` on the machine of the budget, a core of an Intel Xeon
+LOOP = 0.05  # seconds of `loop` on the machine of the budget, a core of an Intel Xeon that does nothing else
+EVERY = 10.0  # seconds between two measurements of it
 
 
 def gigabytes(what="VmRSS"):
@@ -25,17 +27,16 @@ def gigabytes(what="VmRSS"):
     return int(re.search(rf"{what}:\s+(\d+) kB", status)[1]) * 1024 / 1e9
 
 
-def pace():
-    """How much longer things take than on the machine of the budget when it does nothing else.
+def loop():
+    """Seconds of a loop of this process now: more where the core is slower, or shared with others."""
+    began = time.perf_counter()
+    sum(i * i % 7 for i in range(1_000_000))
+    return time.perf_counter() - began
 
-    By the seconds of a loop, for the speed of a core, and by the processes that want one, per core.
-    """
-    seconds = []
-    for _ in range(5):
-        began = time.perf_counter()
-        sum(i * i % 7 for i in range(1_000_000))
-        seconds.append(time.perf_counter() - began)
-    return max(1.0, min(seconds) / LOOP) * max(1.0, os.getloadavg()[1] / os.cpu_count())
+
+def pace(loops):
+    """How much longer things took than on the machine of the budget, by the seconds of loops between the tests."""
+    return max(1.0, statistics.median(loops or [0]) / LOOP)
 
 
 def group(test):
@@ -64,23 +65,31 @@ class Budget:
 
     def __init__(self):
         self.seconds, self.memory, self.found, self.pace = {}, {}, [], 1.0
+        self.loops, self.measured = [], time.perf_counter()
 
     def pytest_runtest_logreport(self, report):
         if not {"slow", "parity"} & set(report.keywords):
             test = report.nodeid.split("@")[0]  # after it the group that pytest-xdist has put it in
             self.seconds[test, report.when] = report.duration
 
+    def pytest_runtest_teardown(self):
+        if time.perf_counter() - self.measured > EVERY:
+            self.loops.append(loop())
+            self.measured = time.perf_counter()
+
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node, error):
         """A process of pytest-xdist has ended."""
-        self.memory[node.gateway.id] = getattr(node, "workeroutput", {}).get("gigabytes", 0)
+        output = getattr(node, "workeroutput", {})
+        self.memory[node.gateway.id] = output.get("gigabytes", 0)
+        self.loops += output.get("loops", [])
 
     def pytest_sessionfinish(self, session):
         peak = gigabytes("VmHWM")
         if hasattr(session.config, "workeroutput"):
-            session.config.workeroutput["gigabytes"] = peak
+            session.config.workeroutput |= {"gigabytes": peak, "loops": self.loops}
             return
-        self.memory["main"], self.pace = peak, pace()
+        self.memory["main"], self.pace = peak, pace(self.loops)
         self.found = over(self.seconds, self.memory, self.pace) if self.seconds else []  # slow tests are free
         if self.found and session.exitstatus == 0:
             session.exitstatus = 1

@@ -28,6 +28,11 @@ def test_slow_tests_large_files_and_large_processes_are_named():
     assert budget.over(seconds, {}, pace=1.03) == ["15.5 s, more than 15: b.py::slow"]
 
 
+def test_the_pace_is_that_of_the_loops_between_the_tests():
+    assert budget.pace([]) == budget.pace([budget.LOOP / 2]) == 1.0
+    assert budget.pace([budget.LOOP, 2 * budget.LOOP, 9 * budget.LOOP]) == 2.0
+
+
 @pytest.mark.parametrize(
     ("limit", "flags", "status"), [("10", (), 0), ("0.05", (), 1), ("0.05; budget.MEMORY = 0", ("-m", "slow"), 0)]
 )
@@ -35,7 +40,7 @@ def test_a_run_over_the_budget_fails(limit, flags, status, tmp_path):
     """Also where pytest-xdist runs the tests; those marked slow are free, in memory too."""
     (tmp_path / "conftest.py").write_text(
         "from tests import budget\n"
-        f"budget.pace = lambda: 1.0\nbudget.TEST = {limit}\n"
+        f"budget.pace = lambda loops: 1.0\nbudget.TEST = {limit}\n"
         "def pytest_configure(config):\n"
         "    config.addinivalue_line('markers', 'slow: free')\n"
         "    config.pluginmanager.register(budget.Budget())\n"

@@ -19,7 +19,6 @@ from homl_models.tokenizers.wordpiece import SPECIAL, WordPiece
 from tests.checks import close
 
 pytestmark = pytest.mark.parity
-keras_hub = pytest.importorskip("keras_hub")
 
 WORDS = (*SPECIAL, "a", "good", "film", "##s")
 SIZES = {"num_layers": 2, "num_heads": 2, "hidden_dim": 8, "intermediate_dim": 12, "max_sequence_length": 7}
@@ -32,6 +31,11 @@ INPUTS = {"input_ids": IDS, "token_type_ids": TYPES, "attention_mask": MASK}
 IMAGES = np.random.default_rng(0).random((2, 8, 12, 3), "float32")
 
 
+def hub():
+    """keras-hub, imported by the tests alone: these are collected where it is missing too."""
+    return pytest.importorskip("keras_hub")
+
+
 def randomized(model):
     """The model with all weights random, biases and normalizations as well."""
     rng = np.random.default_rng(1)
@@ -41,12 +45,12 @@ def randomized(model):
 
 
 def their_bert():
-    return keras_hub.models.BertBackbone(vocabulary_size=len(WORDS), **SIZES)
+    return hub().models.BertBackbone(vocabulary_size=len(WORDS), **SIZES)
 
 
 def their_vit():
     sizes = {"num_layers": 2, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 12}
-    return keras_hub.models.ViTBackbone(image_shape=(8, 12, 3), patch_size=(4, 4), **sizes)
+    return hub().models.ViTBackbone(image_shape=(8, 12, 3), patch_size=(4, 4), **sizes)
 
 
 def ours(kind, hidden_act="gelu", **settings):
@@ -78,7 +82,7 @@ def test_backbones_of_keras_hub_give_the_same_here():
     valid = MASK[..., None]
     close(outputs["last_hidden_state"] * valid, expected["sequence_output"] * valid)
     close(outputs["pooler_output"], expected["pooled_output"])
-    theirs = randomized(keras_hub.models.ElectraBackbone(vocab_size=len(WORDS), embedding_dim=6, **SIZES))
+    theirs = randomized(hub().models.ElectraBackbone(vocab_size=len(WORDS), embedding_dim=6, **SIZES))
     model = from_keras_hub(theirs)
     close(model(INPUTS)["last_hidden_state"] * valid, theirs(THEIR_INPUTS)["sequence_output"] * valid)
     theirs = randomized(their_vit())
@@ -86,18 +90,18 @@ def test_backbones_of_keras_hub_give_the_same_here():
 
 
 def test_tasks_of_keras_hub_give_the_same_here():
-    theirs = randomized(keras_hub.models.BertTextClassifier(their_bert(), num_classes=3))
+    theirs = randomized(hub().models.BertTextClassifier(their_bert(), num_classes=3))
     model = from_keras_hub(theirs, labels=("a", "b", "c"))
     close(model(INPUTS), theirs(THEIR_INPUTS))
     assert model.label_names == ("a", "b", "c")
-    theirs = randomized(keras_hub.models.BertTextEmbedder(their_bert(), pooling_mode="max", normalize=True))
+    theirs = randomized(hub().models.BertTextEmbedder(their_bert(), pooling_mode="max", normalize=True))
     close(from_keras_hub(theirs)(INPUTS), theirs(THEIR_INPUTS))
-    theirs = randomized(keras_hub.models.ViTImageClassifier(their_vit(), num_classes=3))
+    theirs = randomized(hub().models.ViTImageClassifier(their_vit(), num_classes=3))
     close(from_keras_hub(theirs)(IMAGES), theirs(IMAGES))
     with pytest.warns(UserWarning, match="exact GELU and an epsilon of 1e-5"):
-        from_keras_hub(keras_hub.models.BertMaskedLM(their_bert()))
+        from_keras_hub(hub().models.BertMaskedLM(their_bert()))
     with pytest.raises(UserError, match="intermediate_dim"):
-        from_keras_hub(keras_hub.models.ViTImageClassifier(their_vit(), num_classes=3, intermediate_dim=4))
+        from_keras_hub(hub().models.ViTImageClassifier(their_vit(), num_classes=3, intermediate_dim=4))
     with pytest.raises(UserError, match="not known here; known are BertBackbone"):
         from_keras_hub(keras.Sequential())
 
@@ -135,7 +139,7 @@ def test_images_of_ours_give_the_same_there():
 def test_a_preset_of_ours_is_loaded_there_and_comes_back(tmp_path):
     model = ours("classifier", "gelu_new")
     to_keras_hub(model, tmp_path / "preset")
-    theirs = keras_hub.models.BertTextClassifier.from_preset(str(tmp_path / "preset"))
+    theirs = hub().models.BertTextClassifier.from_preset(str(tmp_path / "preset"))
     close(theirs(THEIR_INPUTS), model(INPUTS))
     texts = ["A good film", "films"]
     logits = theirs.predict(texts, verbose=0)
@@ -151,7 +155,7 @@ def test_a_preset_of_ours_is_loaded_there_and_comes_back(tmp_path):
 def test_a_folder_of_safetensors_is_a_preset_for_both(tmp_path):
     model = ours("bert", "gelu_new")
     huggingface.save_pretrained(model, tmp_path / "folder")
-    theirs = keras_hub.models.BertBackbone.from_preset(str(tmp_path / "folder"))
+    theirs = hub().models.BertBackbone.from_preset(str(tmp_path / "folder"))
     close(theirs(THEIR_INPUTS)["pooled_output"], model(INPUTS)["pooler_output"])
     close(from_keras_hub(tmp_path / "folder")(INPUTS), model(INPUTS))
     with pytest.raises(UserError, match="no config.json"):
