@@ -6,7 +6,6 @@ loop that is timed between the tests says how much.
 """
 
 import collections
-import os
 import re
 import statistics
 import time
