@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from homl_models.errors import UserError
 from homl_models.recipes.recipe import positive, rate
+from homl_models.recipes.results import Result
 from homl_models.recipes.text_classification import ReviewRecipe, TextRecipe
 
 PROBES = "awesome", "amazing", "terrible", "awful", "good"  # words of the book's
@@ -144,12 +145,15 @@ class ReberClassifier(RecurrentRecipe):
     """Recurrent classifier of embedded Reber strings, half of them with one wrong letter (the book's exercise 8)."""
 
     kind: ClassVar[str] = "fit"
-    epochs: int = 20
+    epochs: int = 25
+    batch_size: int = 32
     learning_rate: float = 5e-3
+    monitor: str = "val_loss"
+    monitor_mode: Literal["min", "max"] = "min"
     embed_dim: int = 8
-    units: int = 32
+    units: int = 64
     num_buckets: int = 4
-    num_strings: int = 20_000
+    num_strings: int = 50_000
     """Training and validation strings."""
     num_judged: int = 10_000
     """Test strings, none of which is among the others."""
@@ -222,4 +226,16 @@ SUMMARIES = {
     "sentiment_ngrams": "Sentiment by NBSVM, a linear classifier of words and pairs of words; in two minutes",
     "reber_classifier": "The book's exercise 8: tells embedded Reber strings from those with a wrong letter",
 }
-RESULTS = []
+RESULTS = [
+    Result(
+        "reber_classifier",
+        machine="1 core of an Intel Xeon, beside other work",
+        minutes=4.4,
+        metrics={"test_accuracy": 1.0},
+        reference={"test_accuracy of the most frequent class": 0.5},
+        note="""10,000 test strings, none of which is among the training strings; the book's two tricky strings are told
+apart as well, with a probability of 1.000 each. What takes long is the second letter, which must be remembered: with
+20,000 strings, 32 units and batches of 64, 99.3 % were right after 60 epochs, and so with both directions; an LSTM of
+64 units came to 94.6 % in 20. The sizes as they are now, on 20,000 strings: 99.98 and 99.99 % after 40 and 60.""",
+    ),
+]
