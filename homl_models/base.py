@@ -44,6 +44,12 @@ class Configured:
         return cls(**{name: _with_tuples(value) for name, value in config.items()})
 
 
+def freeze(layer):
+    """Make a layer with all layers in it not trainable. Keras does not pass on what a loaded layer is already."""
+    for trainable in (True, False):
+        layer.trainable = trainable
+
+
 class Layer(Configured, keras.layers.Layer):
     """`keras.layers.Layer` whose configuration is the constructor's arguments, and which passes masks on."""
 

@@ -69,7 +69,7 @@ def test_a_report_is_made_of_few_images_of_any_number_of_classes(name, case, tmp
 
 @pytest.mark.slow
 @hypothesis.settings(
-    max_examples=20, derandomize=True, deadline=None, suppress_health_check=list(hypothesis.HealthCheck), database=None
+    max_examples=8, derandomize=True, deadline=None, suppress_health_check=list(hypothesis.HealthCheck), database=None
 )
 @hypothesis.given(
     name=strategies.sampled_from(list(WAYS)),

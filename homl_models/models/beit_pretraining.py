@@ -10,6 +10,7 @@ Shapes: b batch, (h, w) rows and columns of patches, n = h w patches, k masked p
 import keras
 from keras import ops
 
+from homl_models.base import freeze
 from homl_models.endpoints import Endpoint, Image, Input
 from homl_models.errors import UserError
 from homl_models.models.beit import check_positions
@@ -54,8 +55,7 @@ class BeitPretrainer(WeightedLossModel):
         for model in (self.head, self.tokenizer):
             if not model.built:
                 model.build()
-        for trainable in (True, False):  # Keras does not pass on to sub-layers what a loaded layer is already
-            self.tokenizer.trainable = trainable
+        freeze(self.tokenizer)
         self.built = True
 
     def tokens(self, token_images):

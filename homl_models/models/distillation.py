@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from homl_models.base import freeze
 from homl_models.errors import UserError
 from homl_models.models.scoring import WeightedLossModel, cross_entropy, label_weights
 
@@ -51,7 +52,7 @@ class Distiller(WeightedLossModel):
         for head in (self.student, self.teacher):
             if not head.built:
                 head.build()
-        self.teacher.trainable = False
+        freeze(self.teacher)
         self.built = True
 
     def call(self, inputs, training=None):

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from homl_models.base import freeze
 from homl_models.errors import UserError
 from homl_models.layers.dense import gelu
 from homl_models.layers.dropout import random_bits
@@ -218,7 +219,8 @@ class ElectraPretrainer(WeightedLossModel):
         for head in (self.generator, self.discriminator_head, self.mlm_head):
             if head:
                 head.build()
-        self.generator.trainable = not self.freeze_generator
+        if self.freeze_generator:
+            freeze(self.generator)
         self.built = True
 
     def call(self, inputs, training=None):

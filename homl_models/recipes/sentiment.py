@@ -57,12 +57,12 @@ class RecurrentRecipe(TextRecipe):
 
     def show(self, model, folder):
         """Texts of the test split with their labels, and nearest neighbours; files for the embedding projector."""
-        import numpy as np
+        from keras import ops
 
         from homl_models.training import reports
 
         special = len(model.tokenizer.special)
-        vectors = np.array(model.embedding.embeddings)[special:]
+        vectors = ops.convert_to_numpy(model.embedding.embeddings)[special:]
         reports.projector(folder / "tensorboard", model.vocabulary[special:], vectors)
         rows = []
         for token in [word for word in PROBES if word in model.vocabulary] or model.vocabulary[special:][:5]:

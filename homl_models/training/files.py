@@ -43,7 +43,7 @@ def remove(path):
 
 def remove_leftovers(folder):
     """Remove the temporary files of a killed process."""
-    for path in [*Path(folder).glob(".aside-*"), *Path(folder).glob("*/.aside-*")]:
+    for path in list(Path(folder).rglob(".aside-*")):
         remove(path)
 
 

@@ -65,7 +65,7 @@ def test_losses_are_those_of_their_formulas():
                  ["last_hidden_state"])  # fmt: skip
 
 
-def test_the_student_learns_and_the_teacher_stays():
+def test_the_student_learns_and_the_teacher_stays_also_when_loaded(tmp_path):
     student, teacher = pair()
     model = distillation.Distiller(student, teacher)
     model.build()
@@ -75,6 +75,10 @@ def test_the_student_learns_and_the_teacher_stays():
     assert losses[-1] < losses[0]
     assert any((a != b.numpy()).any() for a, b in zip(before[0], student.weights))
     checks.close([weight.numpy() for weight in teacher.weights], before[1], 0)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert len(again.trainable_variables) == len(again.student.trainable_variables) == len(student.trainable_variables)
+    assert len(again.optimizer.variables) == len(model.optimizer.variables)
 
 
 def test_a_student_begins_with_blocks_of_its_teacher_at_equal_distances():

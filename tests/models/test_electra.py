@@ -142,7 +142,7 @@ def test_embeddings_are_shared_or_not():
     assert len(own.weights) == len(shared.weights) + 5
 
 
-def test_a_frozen_generator_does_not_move():
+def test_a_frozen_generator_does_not_move_also_when_loaded(tmp_path):
     model = make(share_embeddings=False, freeze_generator=True)
     before = checks.arrays(model.generator.weights), checks.arrays(model.discriminator_head.weights)
     model.compile(keras.optimizers.Adam(1e-2), run_eagerly=True)
@@ -150,6 +150,9 @@ def test_a_frozen_generator_does_not_move():
     checks.close(model.generator.weights, before[0], 0)
     after = checks.arrays(model.discriminator_head.weights)
     assert all((a != b).any() for a, b in zip(before[1], after) if a.ndim == 1)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert len(again.trainable_variables) == len(model.trainable_variables)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from homl_models.recipes import RECIPES
 from homl_models.training import checkpointing, files, loop
 from homl_models.training.checkpointing import Progress
 from tests import processes
-from tests.kinds import OF_KIND, WHOLE, start, state, wait_for_checkpoint
+from tests.kinds import OF_KIND, start, state, wait_for_checkpoint
 
 KILLED = OF_KIND["stateful"]
 
@@ -41,7 +41,7 @@ print(0)
 
 
 @pytest.mark.usefixtures("tensorflow_process")
-@WHOLE
+@pytest.mark.parametrize("name", OF_KIND.values())
 def test_stopped_in_mid_epoch_or_as_one_begins_a_run_goes_on_in_a_new_process(name, trained, tmp_path):
     """And ends as the one that never stopped.
 
@@ -289,6 +289,16 @@ def test_a_checkpoint_of_another_model_is_refused(interrupted, tmp_path):
     (folder / "recipe.json").write_text(recipe.replace('"units": 12', '"units": 10'))
     with pytest.raises(UserError, match="does not fit this recipe"):
         train.train(KILLED, run_dir=str(folder), verbose=0, units=10)
+
+
+def test_what_a_killed_process_left_is_removed_at_any_depth(tmp_path):
+    kept = tmp_path / "checkpoints" / "layer_0" / "final.weights.h5"
+    for path in (kept, kept.with_name(".aside-1-final.weights.h5"), tmp_path / ".aside-2-saved_model" / "a" / "b"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    files.remove_leftovers(tmp_path)
+    assert [path for path in tmp_path.rglob("*") if not path.is_dir()] == [kept]
+    assert not list(tmp_path.glob(".aside*"))
 
 
 def test_writing_aside_leaves_the_old_file_when_it_fails(tmp_path):

@@ -1,7 +1,7 @@
 """Signals: a first one saves, a second one does not wait; killed at any moment, a run resumes exactly.
 
-Exact resume after Ctrl-C is in test_checkpointing.py. With `-m slow` every tiny recipe is
-killed in training, in as many rounds as HOML_KILL_ROUNDS says, and one while its results are written.
+Exact resume after Ctrl-C is in test_checkpointing.py. With `-m slow` a recipe of each kind of training is killed in
+training, with HOML_KILL_ROUNDS=2 or more each tiny recipe in so many rounds, and one while its results are written.
 """
 
 import os
@@ -20,6 +20,7 @@ from tests import processes
 from tests.kinds import OF_KIND, TINY, command, latest, results, start, state, wait_for_checkpoint
 
 ROUNDS = int(os.environ.get("HOML_KILL_ROUNDS", "1"))
+AT_RANDOM = TINY if ROUNDS > 1 else list(OF_KIND.values())  # tiny recipes that are killed
 KILLED = OF_KIND["stateful"]
 
 
@@ -31,7 +32,7 @@ print(train.main(sys.argv[1:]))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", AT_RANDOM)
 @pytest.mark.parametrize("attempt", range(ROUNDS))
 def test_killed_at_random_times_a_run_ends_as_one_never_killed(name, attempt, trained, tmp_path):
     folder, draw = tmp_path / "run", random.Random(f"{name}{attempt}")
