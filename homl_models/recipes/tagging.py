@@ -136,6 +136,15 @@ the test's names, chosen to be unlike those of the training, it finds 29 %, of t
     ),
     Result(
         "bert_tag",
+        "bert_tag --data-file en_ewt-ud-train.conllu --valid-file en_ewt-ud-dev.conllu "
+        f"--test-file en_ewt-ud-test.conllu --word-column 1 --tag-column 3 {MINILM} --epochs 3",
+        "1 core of an Intel Xeon",
+        metrics={"test_accuracy": 0.964, "val_accuracy": 0.964},
+        reference={"test_accuracy of each word's most frequent tag": 0.862, "test_accuracy of NOUN": 0.164},
+        note="Parts of speech of the English Web Treebank, 12,544 sentences for training; 20 minutes of one core.",
+    ),
+    Result(
+        "bert_tag",
         machine="one core of an AMD EPYC (AVX2)",
         minutes=1.1,
         metrics={"test_f1": 0.994, "test_accuracy": 0.995},
