@@ -250,6 +250,22 @@ RESULTS = [
         {"the book's accuracy": 0.870, **YARDSTICK},
     ),
     Result(
+        "sentiment_ragged",
+        f"sentiment_ragged {FILES}",
+        "1 core of an Intel Xeon, beside other work",
+        None,
+        {"test_accuracy": 0.877, "val_accuracy": 0.867},
+        {"the book's accuracy": 0.850, **YARDSTICK},
+    ),
+    Result(
+        "sentiment_masking_layer",
+        f"sentiment_masking_layer {FILES}",
+        "1 core of an Intel Xeon, beside other work",
+        5.55,
+        {"test_accuracy": 0.877, "val_accuracy": 0.867},
+        YARDSTICK,
+    ),
+    Result(
         "reber_classifier",
         machine="1 core of an Intel Xeon, beside other work",
         minutes=4.4,
