@@ -266,6 +266,14 @@ RESULTS = [
         YARDSTICK,
     ),
     Result(
+        "sentiment_own_layer",
+        f"sentiment_own_layer {FILES}",
+        "1 core of an Intel Xeon, beside other work",
+        4.6,
+        {"test_accuracy": 0.871, "val_accuracy": 0.863},
+        YARDSTICK,
+    ),
+    Result(
         "reber_classifier",
         machine="1 core of an Intel Xeon, beside other work",
         minutes=4.4,
